@@ -1,0 +1,1 @@
+"""Object detection in video: Deep Feature Flow and Flow-Guided Feature Aggregation."""

@@ -1,0 +1,47 @@
+"""From a configuration to a video detector with untrained weights."""
+
+from torch import nn
+
+from flowdet.config import BackboneConfig, NeckConfig, SystemConfig
+from flowdet.models.detector import Detector
+from flowdet.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.models.flownet import FlowNetS
+from flowdet.models.neck import ConvNeck, ConvNeckConfig, MergeNeck, MergeNeckConfig
+from flowdet.models.resnet import ResNet, ResNetConfig
+from flowdet.models.roi_head import RoIHead
+from flowdet.models.rpn import RPN
+from flowdet.system import VideoDetector
+from flowdet.temporal.fgfa import FGFAConfig
+
+__all__ = ["build"]
+
+
+def build(config: SystemConfig) -> VideoDetector:
+    """Builds the system in evaluation mode, on the CPU, its weights at random."""
+    backbone = _backbone(config.backbone)
+    neck = _neck(config.neck, backbone.channels)
+    channels = config.neck.channels
+    rpn = RPN(config.heads.rpn, channels)
+    roi_head = RoIHead(config.heads.roi_head, channels, len(config.class_names))
+    detector = Detector(backbone, neck, rpn, roi_head)
+    flow_net = FlowNetS(config.flow_net, config.inputs) if config.flow_net else None
+    embedding = None
+    if isinstance(config.method, FGFAConfig):
+        embedding = nn.Conv2d(channels, config.method.embedding_channels, 3, padding=1)
+    return VideoDetector(config, detector, flow_net, embedding).eval()
+
+
+def _backbone(config: BackboneConfig) -> ResNet | EfficientNetLite0:
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case EfficientNetLite0Config():
+            return EfficientNetLite0(config)
+
+
+def _neck(config: NeckConfig, channels: tuple[int, ...]) -> ConvNeck | MergeNeck:
+    match config:
+        case ConvNeckConfig():
+            return ConvNeck(config, channels)
+        case MergeNeckConfig():
+            return MergeNeck(config, channels)

@@ -1,0 +1,85 @@
+"""The full configuration of a system, and its JSON form."""
+
+import json
+from dataclasses import dataclass, replace
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+from flowdet.errors import ConfigError
+from flowdet.models.detector import HeadsConfig
+from flowdet.models.efficientnet_lite import EfficientNetLite0Config
+from flowdet.models.flownet import FlowNetConfig
+from flowdet.models.inputs import InputConfig
+from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
+from flowdet.models.resnet import ResNetConfig
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single_frame import SingleFrameConfig
+
+__all__ = ["BackboneConfig", "MethodConfig", "NeckConfig", "SystemConfig", "config_from_json", "config_to_json"]
+
+BackboneConfig = ResNetConfig | EfficientNetLite0Config
+NeckConfig = ConvNeckConfig | MergeNeckConfig
+MethodConfig = SingleFrameConfig | DFFConfig | FGFAConfig
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Everything that a video detector is built from.
+
+    Attributes:
+        name: What the system is called, "fgfa-r50" for instance.
+        class_names: In the order of the labels.
+        inputs: Resizing, normalising, padding.
+        backbone: Images to maps.
+        neck: Maps to the features.
+        heads: Features to detections.
+        method: How features travel between frames.
+        flow_net: What they travel along; None for a method without flow.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    inputs: InputConfig
+    backbone: BackboneConfig
+    neck: NeckConfig
+    heads: HeadsConfig
+    method: MethodConfig
+    flow_net: FlowNetConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ConfigError(f"class names must be given and differ from each other: {list(self.class_names)}")
+
+        if (self.flow_net is None) != isinstance(self.method, SingleFrameConfig):
+            raise ConfigError("DFF and FGFA need a flow net, a single-frame system has none")
+
+    def with_classes(self, class_names: tuple[str, ...]) -> "SystemConfig":
+        """The same system for other classes."""
+        return replace(self, class_names=class_names)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for union in (BackboneConfig, NeckConfig, MethodConfig):
+        configure_tagged_union(union, converter, tag_name="kind")
+    return converter
+
+
+def config_to_json(config: SystemConfig) -> str:
+    """The configuration as JSON text; the choice of a part is named by its "kind"."""
+    return json.dumps(_converter().unstructure(config))
+
+
+def config_from_json(text: str) -> SystemConfig:
+    """The configuration that `config_to_json` wrote.
+
+    Raises:
+        ConfigError: The text is no such configuration.
+    """
+    try:
+        return _converter().structure(json.loads(text), SystemConfig)
+    except (cattrs.BaseValidationError, ValueError, KeyError, TypeError) as error:
+        reason = cattrs.transform_error(error)[0] if isinstance(error, cattrs.BaseValidationError) else error
+        raise ConfigError(f"this is not the configuration of a flowdet system: {reason}") from error

@@ -1,0 +1,1 @@
+"""Training data: labelled stills, clips made of them."""

@@ -1,0 +1,75 @@
+"""Reading still pictures with outlined objects in COCO format."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowdet.errors import FlowdetError
+
+__all__ = ["OutlinedObject", "Still", "read_stills"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OutlinedObject:
+    """One object: its label, and its outline as polygons, each [n, 2] (x, y) px of the picture."""
+
+    label: int
+    polygons: tuple[NDArray[np.float32], ...]
+
+    @property
+    def points(self) -> NDArray[np.float32]:
+        """All corners of all polygons, [n, 2]."""
+        return np.concatenate(self.polygons)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Still:
+    """One picture and its objects."""
+
+    path: Path
+    objects: tuple[OutlinedObject, ...]
+
+
+def read_stills(annotations: Path, images: Path, class_names: tuple[str, ...]) -> list[Still]:
+    """Reads the pictures of a COCO file that show objects of these classes.
+
+    A picture with a crowd region is left out, since its objects have no outlines of their own.
+
+    Args:
+        annotations: COCO JSON with polygons.
+        images: The folder that holds its pictures.
+        class_names: Categories of other names are passed over; the position is the label.
+
+    Raises:
+        FlowdetError: The file is not COCO JSON, or no picture is left.
+    """
+    try:
+        document = json.loads(annotations.read_text())
+        labels = {c["id"]: class_names.index(c["name"]) for c in document["categories"] if c["name"] in class_names}
+        objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for entry in document["annotations"]:
+            objects[entry["image_id"]].append(entry)
+        names = {image["id"]: image["file_name"] for image in document["images"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlowdetError(
+            f"{annotations} is not a COCO file with images, annotations and categories: {error!r}"
+        ) from error
+    stills = []
+    for number, name in names.items():
+        wanted = [entry for entry in objects[number] if entry["category_id"] in labels]
+        if wanted and not any(entry.get("iscrowd") for entry in wanted):
+            outlined = tuple(_outlined(entry, labels[entry["category_id"]]) for entry in wanted)
+            stills.append(Still(images / name, outlined))
+    if not stills:
+        raise FlowdetError(f"{annotations} holds no picture with an object of {', '.join(class_names)}")
+    return stills
+
+
+def _outlined(entry: dict[str, Any], label: int) -> OutlinedObject:
+    polygons = (np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in entry["segmentation"])
+    return OutlinedObject(label, tuple(polygons))

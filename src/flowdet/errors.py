@@ -1,0 +1,23 @@
+"""The errors a user can meet. Each message says what was expected, what came and what to do."""
+
+__all__ = ["CheckpointError", "ConfigError", "DownloadError", "FlowdetError", "VideoError"]
+
+
+class FlowdetError(Exception):
+    """Something the user can mend; the command line prints its message without a traceback."""
+
+
+class ConfigError(FlowdetError):
+    """A configuration or an argument holds a value that cannot work."""
+
+
+class CheckpointError(FlowdetError):
+    """A weight file cannot be read, or does not fit the system."""
+
+
+class DownloadError(FlowdetError):
+    """A published file could not be fetched or is not what was published."""
+
+
+class VideoError(FlowdetError):
+    """A video source cannot be opened or holds no frame, or a video cannot be written."""

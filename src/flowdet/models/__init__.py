@@ -1,0 +1,1 @@
+"""The trained parts: backbones, necks, flow net, heads."""

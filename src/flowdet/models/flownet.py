@@ -1,0 +1,116 @@
+"""FlowNet-S: optical flow from a pair of images by one encoder-decoder (FlowNet, ICCV 2015, section 3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowdet.models.inputs import InputConfig
+from flowdet.types import NetworkInput
+
+__all__ = ["FlowNetConfig", "FlowNetS"]
+
+_MEAN = (0.411, 0.432, 0.450)
+_PIXELS_PER_UNIT = 40.0
+_STRIDE = 8
+_FEATURE_STRIDE = 16
+
+
+@dataclass(frozen=True)
+class FlowNetConfig:
+    """Channels of the six encoder levels and of the decoder at levels 5, 4, 3 and 2."""
+
+    encoder: tuple[int, int, int, int, int, int] = (64, 128, 256, 512, 512, 1024)
+    decoder: tuple[int, int, int, int] = (512, 256, 128, 64)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.LeakyReLU(0.1, inplace=True))
+
+
+class FlowNetS(nn.Module):
+    """Flow from the current to a reference frame, seen at half the image's size."""
+
+    def __init__(self, config: FlowNetConfig, inputs: InputConfig) -> None:
+        super().__init__()
+        c1, c2, c3, c4, c5, c6 = config.encoder
+        self.conv1 = nn.Sequential(_conv(6, c1, 7, 2))
+        self.conv2 = nn.Sequential(_conv(c1, c2, 5, 2))
+        self.conv3 = nn.Sequential(_conv(c2, c3, 5, 2), _conv(c3, c3, 3, 1))
+        self.conv4 = nn.Sequential(_conv(c3, c4, 3, 2), _conv(c4, c4, 3, 1))
+        self.conv5 = nn.Sequential(_conv(c4, c5, 3, 2), _conv(c5, c5, 3, 1))
+        self.conv6 = nn.Sequential(_conv(c5, c6, 3, 2), _conv(c6, c6, 3, 1))
+        self.predictions, self.upsamplings, self.deconvs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        channels = c6
+        for level, skip, outputs in zip((5, 4, 3, 2), (c5, c4, c3, c2), config.decoder, strict=True):
+            self.predictions[f"{level + 1}"] = nn.Conv2d(channels, 2, 3, padding=1, bias=False)
+            self.upsamplings[f"{level}"] = nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False)
+            self.deconvs[f"{level}"] = nn.ConvTranspose2d(channels, outputs, 4, 2, 1, bias=False)
+            channels = skip + outputs + 2
+        self.predictions["2"] = nn.Conv2d(channels, 2, 3, padding=1, bias=False)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif name.startswith(("conv", "deconvs")):
+                nn.init.kaiming_normal_(parameter, a=0.1)
+        mean = torch.tensor(inputs.mean)[:, None, None]
+        std = torch.tensor(inputs.std)[:, None, None]
+        self.register_buffer("_mean", mean, persistent=False)
+        self.register_buffer("_std", std, persistent=False)
+        self.register_buffer("_flow_mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self._mean: Tensor
+        self._std: Tensor
+        self._flow_mean: Tensor
+
+    def prepare(self, inputs: NetworkInput) -> Tensor:
+        """What the flow net sees of a frame: [b, 3, H / 2, W / 2], computed once for all its pairs."""
+        images = (inputs.images * self._std + self._mean) / 255 - self._flow_mean
+        for image, geometry in zip(images, inputs.geometries, strict=True):
+            height, width = geometry.valid
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
+
+    def predict(self, current: Tensor, reference: Tensor) -> tuple[Tensor, ...]:
+        """Flow at five scales, finest first, in units of 40 image pixels.
+
+        Args:
+            current: [b, 3, h, w], prepared.
+            reference: [b, 3, h, w], prepared.
+
+        Returns:
+            [b, 2, h / 4, w / 4] (dx, dy), and the same at h / 8, h / 16, h / 32 and h / 64, rounded up.
+        """
+        level2 = self.conv2(self.conv1(torch.cat((current, reference), dim=1)))
+        level3 = self.conv3(level2)
+        level4 = self.conv4(level3)
+        level5 = self.conv5(level4)
+        x = self.conv6(level5)
+        flows = [self.predictions["6"](x)]
+        for level, skip in (("5", level5), ("4", level4), ("3", level3), ("2", level2)):
+            height, width = skip.shape[-2:]
+            finer = F.leaky_relu(self.deconvs[level](x), 0.1)[..., :height, :width]
+            x = torch.cat((skip, finer, self.upsamplings[level](flows[-1])[..., :height, :width]), dim=1)
+            flows.append(self.predictions[level](x))
+        return tuple(reversed(flows))
+
+    def forward(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Flow for warping features.
+
+        Upsampling the prediction to the image and averaging it down to the features is, for sizes that are multiples
+        of 16, the mean of 2x2 predictions.
+
+        Args:
+            current: [b, 3, h, w], prepared.
+            reference: [b, 3, h, w], prepared.
+
+        Returns:
+            [b, 2, h / 8, w / 8] (dx, dy) from the current to the reference frame, in feature cells of 16 image pixels.
+        """
+        return F.avg_pool2d(self.predict(current, reference)[0], 2) * (_PIXELS_PER_UNIT / _FEATURE_STRIDE)
+
+    @staticmethod
+    def to_image(prediction: Tensor) -> Tensor:
+        """The finest prediction [b, 2, H / 8, W / 8] as a flow [b, 2, H, W] in image pixels."""
+        return F.interpolate(prediction, scale_factor=_STRIDE, mode="bilinear", align_corners=False) * _PIXELS_PER_UNIT

@@ -1,0 +1,66 @@
+"""From decoded frames to network inputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from flowdet.errors import ConfigError
+from flowdet.ops.resize import fit_size, resize_bilinear
+from flowdet.types import Geometry, NetworkInput
+
+__all__ = ["InputConfig", "prepare"]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a frame is resized, normalised and padded; the defaults are those of the published systems.
+
+    Attributes:
+        long_side: Longest side after resizing, px.
+        short_side: Longest short side after resizing, px.
+        mean: Of the red, green and blue channel, 0 to 255.
+        std: Divisor of each channel.
+        multiple: The padded sides are multiples of this.
+    """
+
+    long_side: int = 1000
+    short_side: int = 600
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    multiple: int = 16
+
+    def __post_init__(self) -> None:
+        if self.multiple < 16 or self.multiple % 16:
+            raise ConfigError(f"inputs are padded to a multiple of 16, not of {self.multiple}")
+        if not 0 < self.short_side <= self.long_side:
+            raise ConfigError(
+                f"the short side ({self.short_side} px) must not exceed the long one ({self.long_side} px)"
+            )
+
+
+def prepare(
+    images: Sequence[NDArray[np.uint8]], config: InputConfig, device: torch.device | str = "cpu"
+) -> NetworkInput:
+    """Resizes, normalises and pads one image of each of b streams; all must have one size.
+
+    Args:
+        images: b times [h, w, 3] uint8 RGB.
+        config: The input of the system.
+        device: Where the result lives.
+    """
+    original: tuple[int, int] = images[0].shape[:2]
+    if any(image.shape[:2] != original for image in images):
+        sizes = sorted({image.shape[:2] for image in images})
+        raise ValueError(f"the images of one batch have one size, not {sizes}")
+    valid = fit_size(original, config.long_side, config.short_side)
+    padded = tuple(-(-side // config.multiple) * config.multiple for side in valid)
+    resized = torch.stack([resize_bilinear(torch.from_numpy(np.ascontiguousarray(i)), valid) for i in images])
+    mean, std = (torch.tensor(values, device=device) for values in (config.mean, config.std))
+    normalised = ((resized.to(device, torch.float32) - mean) / std).permute(0, 3, 1, 2)
+    padding = (0, padded[1] - valid[1], 0, padded[0] - valid[0])
+    geometry = Geometry(original=original, valid=valid, padded=(padded[0], padded[1]))
+    return NetworkInput(F.pad(normalised, padding).contiguous(), (geometry,) * len(images))

@@ -1,0 +1,118 @@
+"""The second stage of Faster R-CNN: classifies proposals and refines their boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, roi_align
+
+from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
+from flowdet.types import Geometry, Targets
+
+__all__ = ["RoIHead", "RoIHeadConfig"]
+
+_STRIDE = 16
+_STDS = (0.2, 0.2, 0.2, 0.2)
+_WINDOW = 7
+
+
+@dataclass(frozen=True)
+class RoIHeadConfig:
+    """The head and what it keeps; the defaults are those of the published FGFA.
+
+    Attributes:
+        hidden: Width of the two shared layers.
+        class_specific_boxes: One set of box deltas for each class, or one for all.
+        least_score: Detections below it are dropped.
+        overlap: IoU above which the weaker of two detections of one class goes.
+        detections: Kept an image.
+        sampled: RoIs an image in the loss, a quarter of them positive at most.
+    """
+
+    hidden: int = 1024
+    class_specific_boxes: bool = True
+    least_score: float = 1e-4
+    overlap: float = 0.5
+    detections: int = 100
+    sampled: int = 256
+
+
+class RoIHead(nn.Module):
+    """Two shared layers on 7x7 RoI features, then class scores and box deltas."""
+
+    def __init__(self, config: RoIHeadConfig, channels: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.fc1 = nn.Linear(channels * _WINDOW * _WINDOW, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.hidden)
+        self.classes = nn.Linear(config.hidden, classes + 1)
+        self.deltas = nn.Linear(config.hidden, 4 * (classes if config.class_specific_boxes else 1))
+        for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def pool(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """RoI features [n, c, 7, 7] of boxes (for each image [k, 4] xyxy px, network input), n their number in all."""
+        pooled: Tensor = roi_align(features, list(boxes), _WINDOW, 1 / _STRIDE, sampling_ratio=2, aligned=True)
+        return pooled
+
+    def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits [n, classes + 1], background last, and box deltas [n, classes or 1, 4] of the boxes' RoIs."""
+        x = self.pool(features, boxes).flatten(1)
+        x = F.relu(self.fc2(F.relu(self.fc1(x))))
+        return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
+
+    @torch.no_grad()
+    def detect(
+        self, logits: Tensor, deltas: Tensor, boxes: Sequence[Tensor], geometries: Sequence[Geometry]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Final boxes [n, 4] xyxy px of the original image, scores [n] and labels [n] of each image, best first."""
+        counts = [len(b) for b in boxes]
+        return [
+            self._detect_one(*parts)
+            for parts in zip(logits.split(counts), deltas.split(counts), boxes, geometries, strict=True)
+        ]
+
+    def _detect_one(
+        self, logits: Tensor, deltas: Tensor, boxes: Tensor, geometry: Geometry
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scores = logits.softmax(dim=1)[:, :-1]
+        x, y = geometry.scale
+        moved = clamp(decode(boxes, deltas, _STDS), geometry.valid) / boxes.new_tensor([x, y, x, y])
+        rois, labels = (scores > self.config.least_score).nonzero(as_tuple=True)
+        scores = scores[rois, labels]
+        candidates = moved[rois, labels if self.config.class_specific_boxes else 0]
+        kept = batched_nms(candidates, scores, labels, self.config.overlap)[: self.config.detections]
+        return candidates[kept], scores[kept], labels[kept]
+
+    def losses(
+        self,
+        features: Tensor,
+        proposals: Sequence[Tensor],
+        targets: Sequence[Targets],
+        choose: Chooser = choose_randomly,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy over the sampled RoIs and smooth L1 of the deltas, both over the number of sampled RoIs."""
+        rois, labels, wanted = [], [], []
+        background = self.classes.out_features - 1
+        for proposed, target in zip(proposals, targets, strict=True):
+            matches = assign(proposed, target.boxes, positive=0.5, negative=0.5, weakest_positive=0.5)
+            # The ground-truth boxes take part as proposals that belong to themselves.
+            matches = torch.cat((torch.arange(len(target.boxes), device=matches.device), matches))
+            candidates = torch.cat((target.boxes, proposed))
+            chosen = sample(matches, self.config.sampled, 0.25, choose)
+            truth = matches[chosen.positives]
+            rois.append(candidates[torch.cat((chosen.positives, chosen.negatives))])
+            labels.append(target.labels[truth])
+            labels.append(torch.full_like(chosen.negatives, background))
+            wanted.append(encode(candidates[chosen.positives], target.boxes[truth], _STDS))
+        truth = torch.cat(labels)
+        logits, deltas = self(features, rois)
+        positive = (truth != background).nonzero().flatten()
+        moved = deltas[positive, truth[positive] if self.config.class_specific_boxes else 0]
+        return {
+            "roi_classes": F.cross_entropy(logits, truth),
+            "roi_boxes": F.smooth_l1_loss(moved, torch.cat(wanted), reduction="sum") / max(len(truth), 1),
+        }

@@ -1,0 +1,128 @@
+"""The region proposal network (Faster R-CNN, section 3.1) on one feature map of stride 16."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
+from flowdet.types import Geometry, Targets
+
+__all__ = ["RPN", "RPNConfig"]
+
+_STRIDE = 16
+_STDS = (1.0, 1.0, 1.0, 1.0)
+_SMOOTH_L1_BETA = 1 / 9
+
+
+@dataclass(frozen=True)
+class RPNConfig:
+    """Anchors, and how many proposals are kept; the defaults are those of the published FGFA.
+
+    Attributes:
+        channels: Of the 3x3 convolution; None: those of its input.
+        scales: Sides of the square anchors in cells.
+        ratios: Heights over widths of the anchors.
+        candidates: Best-scored anchors that enter the non-maximum suppression.
+        proposals: Kept after it, at test.
+        training_proposals: Kept after it, in training.
+        overlap: IoU above which the weaker of two proposals goes.
+        sampled: Anchors an image in the loss, at most half of them positive.
+    """
+
+    channels: int = 512
+    scales: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    candidates: int = 6000
+    proposals: int = 300
+    training_proposals: int = 600
+    overlap: float = 0.7
+    sampled: int = 256
+
+
+class RPN(nn.Module):
+    """Scores anchors and moves them to where objects may be."""
+
+    def __init__(self, config: RPNConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        anchors = len(config.scales) * len(config.ratios)
+        self.conv = nn.Conv2d(channels, config.channels, 3, padding=1)
+        self.objectness = nn.Conv2d(config.channels, anchors, 1)
+        self.deltas = nn.Conv2d(config.channels, anchors * 4, 1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [b, c, h, w] to logits [b, a, h, w] and deltas [b, 4 a, h, w] of a anchors a cell."""
+        x = F.relu(self.conv(features))
+        return self.objectness(x), self.deltas(x)
+
+    def anchors(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Anchors [height * width * a, 4] xyxy px, network input; cell (j, i) has its centre at (16 j, 16 i)."""
+        ratios = torch.tensor(self.config.ratios, device=device).sqrt()[:, None]
+        side = torch.tensor(self.config.scales, device=device) * _STRIDE
+        half = torch.stack(((side / ratios).flatten(), (side * ratios).flatten()), dim=1) / 2
+        y, x = torch.meshgrid(
+            torch.arange(height, device=device) * _STRIDE, torch.arange(width, device=device) * _STRIDE, indexing="ij"
+        )
+        centres = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
+        return torch.cat((centres - half, centres + half), dim=-1).reshape(-1, 4)
+
+    @torch.no_grad()
+    def propose(self, objectness: Tensor, deltas: Tensor, geometries: Sequence[Geometry], count: int) -> list[Tensor]:
+        """The best `count` boxes of each image at most, [n, 4] xyxy px, network input, best first."""
+        anchors = self.anchors(objectness.shape[-2], objectness.shape[-1], objectness.device)
+        proposals = []
+        for logits, moves, geometry in zip(_by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, strict=True):
+            scores = logits.flatten().sigmoid()
+            scores, order = scores.sort(descending=True)
+            order = order[: self.config.candidates]
+            boxes = clamp(decode(anchors[order], moves[order, None], _STDS)[:, 0], geometry.valid)
+            solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            boxes, scores = boxes[solid], scores[: self.config.candidates][solid]
+            proposals.append(boxes[nms(boxes, scores, self.config.overlap)[:count]])
+        return proposals
+
+    def losses(
+        self,
+        objectness: Tensor,
+        deltas: Tensor,
+        geometries: Sequence[Geometry],
+        targets: Sequence[Targets],
+        choose: Chooser = choose_randomly,
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the objectness and smooth L1 of the deltas, both over the number of sampled anchors."""
+        all_anchors = self.anchors(objectness.shape[-2], objectness.shape[-1], objectness.device)
+        loss_objectness, loss_deltas, count = objectness.new_zeros(()), deltas.new_zeros(()), 0
+        for logits, moves, geometry, target in zip(
+            _by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, targets, strict=True
+        ):
+            height, width = geometry.valid
+            limit = all_anchors.new_tensor([width, height])
+            inside = ((all_anchors[:, :2] >= 0) & (all_anchors[:, 2:] < limit)).all(dim=1)
+            anchors = all_anchors[inside]
+            matches = assign(anchors, target.boxes, positive=0.7, negative=0.3, weakest_positive=0.3)
+            chosen = sample(matches, self.config.sampled, 0.5, choose)
+            scores = logits[inside].flatten()
+            picked = torch.cat((scores[chosen.positives], scores[chosen.negatives]))
+            truth = torch.zeros_like(picked)
+            truth[: len(chosen.positives)] = 1
+            loss_objectness = loss_objectness + F.binary_cross_entropy_with_logits(picked, truth, reduction="sum")
+            boxes = target.boxes[matches[chosen.positives]]
+            wanted = encode(anchors[chosen.positives], boxes, _STDS)
+            moved = moves[inside][chosen.positives]
+            loss_deltas = loss_deltas + F.smooth_l1_loss(moved, wanted, beta=_SMOOTH_L1_BETA, reduction="sum")
+            count += len(picked)
+        return {"rpn_objectness": loss_objectness / max(count, 1), "rpn_boxes": loss_deltas / max(count, 1)}
+
+
+def _by_anchor(maps: Tensor, values: int) -> Tensor:
+    """[b, a * values, h, w] to [b, h * w * a, values]."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, values)

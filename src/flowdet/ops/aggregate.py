@@ -1,0 +1,38 @@
+"""Averaging of feature maps by the similarity of their embeddings."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["aggregate", "cosine_similarity"]
+
+
+def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
+    """Cosine between the embedding of the current frame and those of n other maps, cell by cell.
+
+    Args:
+        query: [b, e, h, w] embedding of the current frame.
+        keys: [b, n, e, h, w] embeddings of the maps to compare it with.
+
+    Returns:
+        [b, n, h, w] in [-1, 1].
+    """
+    dot: Tensor = torch.einsum("behw,bnehw->bnhw", query, keys)
+    lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
+    return dot / lengths
+
+
+def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages maps with the softmax of their similarities (FGFA, section 3.2, equations 2 and 3).
+
+    A map that stands in several slots of the window is given once, with its number of slots as multiplicity.
+
+    Args:
+        maps: [b, n, c, h, w] features.
+        similarity: [b, n, h, w].
+        multiplicity: [n] float, how many slots of the window each map fills.
+
+    Returns:
+        The average [b, c, h, w] and the weights [b, n, h, w] that sum to one over n.
+    """
+    weights = torch.softmax(similarity + multiplicity.log()[:, None, None], dim=1)
+    return torch.einsum("bnchw,bnhw->bchw", maps, weights), weights

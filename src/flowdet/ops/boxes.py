@@ -1,0 +1,114 @@
+"""Boxes as tensors: coding against anchors, clamping, overlap-based assignment, sampling."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+__all__ = ["Chooser", "Sample", "assign", "choose_randomly", "clamp", "decode", "encode", "sample"]
+
+_LARGEST_LOG_SIZE_DELTA = abs(math.log(16 / 1000))
+
+Chooser = Callable[[Tensor, int], Tensor]
+"""Takes indices [n] and a count k < n, gives k of them."""
+
+
+def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
+    """The deltas that lead from boxes to targets (Faster R-CNN, section 3.1.2).
+
+    Args:
+        boxes: [n, 4] xyxy px.
+        targets: [n, 4] xyxy px.
+        stds: Divisors of the four deltas.
+
+    Returns:
+        [n, 4] deltas (dx, dy, dw, dh).
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    target_size = targets[:, 2:] - targets[:, :2]
+    shift = ((targets[:, :2] + targets[:, 2:]) - (boxes[:, :2] + boxes[:, 2:])) * 0.5 / size
+    return torch.cat((shift, (target_size / size).log()), dim=1) / boxes.new_tensor(stds)
+
+
+def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
+    """Moves boxes by deltas; the inverse of `encode` but for a limit on the change of size.
+
+    Args:
+        boxes: [n, 4] xyxy px.
+        deltas: [n, k, 4], k deltas for each box.
+        stds: Factors of the four deltas.
+
+    Returns:
+        [n, k, 4] xyxy px.
+    """
+    deltas = deltas * deltas.new_tensor(stds)
+    size = (boxes[:, 2:] - boxes[:, :2])[:, None]
+    centre = ((boxes[:, :2] + boxes[:, 2:]) * 0.5)[:, None] + size * deltas[..., :2]
+    half = size * deltas[..., 2:].clamp(-_LARGEST_LOG_SIZE_DELTA, _LARGEST_LOG_SIZE_DELTA).exp() * 0.5
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def clamp(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] xyxy px cut to an image of size (height, width)."""
+    height, width = size
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def assign(boxes: Tensor, ground_truth: Tensor, *, positive: float, negative: float, weakest_positive: float) -> Tensor:
+    """Assigns each box to the ground-truth box that it overlaps most.
+
+    Boxes below `negative` become background, boxes from `positive` on belong to their best ground-truth box, and each
+    ground-truth box claims the boxes that overlap it most if that overlap is at least `weakest_positive`; a later
+    ground-truth box takes what an earlier one has claimed.
+
+    Args:
+        boxes: [n, 4] xyxy px.
+        ground_truth: [m, 4] xyxy px; m may be 0.
+        positive: Lowest IoU of a match.
+        negative: IoU below which a box is background.
+        weakest_positive: Lowest IoU of a ground-truth box's best box.
+
+    Returns:
+        [n] int64: the number of the ground-truth box, -1 for background, -2 for neither.
+    """
+    if len(ground_truth) == 0 or len(boxes) == 0:
+        return torch.full((len(boxes),), -1, dtype=torch.int64, device=boxes.device)
+    overlaps: Tensor = box_iou(ground_truth, boxes)
+    best, matches = overlaps.max(dim=0)
+    matches[best < positive] = -2
+    matches[best < negative] = -1
+    best_of_truth = overlaps.max(dim=1).values
+    for number, overlap in enumerate(best_of_truth.tolist()):
+        if overlap >= weakest_positive:
+            matches[overlaps[number] == best_of_truth[number]] = number
+    return matches
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """The boxes that take part in a loss: indices [p] of positive and [q] of background boxes."""
+
+    positives: Tensor
+    negatives: Tensor
+
+
+def choose_randomly(indices: Tensor, count: int) -> Tensor:
+    """Picks `count` of the indices at random, from torch's global generator."""
+    return indices[torch.randperm(len(indices), device=indices.device)[:count]]
+
+
+def sample(matches: Tensor, count: int, positive_share: float, choose: Chooser = choose_randomly) -> Sample:
+    """Picks at most `count` of the boxes that `assign` matched, at most `positive_share` of them positive."""
+    positives = (matches >= 0).nonzero().flatten()
+    most = int(count * positive_share)
+    if len(positives) > most:
+        positives = choose(positives, most)
+    negatives = (matches == -1).nonzero().flatten()
+    most = count - len(positives)
+    if len(negatives) > most:
+        negatives = choose(negatives, most)
+    return Sample(positives, negatives)

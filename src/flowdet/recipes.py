@@ -1,0 +1,167 @@
+"""The systems by name: plain functions that return a full configuration."""
+
+from collections.abc import Callable, Mapping
+
+from flowdet.config import BackboneConfig, SystemConfig
+from flowdet.models.detector import HeadsConfig
+from flowdet.models.efficientnet_lite import EfficientNetLite0Config
+from flowdet.models.flownet import FlowNetConfig
+from flowdet.models.inputs import InputConfig
+from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
+from flowdet.models.resnet import ResNetConfig
+from flowdet.models.roi_head import RoIHeadConfig
+from flowdet.models.rpn import RPNConfig
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single_frame import SingleFrameConfig
+
+__all__ = [
+    "RECIPES",
+    "VID_CLASSES",
+    "dff_r50",
+    "dff_r101",
+    "dff_x101",
+    "fgfa_lite",
+    "fgfa_r50",
+    "fgfa_r101",
+    "fgfa_x101",
+    "single_lite",
+]
+
+VID_CLASSES = (
+    "airplane",
+    "antelope",
+    "bear",
+    "bicycle",
+    "bird",
+    "bus",
+    "car",
+    "cattle",
+    "dog",
+    "domestic_cat",
+    "elephant",
+    "fox",
+    "giant_panda",
+    "hamster",
+    "horse",
+    "lion",
+    "lizard",
+    "monkey",
+    "motorcycle",
+    "rabbit",
+    "red_panda",
+    "sheep",
+    "snake",
+    "squirrel",
+    "tiger",
+    "train",
+    "turtle",
+    "watercraft",
+    "whale",
+    "zebra",
+)
+"""The 30 classes of ImageNet VID, in the order of the published weights."""
+
+_R50 = ResNetConfig(depth=50)
+_R101 = ResNetConfig(depth=101)
+_X101 = ResNetConfig(depth=101, groups=64, group_width=4)
+
+
+def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
+    return SystemConfig(
+        name=name,
+        class_names=VID_CLASSES,
+        inputs=InputConfig(),
+        backbone=backbone,
+        neck=ConvNeckConfig(),
+        heads=HeadsConfig(RPNConfig(training_proposals=1000), RoIHeadConfig(sampled=512)),
+        method=DFFConfig(warp="published"),
+        flow_net=FlowNetConfig(),
+    )
+
+
+def _published_fgfa(name: str, backbone: BackboneConfig) -> SystemConfig:
+    return SystemConfig(
+        name=name,
+        class_names=VID_CLASSES,
+        inputs=InputConfig(),
+        backbone=backbone,
+        neck=ConvNeckConfig(),
+        heads=HeadsConfig(),
+        method=FGFAConfig(warp="published"),
+        flow_net=FlowNetConfig(),
+    )
+
+
+def dff_r50() -> SystemConfig:
+    """DFF, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-r50", _R50)
+
+
+def dff_r101() -> SystemConfig:
+    """DFF, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-r101", _R101)
+
+
+def dff_x101() -> SystemConfig:
+    """DFF, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-x101", _X101)
+
+
+def fgfa_r50() -> SystemConfig:
+    """FGFA, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-r50", _R50)
+
+
+def fgfa_r101() -> SystemConfig:
+    """FGFA, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-r101", _R101)
+
+
+def fgfa_x101() -> SystemConfig:
+    """FGFA, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-x101", _X101)
+
+
+def fgfa_lite() -> SystemConfig:
+    """FGFA small enough for a laptop's processor: EfficientNet-Lite0 and a narrow FlowNet-S."""
+    return SystemConfig(
+        name="fgfa-lite",
+        class_names=VID_CLASSES,
+        inputs=InputConfig(long_side=512, short_side=320, mean=(127.0,) * 3, std=(128.0,) * 3, multiple=32),
+        backbone=EfficientNetLite0Config(frozen_stages=3),
+        neck=MergeNeckConfig(channels=128),
+        heads=HeadsConfig(
+            RPNConfig(channels=128, scales=(1.0, 2.0, 4.0, 8.0, 16.0), candidates=1000, proposals=100),
+            RoIHeadConfig(hidden=256, class_specific_boxes=False, least_score=1e-3, sampled=128),
+        ),
+        method=FGFAConfig(past=5, future=5, embedding_channels=64, references_at_once=5),
+        flow_net=FlowNetConfig(encoder=(16, 32, 48, 64, 96, 128), decoder=(64, 48, 32, 24)),
+    )
+
+
+def single_lite() -> SystemConfig:
+    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    lite = fgfa_lite()
+    return SystemConfig(
+        name="single-lite",
+        class_names=lite.class_names,
+        inputs=lite.inputs,
+        backbone=lite.backbone,
+        neck=lite.neck,
+        heads=lite.heads,
+        method=SingleFrameConfig(),
+    )
+
+
+RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
+    "fgfa-lite": fgfa_lite,
+    "single-lite": single_lite,
+    "fgfa-r50": fgfa_r50,
+    "fgfa-r101": fgfa_r101,
+    "fgfa-x101": fgfa_x101,
+    "dff-r50": dff_r50,
+    "dff-r101": dff_r101,
+    "dff-x101": dff_x101,
+}
+"""Every system by its name."""

@@ -1,0 +1,84 @@
+"""A video detector: the trained parts, and the method that puts them to work."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from torch import Tensor, nn
+
+from flowdet import stream
+from flowdet.config import SystemConfig
+from flowdet.errors import ConfigError
+from flowdet.models.detector import Detector
+from flowdet.models.flownet import FlowNetS
+from flowdet.ops.boxes import Chooser, choose_randomly
+from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.temporal.single_frame import SingleFrame
+from flowdet.types import ClipBatch, Detections, Frame
+
+__all__ = ["VideoDetector"]
+
+
+class VideoDetector(nn.Module):
+    """Parameters and nothing else: what a stream remembers is in the state of its method.
+
+    Attributes:
+        config: What it was built from.
+        detector: Backbone, neck and heads.
+        flow_net: None where the method needs no flow.
+        embedding: None where the method needs none.
+    """
+
+    def __init__(
+        self, config: SystemConfig, detector: Detector, flow_net: FlowNetS | None, embedding: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.detector = detector
+        self.flow_net = flow_net
+        self.embedding = embedding
+
+    @property
+    def method(self) -> SingleFrame | DFF | FGFA:
+        """The temporal method over the present parts."""
+        extract = self.detector.extract
+        match self.config.method:
+            case DFFConfig() as config if self.flow_net:
+                return DFF(extract, self.flow_net, config)
+            case FGFAConfig() as config if self.flow_net and self.embedding:
+                return FGFA(extract, self.flow_net, self.embedding, config)
+            case _:
+                return SingleFrame(extract)
+
+    def detect(
+        self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
+    ) -> Iterator[Detections]:
+        """Detects objects frame by frame, lazily and in order.
+
+        Args:
+            frames: The frames of one video, of `open_video` for instance.
+            score: Detections below it are left out.
+            classes: Names of the classes to keep; all if not given.
+
+        Raises:
+            ConfigError: A class has a name that the system does not know.
+        """
+        return (found for _, found in self.detect_with_frames(frames, score=score, classes=classes))
+
+    def detect_with_frames(
+        self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """As `detect`, each frame beside its detections: a method that looks ahead gives them late."""
+        unknown = sorted(set(classes or ()) - set(self.config.class_names))
+        if unknown:
+            raise ConfigError(
+                f"{self.config.name} does not know {', '.join(unknown)}; its classes are "
+                f"{', '.join(self.config.class_names)}"
+            )
+        self.eval()
+        pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
+        return ((frame, found.select(score, classes)) for frame, found in pairs)
+
+    def losses(self, clips: ClipBatch, choose: Chooser = choose_randomly) -> dict[str, Tensor]:
+        """The losses of a batch of training clips by name; `choose` picks the sampled boxes."""
+        features = self.method.training_features(clips)
+        return self.detector.losses(features, clips.current.geometries, clips.targets, choose)

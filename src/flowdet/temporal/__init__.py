@@ -1,0 +1,1 @@
+"""The temporal methods: single frame, Deep Feature Flow, Flow-Guided Feature Aggregation."""

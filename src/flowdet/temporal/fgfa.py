@@ -1,0 +1,172 @@
+"""Flow-Guided Feature Aggregation (ICCV 2017): the features of nearby frames, warped and averaged by similarity."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowdet.errors import ConfigError
+from flowdet.ops.aggregate import aggregate, cosine_similarity
+from flowdet.ops.warp import WarpConvention, warp
+from flowdet.temporal.base import Embed, Extract, FlowNet
+from flowdet.types import ClipBatch, FrameFeatures, Geometry, NetworkInput
+
+__all__ = ["FGFA", "FGFAConfig", "FGFAState", "WindowFrame", "window_slots"]
+
+
+@dataclass(frozen=True)
+class FGFAConfig:
+    """The window and its parts; the defaults are the published protocol but for the warp.
+
+    Attributes:
+        past: Reference frames before the current one.
+        future: Reference frames after it; 0 is the causal mode, which the paper does not have.
+        stride: Frames from one reference frame to the next.
+        warp: Which sampling grid, see `WarpConvention`.
+        embedding_channels: Of the map whose similarity gives the weights.
+        references_at_once: Reference frames that go through flow net and warp together.
+    """
+
+    past: int = 15
+    future: int = 15
+    stride: int = 1
+    warp: WarpConvention = "identity"
+    embedding_channels: int = 512
+    references_at_once: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.past, self.future) < 0:
+            raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
+        if min(self.stride, self.references_at_once) < 1:
+            raise ConfigError(
+                f"stride ({self.stride}) and references_at_once ({self.references_at_once}) must be 1 or more"
+            )
+
+
+def window_slots(current: int, last: int, config: FGFAConfig) -> list[int]:
+    """The frame in each slot of the current frame's window, repeated at both ends of the video.
+
+    With a stride the references stand on its multiples, and the current frame takes the place of the middle one.
+
+    Args:
+        current: Number of the current frame.
+        last: Number of the last frame of the video, or any frame not before the end of the window.
+        config: Past, future and stride of the window.
+    """
+    middle = current // config.stride * config.stride
+    offsets = range(-config.past, config.future + 1)
+    slots = [min(max(middle + offset * config.stride, 0), last) for offset in offsets]
+    slots[config.past] = current
+    return slots
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class WindowFrame:
+    """What is kept of a frame: its own features, and what the flow net needs of it."""
+
+    index: int
+    features: Tensor
+    flow_input: Tensor
+    geometries: tuple[Geometry, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FGFAState:
+    """How many frames came and went out, and the frames that a window still needs, oldest first."""
+
+    received: int
+    emitted: int
+    window: tuple[WindowFrame, ...]
+
+
+@dataclass(frozen=True)
+class FGFA:
+    """Inference as in section 3.3 of the paper, embedding after the warp; the centred window makes it late."""
+
+    extract: Extract
+    flow_net: FlowNet
+    embed: Embed
+    config: FGFAConfig
+
+    @property
+    def lookahead(self) -> int:
+        """Frames after the current one that its window reaches."""
+        return self.config.future * self.config.stride
+
+    def initial_state(self) -> FGFAState:
+        """An empty window."""
+        return FGFAState(0, 0, ())
+
+    def step(self, inputs: NetworkInput, state: FGFAState) -> tuple[list[FrameFeatures], FGFAState]:
+        """Takes frame t; gives the features of frame t - lookahead once there is one."""
+        entry = WindowFrame(
+            state.received, self.extract(inputs.images), self.flow_net.prepare(inputs), inputs.geometries
+        )
+        window = (*state.window, entry)
+        if state.received - state.emitted < self.lookahead:
+            return [], FGFAState(state.received + 1, state.emitted, window)
+        output = self._emit(state.emitted, state.received, window)
+        following = state.emitted + 1
+        oldest = (following // self.config.stride - self.config.past) * self.config.stride
+        window = tuple(frame for frame in window if frame.index >= min(oldest, following))
+        return [output], FGFAState(state.received + 1, following, window)
+
+    def flush(self, state: FGFAState) -> list[FrameFeatures]:
+        """The features of the last frames, whose windows end with the video."""
+        last = state.received - 1
+        return [self._emit(current, last, state.window) for current in range(state.emitted, state.received)]
+
+    def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
+        frames = {frame.index: frame for frame in window}
+        slots = window_slots(current, last, self.config)
+        del slots[self.config.past]
+        repeats = Counter(slots)
+        references = [frames[index] for index in sorted(repeats)]
+        features, _ = self.aggregate(frames[current], references, [repeats[frame.index] for frame in references])
+        return FrameFeatures(current, features, frames[current].geometries)
+
+    def aggregate(
+        self, current: WindowFrame, references: Sequence[WindowFrame], repeats: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Averages the current frame's own features and the warped ones of its references.
+
+        Args:
+            current: The current frame; its own features fill one slot.
+            references: Each frame of the other slots once.
+            repeats: How many slots each of them fills.
+
+        Returns:
+            Features [b, c, h, w] and weights [b, 1 + n, h, w], those of the current frame first.
+        """
+        query = self.embed(current.features)
+        maps, similarity = [current.features[:, None]], [cosine_similarity(query, query[:, None])]
+        for start in range(0, len(references), self.config.references_at_once):
+            chunk = references[start : start + self.config.references_at_once]
+            warped, keys = self._warp(current, chunk)
+            maps.append(warped)
+            similarity.append(cosine_similarity(query, keys))
+        multiplicity = query.new_tensor([1, *repeats])
+        return aggregate(torch.cat(maps, dim=1), torch.cat(similarity, dim=1), multiplicity)
+
+    def _warp(self, current: WindowFrame, references: Sequence[WindowFrame]) -> tuple[Tensor, Tensor]:
+        """Warped features [b, n, c, h, w] of n references and their embeddings [b, n, e, h, w]."""
+        shape = (len(current.features), len(references))
+        flow_input = torch.stack([frame.flow_input for frame in references], dim=1).flatten(0, 1)
+        flow = self.flow_net(current.flow_input.repeat_interleave(len(references), dim=0), flow_input)
+        features = torch.stack([frame.features for frame in references], dim=1).flatten(0, 1)
+        warped = warp(features, flow, self.config.warp)
+        return warped.unflatten(0, shape), self.embed(warped).unflatten(0, shape)
+
+    def training_features(self, clips: ClipBatch) -> Tensor:
+        """The warped references, averaged; the current frame gives only the query (section 3.4, temporal dropout)."""
+        inputs = (clips.current, *clips.references)
+        features = self.extract(torch.cat([i.images for i in inputs])).chunk(len(inputs))
+        current, *references = (
+            WindowFrame(index, maps, self.flow_net.prepare(i), i.geometries)
+            for index, (maps, i) in enumerate(zip(features, inputs, strict=True))
+        )
+        warped, keys = self._warp(current, references)
+        similarity = cosine_similarity(self.embed(current.features), keys)
+        return aggregate(warped, similarity, similarity.new_ones(len(references)))[0]

@@ -1,0 +1,200 @@
+"""The values that pass between the rooms: frames, network inputs, features, detections, training clips."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import supervision
+
+__all__ = [
+    "ClipBatch",
+    "Detections",
+    "Frame",
+    "FrameFeatures",
+    "Geometry",
+    "NetworkInput",
+    "Targets",
+]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One picture of a video, as decoded and turned upright.
+
+    Attributes:
+        index: Number of the frame in its source, from 0; every decoded frame counts, skipped ones too.
+        time: Seconds from the start of the source.
+        image: [h, w, 3] uint8 RGB.
+    """
+
+    index: int
+    time: float
+    image: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"a frame's image is uint8 [h, w, 3], not {self.image.dtype} {list(self.image.shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a network input lies over its original image; every size is (height, width) in pixels.
+
+    Attributes:
+        original: Size of the decoded image.
+        valid: Size after resizing; what lies beyond it in the network input is padding.
+        padded: Size of the network input.
+    """
+
+    original: tuple[int, int]
+    valid: tuple[int, int]
+    padded: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(x, y) factors from original to network-input pixels."""
+        return self.valid[1] / self.original[1], self.valid[0] / self.original[0]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class NetworkInput:
+    """One frame of b streams of one size, ready for the network.
+
+    Attributes:
+        images: [b, 3, H, W] float, RGB, normalised, zero in the padding.
+        geometries: One for each of the b images; `padded` is (H, W) in all of them.
+    """
+
+    images: Tensor
+    geometries: tuple[Geometry, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.geometries) != len(self.images):
+            raise ValueError(
+                f"images are [b, 3, H, W] with one geometry each, not {list(self.images.shape)} "
+                f"with {len(self.geometries)} geometries"
+            )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FrameFeatures:
+    """What a temporal method hands to the detection heads for one current frame of b streams.
+
+    Attributes:
+        index: Number of the frame in the stream of inputs, from 0.
+        features: [b, c, H / 16, W / 16].
+        geometries: As in the network input.
+    """
+
+    index: int
+    features: Tensor
+    geometries: tuple[Geometry, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Targets:
+    """The annotated objects of one image.
+
+    Attributes:
+        boxes: [n, 4] float xyxy, network-input pixels.
+        labels: [n] int64, 0-based class numbers.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ClipBatch:
+    """b training clips of one padded size: a current frame, its reference frames and its objects.
+
+    Attributes:
+        current: The current frames.
+        references: One input for each reference slot, each [b, 3, H, W].
+        targets: The objects of the current frames, one entry a clip.
+        still: One flag a clip: it is a single picture, its references are copies of it.
+    """
+
+    current: NetworkInput
+    references: tuple[NetworkInput, ...]
+    targets: tuple[Targets, ...]
+    still: tuple[bool, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Detections:
+    """The objects found in one frame, highest score first.
+
+    Attributes:
+        frame_index: Number of the frame in its source, from 0.
+        time: Seconds from the start of the source.
+        boxes: [n, 4] float32 xyxy, pixels of the original image.
+        scores: [n] float32 in [0, 1].
+        labels: [n] int64, positions in `class_names`.
+        class_names: Every class the detector knows.
+        image_size: (height, width) of the original image.
+    """
+
+    frame_index: int
+    time: float
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4) or self.scores.shape != (count,) or self.labels.shape != (count,):
+            raise ValueError(
+                "detections are boxes [n, 4], scores [n] and labels [n], not "
+                f"{list(self.boxes.shape)}, {list(self.scores.shape)} and {list(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each detection."""
+        return [self.class_names[label] for label in self.labels]
+
+    def select(self, score: float = 0.0, classes: Collection[str] | None = None) -> Detections:
+        """The detections with at least this score and, if given, of one of these classes."""
+        keep = self.scores >= score
+        if classes is not None:
+            wanted = [self.class_names.index(name) for name in classes]
+            keep &= np.isin(self.labels, wanted)
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat dictionary a detection: `pandas.DataFrame(detections.records())` is a table."""
+        return [
+            {
+                "frame_index": self.frame_index,
+                "time": self.time,
+                "label": int(label),
+                "class_name": self.class_names[label],
+                "score": float(score),
+                **dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True)),
+            }
+            for box, score, label in zip(self.boxes, self.scores, self.labels, strict=True)
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`; needs the extra `flowdet[supervision]`."""
+        import supervision  # noqa: PLC0415  (an optional extra)
+
+        return supervision.Detections(
+            xyxy=self.boxes,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )

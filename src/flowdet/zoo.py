@@ -1,0 +1,169 @@
+"""The six systems that mmtracking published for ImageNet VID: what they reach, what they cost, where they are.
+
+AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
+between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = ["ORIGIN", "PUBLISHED", "PublishedWeights"]
+
+ORIGIN = "https://download.openmmlab.com"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """One trained system of the model zoo.
+
+    Attributes:
+        system: Its name here, such as "fgfa-r50".
+        method: The temporal method.
+        backbone: As the model zoo writes it.
+        config: Name of the mmtracking configuration it was trained with.
+        ap50: Box AP at IoU 0.5 on ImageNet VID val, percent.
+        fps_v100: Frames per second on a V100, forward pass and post-processing only; None where none was published.
+        training_memory_gb: Peak of the CUDA allocator in training, GB.
+        parameters: How many, frozen ones included.
+        gflop: 10^9 multiplications and additions for a frame of 608x1008: with FGFA any frame once its window is full,
+            with DFF a frame between two key frames.
+        gflop_key: The same for a key frame of DFF; None with FGFA, which has no key frames.
+        url: The weight file; its name ends with the first 8 hexadecimal digits of its SHA-256.
+        log_url: The training log, one JSON object a line.
+
+    Raises:
+        ValueError: The URL's file name does not end with a digest.
+    """
+
+    system: str
+    method: Literal["DFF", "FGFA"]
+    backbone: Literal["R-50-DC5", "R-101-DC5", "X-101-DC5"]
+    config: str
+    ap50: float
+    fps_v100: float | None
+    training_memory_gb: float
+    parameters: int
+    gflop: float
+    gflop_key: float | None
+    url: str
+    log_url: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.]+-[0-9a-f]{8}\.pth", self.file_name, re.ASCII):
+            raise ValueError(f"a weight file is named <name>-<8 hexadecimal digits>.pth, not {self.file_name!r}")
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256_prefix(self) -> str:
+        """The 8 hexadecimal digits with which the file's SHA-256 begins."""
+        return self.file_name.removesuffix(".pth")[-8:]
+
+
+def _system(
+    method: Literal["DFF", "FGFA"],
+    backbone: Literal["R-50-DC5", "R-101-DC5", "X-101-DC5"],
+    run: str,
+    *,
+    ap50: float,
+    fps: float | None,
+    memory: float,
+    parameters: int,
+    gflop: float,
+    gflop_key: float | None = None,
+) -> PublishedWeights:
+    """Spell out one row; `run` is the time stamp and the digest in the file's name."""
+    family = method.lower()
+    depth = backbone.removesuffix("-DC5").replace("-", "").lower()
+    config = f"{family}_faster_rcnn_{depth}_dc5_1x_imagenetvid"
+    stem = f"{ORIGIN}/mmtracking/vid/{family}/{config}/{config}_"
+    return PublishedWeights(
+        system=f"{family}-{depth}",
+        method=method,
+        backbone=backbone,
+        config=config,
+        ap50=ap50,
+        fps_v100=fps,
+        training_memory_gb=memory,
+        parameters=parameters,
+        gflop=gflop,
+        gflop_key=gflop_key,
+        url=f"{stem}{run}.pth",
+        log_url=f"{stem}{run.partition('-')[0]}.log.json",
+    )
+
+
+_SYSTEMS = (
+    _system(
+        "DFF",
+        "R-50-DC5",
+        "20201227_213250-548911a4",
+        ap50=70.3,
+        fps=44.0,
+        memory=2.50,
+        parameters=100_907_363,
+        gflop=52.6,
+        gflop_key=224,
+    ),
+    _system(
+        "DFF",
+        "R-101-DC5",
+        "20201218_172720-ad732e17",
+        ap50=73.5,
+        fps=39.8,
+        memory=3.25,
+        parameters=119_899_491,
+        gflop=52.6,
+        gflop_key=315,
+    ),
+    _system(
+        "DFF",
+        "X-101-DC5",
+        "20210819_095932-0a9e6cb5",
+        ap50=75.5,
+        fps=None,
+        memory=4.95,
+        parameters=158_805_603,
+        gflop=52.6,
+        gflop_key=540,
+    ),
+    _system(
+        "FGFA",
+        "R-50-DC5",
+        "20201228_022657-f42016f3",
+        ap50=74.7,
+        fps=6.9,
+        memory=4.10,
+        parameters=103_267_171,
+        gflop=1361,
+    ),
+    _system(
+        "FGFA",
+        "R-101-DC5",
+        "20201219_011831-9c9d8183",
+        ap50=77.8,
+        fps=6.4,
+        memory=5.80,
+        parameters=122_259_299,
+        gflop=1452,
+    ),
+    _system(
+        "FGFA",
+        "X-101-DC5",
+        "20210818_223334-8723c594",
+        ap50=79.6,
+        fps=None,
+        memory=9.74,
+        parameters=161_165_411,
+        gflop=1676,
+    ),
+)
+
+PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType({weights.system: weights for weights in _SYSTEMS})
+"""All six, by system name."""
