@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from flowdet.config import BackboneConfig, SystemConfig
+from flowdet.errors import ConfigError
 from flowdet.models.detector import HeadsConfig
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.flownet import FlowNetConfig
@@ -25,6 +26,7 @@ __all__ = [
     "fgfa_r50",
     "fgfa_r101",
     "fgfa_x101",
+    "recipe",
     "single_lite",
 ]
 
@@ -165,3 +167,14 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "dff-x101": dff_x101,
 }
 """Every system by its name."""
+
+
+def recipe(name: str) -> SystemConfig:
+    """The configuration of a system by its name.
+
+    Raises:
+        ConfigError: There is no such system.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no system {name!r}; the systems are {', '.join(RECIPES)}")
+    return RECIPES[name]()

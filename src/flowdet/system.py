@@ -68,15 +68,23 @@ class VideoDetector(nn.Module):
         self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
     ) -> Iterator[tuple[Frame, Detections]]:
         """As `detect`, each frame beside its detections: a method that looks ahead gives them late."""
-        unknown = sorted(set(classes or ()) - set(self.config.class_names))
+        self.check_classes(classes or ())
+        self.eval()
+        pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
+        return ((frame, found.select(score, classes)) for frame, found in pairs)
+
+    def check_classes(self, names: Collection[str]) -> None:
+        """Passes if the system knows all these classes.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        unknown = sorted(set(names) - set(self.config.class_names))
         if unknown:
             raise ConfigError(
                 f"{self.config.name} does not know {', '.join(unknown)}; its classes are "
                 f"{', '.join(self.config.class_names)}"
             )
-        self.eval()
-        pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
-        return ((frame, found.select(score, classes)) for frame, found in pairs)
 
     def losses(self, clips: ClipBatch, choose: Chooser = choose_randomly) -> dict[str, Tensor]:
         """The losses of a batch of training clips by name; `choose` picks the sampled boxes."""

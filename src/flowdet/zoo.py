@@ -1,4 +1,6 @@
-"""The six systems that mmtracking published for ImageNet VID: what they reach, what they cost, where they are.
+"""Every system with trained weights: what it reaches, what it costs, where its weights are.
+
+Six systems were published by mmtracking for ImageNet VID, two small ones ship with the package.
 
 AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
 between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["ORIGIN", "PUBLISHED", "PublishedWeights"]
+__all__ = ["ORIGIN", "PUBLISHED", "SHIPPED", "PublishedWeights", "ShippedWeights"]
 
 ORIGIN = "https://download.openmmlab.com"
 
@@ -167,3 +169,35 @@ _SYSTEMS = (
 
 PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType({weights.system: weights for weights in _SYSTEMS})
 """All six, by system name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedWeights:
+    """One small system whose weights are in the package.
+
+    Attributes:
+        system: Its name.
+        method: The temporal method.
+        backbone: Its name.
+        file_name: In the package's folder of weights.
+        parameters: How many, frozen ones included.
+        gflop: 10^9 multiplications and additions for a 16:9 frame once the window is full.
+    """
+
+    system: str
+    method: Literal["FGFA", "single frame"]
+    backbone: str
+    file_name: str
+    parameters: int
+    gflop: float
+
+
+_LITE = "EfficientNet-Lite0"
+
+SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
+    {
+        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, "fgfa-lite.safetensors", 5_967_262, 7.0),
+        "single-lite": ShippedWeights("single-lite", "single frame", _LITE, "fgfa-lite.safetensors", 4_999_918, 2.9),
+    }
+)
+"""The small systems by name; both read the same file."""

@@ -1,0 +1,72 @@
+"""One call from a system's name to a video detector with its weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from flowdet.checkpoint import read_system
+from flowdet.download import cache_folder
+from flowdet.errors import CheckpointError, ConfigError
+from flowdet.recipes import recipe
+from flowdet.system import VideoDetector
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.zoo import PUBLISHED, SHIPPED
+
+__all__ = ["DEFAULT_SYSTEM", "load", "weights_of"]
+
+DEFAULT_SYSTEM = "fgfa-lite"
+_SHIPPED_FOLDER = Path(__file__).parent / "weights"
+
+
+def load(
+    system: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    causal: bool = False,
+) -> VideoDetector:
+    """Builds a system and fills it with weights, ready to detect.
+
+    Args:
+        system: A name that `flowdet models` lists. May be left out for a native weight file, which knows its own;
+            without weights it is "fgfa-lite".
+        weights: A native file (".safetensors") or an mmtracking checkpoint (".pth"). Without it the shipped or the
+            downloaded weights of the system are taken; nothing is downloaded here.
+        device: Where the model runs.
+        causal: FGFA without frames after the current one, for live video. It gives every frame at once but has seen
+            half the window; this is not the published protocol.
+
+    Raises:
+        ConfigError: There is no such system, or no such device.
+        CheckpointError: There are no weights, or they do not fit.
+    """
+    config = None
+    if system is not None or weights is None:
+        system = system or DEFAULT_SYSTEM
+        config = recipe(system)
+        weights = weights or weights_of(system)
+    detector = read_system(Path(weights), config)
+    if causal and isinstance(detector.config.method, FGFAConfig):
+        detector.config = replace(detector.config, method=replace(detector.config.method, future=0))
+    try:
+        return detector.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {device!s} cannot be used here: {error}") from error
+
+
+def weights_of(system: str) -> Path:
+    """The weight file of a system: shipped with the package, or downloaded before.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if system in SHIPPED:
+        return _SHIPPED_FOLDER / SHIPPED[system].file_name
+    path = cache_folder() / PUBLISHED[system].file_name
+    if not path.is_file():
+        raise CheckpointError(
+            f"the weights of {system} are not here yet: run `flowdet models download {system}`, "
+            "or name a weight file of your own"
+        )
+    return path
