@@ -1,13 +1,12 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from flowdet.build import build
@@ -15,12 +14,13 @@ from flowdet.config import SystemConfig, config_from_json, config_to_json
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.openmmlab import read_openmmlab
 from flowdet.system import VideoDetector
+from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = ["published_to_native", "read_native", "read_system", "save_native"]
 
 _CONFIG_KEY = "flowdet.config"
 _SHOWN_KEYS = 5
-_PARTS_OF_METHODS = ("flow_net.", "embedding.")
+_TEMPORAL_PARTS = ("flow_net.", "embedding.")
 
 _RENAMES = (
     (r"^detector\.neck\.convs\.0\.conv\.", "detector.neck.conv."),
@@ -56,14 +56,21 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
         system: What to write.
         path: Ends with ".safetensors".
         dtype: Of the floating point tensors in the file; float16 halves it.
+
+    Raises:
+        CheckpointError: The file cannot be written.
     """
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in system.state_dict().items()
     }
     unfinished = path.with_name(path.name + ".part")
-    save_file(weights, unfinished, metadata={_CONFIG_KEY: config_to_json(system.config)})
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
@@ -95,7 +102,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     Args:
         path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
         config: The system to build, for other classes if the file knows others. It may be left out for a native
-            file, which knows its own; a method without flow takes the weights of one with flow.
+            file, which knows its own; a single-frame system takes the weights of DFF or FGFA too.
 
     Raises:
         CheckpointError: The file cannot be read, or its weights do not fit the system.
@@ -120,7 +127,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
 def _fill(system: VideoDetector, weights: Mapping[str, Tensor], path: Path) -> None:
     """Copies the weights in, or says in one message all that does not fit."""
     expected = system.state_dict()
-    unused = tuple(part for part in _PARTS_OF_METHODS if not any(key.startswith(part) for key in expected))
+    unused = _TEMPORAL_PARTS if isinstance(system.config.method, SingleFrameConfig) else ()
     given = {key: tensor for key, tensor in weights.items() if not key.startswith(unused)}
     reshaped = [
         f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"

@@ -34,7 +34,9 @@ from flowdet.zoo import PUBLISHED, SHIPPED
 
 __all__ = ["main"]
 
-app = App(name="flowdet", version=flowdet.__version__, help="Object detection in video.")
+app = App(
+    name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
+)
 models = App(name="models", help="List the systems; download and convert their weights.")
 app.command(models)
 
@@ -137,8 +139,12 @@ def detect(
             _detect_one(detector, job)
         except FlowdetError as error:
             failures += 1
-            _err.print(f"[red]{escape(job.source)}[/red]: {escape(str(error))}")
+            _complain(error)
     return 1 if failures else 0
+
+
+def _complain(error: FlowdetError) -> None:
+    _err.print(f"[red]flowdet[/red]: {escape(str(error))}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -215,7 +221,7 @@ def _progress(video: Video) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=_err, transient=True) as bar:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(video.name, total=video.frame_count, rate=0.0)
         yield lambda done: bar.update(task, completed=done, rate=done / max(time.monotonic() - began, 1e-6))
 
@@ -270,7 +276,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False) -> Non
 @contextmanager
 def _download_bar(system: str) -> Iterator[Report]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True) as bar:
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(system, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -305,13 +311,13 @@ def _keep_memory() -> None:
     mallopt(top_pad, 64_000_000)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a user's mistake ends with one message and exit code 1, Ctrl-C with 130."""
     _keep_memory()
     try:
-        sys.exit(app(result_action="return_value"))
+        sys.exit(app(arguments, result_action="return_value"))
     except FlowdetError as error:
-        _err.print(f"[red]flowdet[/red]: {escape(str(error))}")
+        _complain(error)
         sys.exit(1)
     except KeyboardInterrupt:
         _err.print("interrupted; what was done is kept")

@@ -1,0 +1,1 @@
+"""Video in and out: readers, writers, drawing, result files."""

@@ -1,0 +1,259 @@
+"""Detections of a video as a file: CocoVID json, or json lines that can be followed while they grow."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from os import SEEK_END
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
+
+from flowdet.errors import ConfigError, VideoError
+from flowdet.types import Detections
+
+__all__ = ["ResultsWriter", "VideoInfo", "read_finished"]
+
+_LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
+_DOCUMENT_START = b'{"info": '
+
+
+class VideoInfo(Protocol):
+    """What a result says of its video; an open `Video` is one."""
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, when known."""
+        ...
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second, when known."""
+        ...
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What was found damaged; asked for when the result is finished."""
+        ...
+
+
+class ResultsWriter:
+    """Writes the detections of one video, frame by frame; use it in a `with` statement.
+
+    The suffix of the path chooses the format. `.jsonl` is written in place, so that it can be followed:
+    first a line {"video", "categories", "settings"}, then one {"frame_index", "time", "boxes", "scores",
+    "labels"} a frame with boxes xyxy in pixels and labels as positions in the categories, last
+    {"complete", "frames", "problems"}. `.json` becomes one CocoVID document: the lines go to
+    `<path>.partial.jsonl` first and are converted when the `with` statement is left, also by an exception
+    ("complete" is false then). Memory is the same for any length of video.
+
+    Args:
+        path: The file to write, `.json` or `.jsonl`; one that exists is replaced.
+        video: What the detections belong to.
+        class_names: The names that labels stand for, in order.
+        settings: Whatever made this result; saved with it. Values that JSON does not know become text.
+
+    Raises:
+        ConfigError: The path has another suffix, or a number in `settings` is not finite.
+        VideoError: The folder cannot be written to.
+    """
+
+    def __init__(
+        self, path: str | Path, *, video: VideoInfo, class_names: Sequence[str], settings: Mapping[str, Any]
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in {".json", ".jsonl"}:
+            raise ConfigError(f"results are written to a .json or .jsonl file, not '{self.path}'")
+        self.frame_count = 0
+        self._video = video
+        self._in_place = self.path.suffix == ".jsonl"
+        self._lines_path = self.path if self._in_place else self.path.with_name(self.path.name + ".partial.jsonl")
+        self._is_closed = False
+        header = _dump(
+            {"video": _video_record(video), "categories": _categories(class_names), "settings": dict(settings)}
+        )
+        try:
+            self._lines = self._lines_path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise VideoError(f"cannot write '{self._lines_path}': {error.strerror}") from error
+        self._append(header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(complete=kind is None)
+
+    def write(self, detections: Detections) -> None:
+        """Appends the detections of one frame; other programs can read them when this returns.
+
+        Raises:
+            VideoError: The disk is full; what was written before is kept.
+        """
+        height, width = detections.image_size
+        record = {
+            "frame_index": detections.frame_index,
+            "time": round(detections.time, 6),
+            "width": width,
+            "height": height,
+            "boxes": [[round(side, 3) for side in box] for box in detections.boxes.tolist()],
+            "scores": [round(score, 6) for score in detections.scores.tolist()],
+            "labels": detections.labels.tolist(),
+        }
+        self._append(_dump(record))
+        self.frame_count += 1
+
+    def close(self, *, complete: bool) -> None:
+        """Finishes the file; further calls do nothing.
+
+        Args:
+            complete: Every frame that was wanted is in it.
+
+        Raises:
+            VideoError: The disk is full; what was written before is kept.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        footer = {"complete": complete, "frames": self.frame_count, "problems": list(self._video.problems)}
+        if self._in_place:
+            self._append(_dump(footer))
+        self._lines.close()
+        if not self._in_place:
+            self._convert(footer)
+
+    def _append(self, line: str) -> None:
+        try:
+            self._lines.write(line + "\n")
+            self._lines.flush()
+        except OSError as error:
+            self._is_closed = True
+            with suppress(OSError):  # closing tries to write the same line again
+                self._lines.close()
+            raise self._failure(self._lines_path, error) from error
+
+    def _convert(self, footer: Mapping[str, Any]) -> None:
+        """Turns the lines into one document, reading them twice instead of holding them."""
+        partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        try:
+            with partial.open("w", encoding="utf-8") as document:
+                _write_document(document, self._lines_path, footer)
+            partial.replace(self.path)
+            self._lines_path.unlink()
+        except OSError as error:
+            raise self._failure(self.path, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _failure(self, path: Path, error: OSError) -> VideoError:
+        return VideoError(
+            f"cannot write '{path}': {error.strerror}; the {self.frame_count} frames before are in '{self._lines_path}'"
+        )
+
+
+def read_finished(path: str | Path) -> dict[str, Any] | None:
+    """What a finished result says of itself, without reading its detections.
+
+    Args:
+        path: A `.json` or `.jsonl` file that `ResultsWriter` may have written.
+
+    Returns:
+        "complete" (always True), "frames", "problems" and "settings"; None when there is no such file, or
+        it is unfinished or something else.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            first = file.readline(_LONGEST_LINE)
+            if first.startswith(_DOCUMENT_START):
+                found = json.loads(first.strip().removesuffix(b",") + b"}")["info"]
+            else:
+                file.seek(max(0, file.seek(0, SEEK_END) - _LONGEST_LINE))
+                found = {**json.loads(file.readlines()[-1]), "settings": json.loads(first)["settings"]}
+        known = {key: found[key] for key in ("complete", "frames", "problems", "settings")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return known if known["complete"] is True else None
+
+
+def _video_record(video: VideoInfo) -> dict[str, Any]:
+    height, width = video.size or (None, None)
+    return {"name": video.name, "width": width, "height": height, "fps": video.fps}
+
+
+def _categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
+
+
+def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -> None:
+    with lines.open(encoding="utf-8") as file:
+        header = json.loads(file.readline())
+    name = header["video"]["name"]
+    # "info" alone on the first line, so that it can be read without the rest.
+    document.write(f'{{"info": {_dump({**footer, "settings": header["settings"]})},\n')
+    document.write(f'"videos": {_dump([{"id": 1, **header["video"]}])},\n')
+    document.write(f'"categories": {_dump(header["categories"])},\n')
+    document.write('"images": [')
+    _write_items(document, _images(lines, name))
+    document.write('],\n"annotations": [')
+    _write_items(document, _annotations(lines))
+    document.write("]}\n")
+
+
+def _write_items(document: IO[str], items: Iterator[dict[str, Any]]) -> None:
+    for number, item in enumerate(items):
+        document.write((",\n" if number else "\n") + _dump(item))
+
+
+def _images(lines: Path, name: str) -> Iterator[dict[str, Any]]:
+    for image_id, frame in enumerate(_frames(lines), start=1):
+        yield {
+            "id": image_id,
+            "video_id": 1,
+            "frame_id": frame["frame_index"],
+            "time": frame["time"],
+            "file_name": f"{name}/{frame['frame_index']:06d}",
+            "width": frame["width"],
+            "height": frame["height"],
+        }
+
+
+def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image_id, frame in enumerate(_frames(lines), start=1):
+        for (x1, y1, x2, y2), score, label in zip(frame["boxes"], frame["scores"], frame["labels"], strict=True):
+            number += 1
+            width, height = round(x2 - x1, 3), round(y2 - y1, 3)
+            yield {
+                "id": number,
+                "image_id": image_id,
+                "video_id": 1,
+                "frame_id": frame["frame_index"],
+                "time": frame["time"],
+                "category_id": label + 1,
+                "bbox": [x1, y1, width, height],
+                "score": score,
+                "area": round(width * height, 3),
+                "iscrowd": 0,
+            }
+
+
+def _frames(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8") as file:
+        file.readline()
+        yield from map(json.loads, file)
+
+
+def _dump(value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ConfigError(f"results and their settings must be finite numbers: {error}") from error

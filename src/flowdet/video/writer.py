@@ -1,0 +1,184 @@
+"""Pictures into a video file that browsers and players show."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+
+import av
+import av.error
+import numpy as np
+from av.codec import Codec
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from flowdet.errors import ConfigError, VideoError
+
+__all__ = ["VideoWriter"]
+
+_CLOCK = 90_000  # ticks a second, as in MPEG streams: fine enough for any camera
+_USUAL_RATE = 25.0
+_ENCODERS = ("libx264", "h264")  # the second name stands for any other one
+_BT709 = 1  # FFmpeg's number of the colours of HD video, for matrix, primaries and transfer alike
+_LIMITED_RANGE = 1
+
+
+class VideoWriter:
+    """Writes an H.264 mp4 with the times of its frames as given; use it in a `with` statement.
+
+    The file appears under its name when the `with` statement is left, also by an exception, so that what
+    was done stays playable. Without a single frame no file is left.
+
+    Args:
+        path: The file to write; one that exists is replaced at the end.
+        size: (height, width) in pixels of the images. An odd side is stored one pixel longer, for H.264
+            halves the colour resolution.
+        fps: Frames a second; it sets how long the last frame is shown and helps the encoder, the other
+            frames are shown by their times. None: unknown.
+
+    Raises:
+        ConfigError: `size` or `fps` is impossible.
+        VideoError: The folder cannot be written to, or this PyAV has no H.264 encoder.
+    """
+
+    def __init__(self, path: str | Path, size: tuple[int, int], fps: float | None = None) -> None:
+        if min(size) < 1:
+            raise ConfigError(f"size is (height, width) from 1 pixel on, not {size}")
+        if fps is not None and not 0 < fps < float("inf"):
+            raise ConfigError(f"fps is a number above 0, not {fps}")
+        self.path = Path(path)
+        self.frame_count = 0
+        self._size = size
+        self._fps = fps
+        self._step = max(1, round(_CLOCK / (fps or _USUAL_RATE)))
+        self._origin = 0.0
+        self._last = 0
+        self._is_closed = False
+        encoder = _encoder()
+        self._partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        try:
+            self._partial.touch()  # the encoder opens it only after it has seen some frames
+        except OSError as error:
+            raise VideoError(f"cannot write '{self.path}': {error.strerror}") from error
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = _add_stream(self._container, encoder, size, Fraction(_CLOCK, self._step))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, image: NDArray[np.uint8], time: float) -> None:
+        """Appends one picture.
+
+        Args:
+            image: [h, w, 3] uint8 RGB, of the size given to the writer.
+            time: Seconds; the first frame's time becomes 0, a time not after the last one is moved behind it.
+
+        Raises:
+            VideoError: The image has another size, the writer is closed, or the disk is full; in the last
+                case nothing is left of the file.
+        """
+        if self._is_closed:
+            raise VideoError(f"'{self.path}' is finished: nothing can be appended")
+        if image.shape != (*self._size, 3):
+            height, width = self._size
+            raise VideoError(f"expected images of {width}x{height} for '{self.path}', came {list(image.shape)}")
+        if not self.frame_count:
+            self._origin = time
+        tick = round((time - self._origin) * _CLOCK)
+        if self.frame_count:
+            tick = max(tick, self._last + 1)
+        picture = VideoFrame.from_ndarray(_even(image), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace=_BT709)
+        picture.pts = tick
+        picture.time_base = Fraction(1, _CLOCK)
+        self._mux(self._stream.encode(picture))
+        self._last = tick
+        self.frame_count += 1
+
+    def close(self) -> None:
+        """Finishes the file and gives it its name; further calls do nothing.
+
+        Raises:
+            VideoError: The disk is full; then nothing is left of the file.
+        """
+        if self._is_closed:
+            return
+        try:
+            if self.frame_count > 1 and self._fps is None:
+                self._step = max(1, self._last // (self.frame_count - 1))
+            if self.frame_count:
+                self._mux(self._stream.encode())
+            self._container.close()
+            if self.frame_count:
+                self._partial.replace(self.path)
+        except (OSError, av.error.FFmpegError) as error:
+            raise self._failure(error) from error
+        finally:
+            self._is_closed = True
+            self._partial.unlink(missing_ok=True)
+
+    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
+        try:
+            for packet in packets:
+                packet.duration = self._step  # players use that of the last one; times tell the others'
+                self._container.mux(packet)
+        except (OSError, av.error.FFmpegError) as error:
+            self._is_closed = True
+            with suppress(OSError, av.error.FFmpegError):
+                self._container.close()
+            self._partial.unlink(missing_ok=True)
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> VideoError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return VideoError(
+            f"cannot write '{self.path}': {reason}; nothing of it was kept, choose a place with more room"
+        )
+
+
+def _encoder() -> str:
+    """The best H.264 encoder of the FFmpeg at hand.
+
+    Raises:
+        VideoError: There is none.
+    """
+    for name in _ENCODERS:
+        try:
+            Codec(name, "w")
+        except ValueError:
+            continue
+        return name
+    raise VideoError("this PyAV has no H.264 encoder: install the wheel, pip install --force-reinstall av")
+
+
+def _add_stream(container: OutputContainer, codec: str, size: tuple[int, int], rate: Fraction) -> VideoStream:
+    options = {"preset": "veryfast", "crf": "20"} if codec == "libx264" else {}
+    stream = cast("VideoStream", container.add_stream(codec, rate=rate, options=options))
+    stream.height, stream.width = (side + side % 2 for side in size)
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.time_base = Fraction(1, _CLOCK)
+    context.max_b_frames = 0  # mp4 counts a track's length in decoding order: with B-frames and varying times too short
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _LIMITED_RANGE
+    return stream
+
+
+def _even(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeats the last row and column of an image with odd sides."""
+    height, width = image.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return np.ascontiguousarray(image)
+    return np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

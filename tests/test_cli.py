@@ -1,0 +1,218 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from flowdet.build import build
+from flowdet.checkpoint import save_native
+from flowdet.cli import main
+from flowdet.recipes import single_lite
+from tests.video.clips import cut, make_clip, noise, quadrants
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_native(build(single_lite()), path)
+    return path
+
+
+@pytest.fixture
+def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `flowdet detect` on untrained weights in an empty folder; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["detect", *arguments, "--weights", str(weights), "--score", "0"])
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code
+
+    return call
+
+
+def document(path: str) -> dict[str, list[dict[str, object]]]:
+    content: dict[str, list[dict[str, object]]] = json.loads(Path(path).read_text())
+    return content
+
+
+def frames_of(path: str) -> int:
+    with av.open(path) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_clip_becomes_a_video_and_a_document(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 5)
+    assert run("clip.mp4", "--out", "o") == 0
+    assert frames_of("o/clip.mp4") == 5
+    found = document("o/clip.json")
+    assert [image["time"] for image in found["images"]] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
+    assert found["annotations"]
+    assert len(found["categories"]) == 30
+    assert "5 frames" in capsys.readouterr().out
+
+
+def test_json_lines_without_a_video(run: Run, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 3)
+    assert run("clip.mp4", "--out", "o", "--results", "jsonl", "--no-video") == 0
+    lines = [json.loads(line) for line in Path("o/clip.jsonl").read_text().splitlines()]
+    assert [line["frame_index"] for line in lines[1:-1]] == [0, 1, 2]
+    assert lines[-1]["complete"] is True
+    assert os.listdir("o") == ["clip.jsonl"]
+
+
+def test_start_end_every_and_classes(run: Run, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 20)
+    assert run("clip.mp4", "--out", "o", "--start", "0.2", "--end", "0.6", "--every", "2", "--classes", "car,dog") == 0
+    found = document("o/clip.json")
+    assert [image["frame_id"] for image in found["images"]] == [5, 7, 9, 11, 13]
+    assert {annotation["category_id"] for annotation in found["annotations"]} <= {7, 9}
+
+
+def test_finished_sources_are_skipped(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_clip(tmp_path / "a.mp4", [quadrants()] * 2)
+    make_clip(tmp_path / "b.mp4", [quadrants()] * 3)
+    assert run("a.mp4", "--out", "o") == 0
+    made = Path("o/a.mp4").stat().st_mtime_ns
+    assert run("a.mp4", "b.mp4", "--out", "o") == 0
+    assert "a.mp4: finished before" in capsys.readouterr().out
+    assert Path("o/a.mp4").stat().st_mtime_ns == made
+    assert frames_of("o/b.mp4") == 3
+    assert run("a.mp4", "--out", "o", "--overwrite") == 0
+    assert Path("o/a.mp4").stat().st_mtime_ns > made
+
+
+def test_other_settings_do_not_replace_finished_work(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "a.mp4", [quadrants()] * 2)
+    assert run("a.mp4", "--out", "o") == 0
+    before = Path("o/a.json").read_bytes()
+    assert run("a.mp4", "--out", "o", "--every", "2") == 1
+    assert "other settings (every)" in capsys.readouterr().err
+    assert Path("o/a.json").read_bytes() == before
+
+
+def test_sources_of_one_name_do_not_meet(run: Run, tmp_path: Path) -> None:
+    for folder, count in (("x", 2), ("y", 3)):
+        (tmp_path / folder).mkdir()
+        make_clip(tmp_path / folder / "clip.mp4", [quadrants()] * count)
+    assert run("x/clip.mp4", "y/clip.mp4", "--out", "o") == 0
+    assert (frames_of("o/clip.mp4"), frames_of("o/clip-2.mp4")) == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "folder"])
+def test_nothing_to_detect_in_is_one_message(
+    kind: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "clip.mp4"
+    match kind:
+        case "empty":
+            source.touch()
+        case "text":
+            source.write_text("no video at all\n" * 50)
+        case "folder":
+            source.mkdir()
+    make_clip(tmp_path / "good.mp4", [quadrants()] * 2)
+    assert run("clip.mp4", "good.mp4", "--out", "o") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("flowdet: ")
+    assert "clip.mp4" in printed.err
+    assert "Traceback" not in printed.err
+    assert sorted(os.listdir("o")) == ["good.json", "good.mp4"]
+
+
+def test_a_truncated_clip_keeps_its_good_frames(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut(make_clip(tmp_path / "clip.mkv", noise(20)), 0.6)
+    assert run("clip.mkv", "--out", "o") == 0
+    kept = frames_of("o/clip.mp4")
+    assert 5 < kept < 20
+    assert len(document("o/clip.json")["images"]) == kept
+    assert "clip.mkv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["clip.mp4", "--classes", "unicorn"], "does not know unicorn; its classes are airplane"),
+        (["clip.mp4", "--every", "0"], "every"),
+        (["clip.mp4", "--device", "abacus"], "the device abacus cannot be used here"),
+        (["clip.mp4", "--system", "fgfa-r51"], "there is no system 'fgfa-r51'; the systems are fgfa-lite"),
+        ([], "name at least one source"),
+    ],
+)
+def test_mistakes_are_one_message(
+    arguments: list[str], expected: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 2)
+    assert run(*arguments) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path) -> None:
+    make_clip(tmp_path / "long.mp4", (quadrants() for _ in range(3000)))
+    command = [sys.executable, "-m", "flowdet", "detect", "long.mp4", "--weights", str(weights), "--results", "jsonl"]
+    process = subprocess.Popen([*command, "--out", "o"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    results = tmp_path / "o" / "long.jsonl"
+    deadline = time.monotonic() + 120
+    while not results.exists() or results.read_text().count("\n") < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert lines[-1]["complete"] is False
+    assert 10 < len(lines) - 2 < 3000
+    assert frames_of(str(tmp_path / "o" / "long.mp4")) == len(lines) - 2
+
+
+def test_models_lists_every_system(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models"])
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    for system, figure in (("fgfa-x101", "79.6"), ("dff-r50", "44.0"), ("fgfa-lite", "6.0 M")):
+        assert any(line.split()[:1] == [system] and figure in line for line in printed.splitlines())
+    assert "fgfa_faster_rcnn_r101_dc5_1x_imagenetvid_20201219_011831-9c9d8183.pth" in printed
+
+
+def test_download_knows_its_systems(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "download", "fgfa-r18"])
+    assert ended.value.code == 1
+    assert "no published weights of 'fgfa-r18'" in capsys.readouterr().err
+
+
+def test_convert_writes_the_native_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        {"meta": {"CLASSES": ("cup",)}, "state_dict": {"detector.neck.convs.0.conv.bias": torch.zeros(3)}}, "x.pth"
+    )
+    for out, expected in (
+        ("y.safetensors", "does not hold the weights of fgfa-r50"),
+        ("y.pth", "to a .safetensors file"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["models", "convert", "x.pth", out, "--system", "fgfa-r50"])
+        assert ended.value.code == 1
+        assert expected in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["x.pth"]
