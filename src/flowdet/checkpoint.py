@@ -109,7 +109,8 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     """
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
-        config, class_names = config or own, own.class_names
+        config = config if config and config.name != own.name else own
+        class_names = own.class_names
     elif config is None:
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:

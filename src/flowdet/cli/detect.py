@@ -1,7 +1,5 @@
-"""The command line: flowdet detect, flowdet models."""
+"""flowdet detect: videos in, annotated videos and results out."""
 
-import ctypes
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,37 +9,20 @@ from glob import has_magic
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import Parameter
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import flowdet
 from flowdet.annotate import annotate
-from flowdet.checkpoint import read_system, save_native
-from flowdet.download import Progress as Report
-from flowdet.download import download as fetch
-from flowdet.download import download_log
+from flowdet.cli import console
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
-from flowdet.recipes import recipe
+from flowdet.loading import DEFAULT_SYSTEM, load
 from flowdet.system import VideoDetector
 from flowdet.video.reader import Video, open_video
 from flowdet.video.results import read_finished
-from flowdet.zoo import PUBLISHED, SHIPPED
 
-__all__ = ["main"]
-
-app = App(
-    name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
-)
-models = App(name="models", help="List the systems; download and convert their weights.")
-app.command(models)
-
-_out = Console(soft_wrap=True, highlight=False)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+__all__ = ["detect"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
@@ -76,7 +57,6 @@ class _Job:
         return {"source": self.source, **asdict(self.settings)}
 
 
-@app.command
 def detect(
     *sources: str,
     system: str | None = None,
@@ -139,12 +119,8 @@ def detect(
             _detect_one(detector, job)
         except FlowdetError as error:
             failures += 1
-            _complain(error)
+            console.complain(error)
     return 1 if failures else 0
-
-
-def _complain(error: FlowdetError) -> None:
-    _err.print(f"[red]flowdet[/red]: {escape(str(error))}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -181,7 +157,7 @@ def _is_done(job: _Job) -> bool:
             f"{job.results} was made with other settings ({', '.join(differing)}); "
             "name another folder with --out, or replace it with --overwrite"
         )
-    _out.print(f"{escape(job.source)}: finished before, skipped ({job.results})")
+    console.out.print(f"{escape(job.source)}: finished before, skipped ({job.results})")
     return True
 
 
@@ -205,9 +181,11 @@ def _detect_one(detector: VideoDetector, job: _Job) -> None:
     rate = done.frames / max(time.monotonic() - began, 1e-6)
     source = escape(job.source)
     for problem in done.problems:
-        _err.print(f"[yellow]{source}[/yellow]: {escape(problem)}")
+        console.err.print(f"[yellow]{source}[/yellow]: {escape(problem)}")
     files = " and ".join(str(path) for path in (job.picture, job.results) if path)
-    _out.print(f"{source}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}")
+    console.out.print(
+        f"{source}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}"
+    )
 
 
 @contextmanager
@@ -221,104 +199,6 @@ def _progress(video: Video) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
         task = bar.add_task(video.name, total=video.frame_count, rate=0.0)
         yield lambda done: bar.update(task, completed=done, rate=done / max(time.monotonic() - began, 1e-6))
-
-
-@models.default
-def list_models() -> None:
-    """List every system: published AP50 and speed, size, cost, and where its weights are."""
-    table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
-    for own in SHIPPED.values():
-        table.add_row(own.system, own.backbone, "-", "-", f"{own.parameters / 1e6:.1f} M", f"{own.gflop:.1f}")
-    for row in PUBLISHED.values():
-        cost = f"{row.gflop:g}" if row.gflop_key is None else f"{row.gflop:g}, key {row.gflop_key:g}"
-        fps = f"{row.fps_v100}" if row.fps_v100 else "-"
-        table.add_row(row.system, row.backbone, f"{row.ap50}", fps, f"{row.parameters / 1e6:.1f} M", cost)
-    _out.print(table)
-    _out.print(
-        "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
-        "GFLOP: published systems at 1008x608, lite systems at 512x288.\n\nWeights:"
-    )
-    for system in (*SHIPPED, *PUBLISHED):
-        try:
-            where = str(weights_of(system))
-        except FlowdetError:
-            where = PUBLISHED[system].url
-        _out.print(f"  {system:12} {'shipped' if system in SHIPPED else where}")
-
-
-@models.command
-def download(*systems: str, mirror: str | None = None, log: bool = False) -> None:
-    """Download published weights.
-
-    Args:
-        systems: Names such as fgfa-r50.
-        mirror: Address to use in place of https://download.openmmlab.com; also $FLOWDET_MIRROR.
-        log: Fetch the training log instead of the weights.
-    """
-    if not systems:
-        raise ConfigError(f"name at least one of {', '.join(PUBLISHED)}")
-    for system in systems:
-        if system in SHIPPED:
-            _out.print(f"{system}: its weights ship with the package")
-            continue
-        if system not in PUBLISHED:
-            raise ConfigError(
-                f"there are no published weights of {system!r}; there are those of {', '.join(PUBLISHED)}"
-            )
-        with _download_bar(system) as progress:
-            path = (download_log if log else fetch)(PUBLISHED[system], mirror=mirror, progress=progress)
-        _out.print(f"{system}: {path}")
-
-
-@contextmanager
-def _download_bar(system: str) -> Iterator[Report]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
-        task = bar.add_task(system, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@models.command
-def convert(weights: Path, out: Path, *, system: str, half: bool = False) -> None:
-    """Convert a published mmtracking checkpoint to the native format.
-
-    Args:
-        weights: The .pth file.
-        out: The .safetensors file to write.
-        system: Which system it is of.
-        half: Store float16.
-    """
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"native weights are written to a .safetensors file, not to {out}")
-    save_native(read_system(weights, recipe(system)), out, torch.float16 if half else torch.float32)
-    _out.print(f"{weights} -> {out}")
-
-
-def _keep_memory() -> None:
-    """Lets glibc keep large freed blocks, which saves a third of the time of convolutions on a CPU."""
-    if not sys.platform.startswith("linux"):
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2_000_000_000)
-    mallopt(top_pad, 64_000_000)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; a user's mistake ends with one message and exit code 1, Ctrl-C with 130."""
-    _keep_memory()
-    try:
-        sys.exit(app(arguments, result_action="return_value"))
-    except FlowdetError as error:
-        _complain(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _err.print("interrupted; what was done is kept")
-        sys.exit(130)
