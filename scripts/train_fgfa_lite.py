@@ -2,12 +2,13 @@
 
 flow      the flow net, on clips whose flow is known exactly
 detector  backbone, neck and heads, on single frames
-together  everything but the flow net's units, on clips with two references
+together  all of it, on clips with two references
 
-    python scripts/train_fgfa_lite.py flow --coco instances.json --images IMAGES --backgrounds DIR --out runs/lite
+The commands that made the shipped weights are in docs/fgfa-lite.md.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,10 +83,11 @@ def main(
     seed: int = 0,
 ) -> None:
     """Runs one stage; the last one writes fgfa-lite.safetensors."""
+    torch.manual_seed(seed)
     match stage:
         case "flow":
             stills = sources.stills(MovingStillsConfig(background_share=0.7, speed=4.0, reach=5, zoom=(1.0, 2.2)))
-            batches = clip_batches(stills, references=1, clips=clips, seed=seed)
+            batches = partial(clip_batches, stills, references=1, clips=clips, seed=seed)
             flow_net = build(fgfa_lite()).flow_net
             assert flow_net
             trained = train(flow_net, batches, flow_losses, Plan(steps, rate), out / stage)
@@ -93,7 +95,8 @@ def main(
         case "detector":
             system = build(single_lite())
             load_imagenet_weights(system.detector.backbone)
-            batches = clip_batches(sources.stills(MovingStillsConfig()), references=0, clips=clips, seed=seed)
+            stills = sources.stills(MovingStillsConfig())
+            batches = partial(clip_batches, stills, references=0, clips=clips, seed=seed)
             trained = train(system, batches, detection_losses, Plan(steps, rate), out / stage)
             torch.save(trained.detector.state_dict(), out / "detector.pt")
         case "together":
@@ -101,7 +104,8 @@ def main(
             assert system.flow_net
             system.detector.load_state_dict(torch.load(out / "detector.pt", weights_only=True))
             system.flow_net.load_state_dict(torch.load(out / "flow_net.pt", weights_only=True))
-            batches = clip_batches(sources.stills(MovingStillsConfig()), references=2, clips=clips, seed=seed)
+            stills = sources.stills(MovingStillsConfig())
+            batches = partial(clip_batches, stills, references=2, clips=clips, seed=seed)
             trained = train(system, batches, detection_losses, Plan(steps, rate), out / stage)
             assert isinstance(trained, VideoDetector)
             save_native(trained, out / "fgfa-lite.safetensors", torch.float16)

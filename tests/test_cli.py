@@ -33,9 +33,9 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `flowdet detect` on untrained weights in an empty folder; gives the exit code."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> int:
+    def call(*arguments: str, score: str = "0") -> int:
         with pytest.raises(SystemExit) as ended:
-            main(["detect", *arguments, "--weights", str(weights), "--score", "0"])
+            main(["detect", *arguments, "--weights", str(weights), "--score", score])
         code = ended.value.code
         assert isinstance(code, int)
         return code
@@ -106,11 +106,37 @@ def test_other_settings_do_not_replace_finished_work(
 
 
 def test_sources_of_one_name_do_not_meet(run: Run, tmp_path: Path) -> None:
-    for folder, count in (("x", 2), ("y", 3)):
-        (tmp_path / folder).mkdir()
-        make_clip(tmp_path / folder / "clip.mp4", [quadrants()] * count)
-    assert run("x/clip.mp4", "y/clip.mp4", "--out", "o") == 0
-    assert (frames_of("o/clip.mp4"), frames_of("o/clip-2.mp4")) == (2, 3)
+    for path, count in (("clip-2.mp4", 1), ("x/clip.mp4", 2), ("y/Clip.mp4", 3)):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        make_clip(tmp_path / path, [quadrants()] * count)
+    assert run("clip-2.mp4", "x/clip.mp4", "y/Clip.mp4", "--out", "o") == 0
+    assert (frames_of("o/clip-2.mp4"), frames_of("o/clip.mp4"), frames_of("o/Clip-3.mp4")) == (1, 2, 3)
+
+
+def test_a_pattern_of_videos_is_each_of_them(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_clip(tmp_path / f"{name}.mp4", [quadrants()] * 2)
+    assert run("*.mp4", "--out", "o", "--no-video") == 0
+    assert sorted(os.listdir("o")) == ["a.json", "b.json"]
+
+
+def test_another_video_of_the_same_name_is_not_taken_for_finished(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "a.mp4", [quadrants()] * 2)
+    assert run("a.mp4", "--out", "o") == 0
+    make_clip(tmp_path / "a.mp4", [quadrants()] * 4)
+    assert run("a.mp4", "--out", "o") == 1
+    assert "source_bytes" in capsys.readouterr().err
+    assert run(str(tmp_path / "a.mp4"), "--out", "p") == 0
+    assert run("./a.mp4", "--out", "p") == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("score", ["2", "-0.1", "nan"])
+def test_a_score_lies_between_0_and_1(score: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("clip.mp4", score=score) == 1
+    assert "a score lies between 0 and 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "folder"])
@@ -147,8 +173,10 @@ def test_a_truncated_clip_keeps_its_good_frames(run: Run, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["clip.mp4", "--classes", "unicorn"], "does not know unicorn; its classes are airplane"),
+        (["clip.mp4", "--classes", "unicorn"], "there is no class 'unicorn'; the classes are airplane"),
+        (["clip.mp4", "--classes", "dgo, car"], "there is no class 'dgo'; did you mean dog?"),
         (["clip.mp4", "--every", "0"], "every"),
+        (["clip.mp4", "--out", "."], "would replace its source"),
         (["clip.mp4", "--device", "abacus"], "the device abacus cannot be used here"),
         (["clip.mp4", "--system", "fgfa-r51"], "there is no system 'fgfa-r51'; the systems are fgfa-lite"),
         ([], "name at least one source"),

@@ -89,9 +89,35 @@ def test_a_mirror_stands_in_for_its_original_alone(site: Site, tmp_path: Path) -
     assert download(elsewhere, tmp_path, mirror="http://127.0.0.1:1").read_bytes() == BODY
 
 
-def test_a_mirror_is_a_web_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        *("file:///tmp", "ftp://host", "host", "//host", "http:/host", "http://", "https:///folder", "http://:80"),
+        *("http://[", "http://[]", "http://[::1", "http://host:port", "http://user:secret@host", "http://host?key"),
+        *(
+            " http://host",
+            "http://ho st",
+            "http://host/a folder",
+            "http://host\n",
+            "http://host/ä",
+            "https://host/#x y",
+        ),
+    ],
+)
+def test_a_mirror_is_a_web_address(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(DownloadError, match="begins with https"):
-        download(WEIGHTS, tmp_path, mirror="file:///tmp")
+        download(WEIGHTS, tmp_path, mirror=mirror)
+
+
+@pytest.mark.parametrize("mirror", ["http://[nowhere]", "http://a..b"])
+def test_an_address_that_cannot_be_one(tmp_path: Path, mirror: str) -> None:
+    with pytest.raises(DownloadError, match=r"cannot be opened: .*check the address"):
+        download(WEIGHTS, tmp_path, mirror=mirror, timeout=1)
+
+
+def test_a_redirection_to_nowhere(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"cannot be opened: .*check the address"):
+        get(site, tmp_path, lambda handler: handler.head(302, 0, Location="http://["))
 
 
 def test_a_verified_file_is_not_fetched_again(site: Site, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -154,13 +155,31 @@ def test_many_at_once_and_no_trace_left(tmp_path: Path) -> None:
         assert set(torch.serialization.get_safe_globals()) == before
 
 
+def test_arrays_in_containers_that_hold_one_another(tmp_path: Path) -> None:
+    shared: object = (np.arange(2), "text")
+    for _ in range(100):
+        shared = (shared, shared)
+    ring: list[object] = [OrderedDict(array=np.arange(3)), shared, np.dtype(">f4")]
+    ring.append(ring)
+    path = save({"state_dict": weights(), "meta": {"ring": ring}}, tmp_path / "ring.pth", zipped=True)
+    found: Any = read_openmmlab(path).meta["ring"]
+    assert found[3] is found
+    assert found[2] == ring[2]
+    np.testing.assert_array_equal(found[0]["array"], np.arange(3))
+    pair = found[1]
+    for _ in range(100):
+        assert pair[0] is pair[1]
+        pair = pair[0]
+    np.testing.assert_array_equal(pair[0], np.arange(2))
+
+
 class Call:
-    """Pickles as the call of a function."""
+    """Pickles as the call of a function, and what is done to the outcome."""
 
-    def __init__(self, function: Callable[..., Any], *args: object) -> None:
-        self.call = (function, args)
+    def __init__(self, function: Callable[..., Any], *args: object, state: object = None) -> None:
+        self.call = (function, args, state)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...], object]:
         return self.call
 
 
@@ -200,13 +219,77 @@ def test_a_malicious_plain_pickle_is_not_executed(tmp_path: Path) -> None:
     [
         (date(2020, 12, 28), "datetime.date"),
         (Path("config.py"), "pathlib"),
-        (np.array([{}], dtype=object), "ObjectDType"),
-        (np.zeros(2, dtype=[("x", "f4")]), "VoidDType"),
+        (np.array([{}], dtype=object), r"numpy\.dtype\('O8'\)"),
+        (np.zeros(2, dtype=[("x", "f4")]), r"numpy\.dtype with fields"),
     ],
 )
 def test_python_objects_are_refused_by_name(tmp_path: Path, value: object, name: str) -> None:
     path = save({"state_dict": weights(), "meta": {"value": value}}, tmp_path / "objects.pth", zipped=True)
     with pytest.raises(CheckpointError, match=rf"asks for [\w.]*{name}"):
+        read_openmmlab(path)
+
+
+SCALAR: Any = np.float64().__reduce__()[0]
+RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+OBJECT = np.dtype("O")
+ADDRESS = b"A" * 8
+
+
+def forged_array(shape: object, dtype: object, data: object) -> Call:
+    return Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, shape, dtype, False, data))
+
+
+HOSTILE = pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (Call(np.ndarray, (1,), OBJECT, ADDRESS), "numpy.ndarray with arguments"),
+        (Call(np.ndarray, Call(np.ndarray, (1,), OBJECT, ADDRESS)), "numpy.ndarray with arguments"),
+        (Call(np.ndarray, (2**37,)), "numpy.ndarray with arguments"),
+        (Call(bytes, 2**37), "builtins.bytes with arguments"),
+        (Call(SCALAR, OBJECT, ADDRESS), "numpy.dtype('O8')"),
+        (Call(SCALAR, np.dtype("f8"), None), "a numpy array in a NoneType"),
+        (forged_array((1,), OBJECT, ADDRESS), "numpy.dtype('O8')"),
+        (forged_array((1,), Call(np.dtype, "f4,O"), ADDRESS), "numpy.dtype('f4,O')"),
+        (forged_array((1,), Call(np.dtype, [("x", "O")]), ADDRESS), "numpy.dtype of a list"),
+        (forged_array((1,), "O", ADDRESS), "a numpy array of str"),
+        (forged_array((2**37,), np.dtype("f8"), None), "a numpy array in a NoneType"),
+        (OBJECT, "numpy.dtype('O8')"),
+    ],
+)
+
+
+@FORMATS
+@HOSTILE
+def test_forged_arrays_are_refused_by_name(tmp_path: Path, zipped: bool, value: object, name: str) -> None:
+    path = save({"state_dict": weights(), "meta": {"value": value}}, tmp_path / "forged.pth", zipped=zipped)
+    with pytest.raises(CheckpointError, match=f"asks for {re.escape(name)}, .* not executed"):
+        read_openmmlab(path)
+
+
+@HOSTILE
+def test_what_the_process_has_allowed_opens_no_door(tmp_path: Path, value: object, name: str) -> None:
+    path = save({"state_dict": weights(), "meta": {"value": value}}, tmp_path / "forged.pth", zipped=True)
+    allowed: list[Any] = [np.ndarray, np.dtype, type(OBJECT), SCALAR, RECONSTRUCT, bytes]
+    with torch.serialization.safe_globals(allowed):
+        with pytest.raises(CheckpointError, match=f"asks for {re.escape(name)}"):
+            read_openmmlab(path)
+        assert set(torch.serialization.get_safe_globals()) >= set(allowed)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        forged_array((2**37,), np.dtype("f8"), ADDRESS),
+        forged_array((2**70,), np.dtype("f8"), ADDRESS),
+        forged_array((1,), np.dtype("f4"), ADDRESS),
+        forged_array((2**40,), Call(np.dtype, "U0"), b""),
+        forged_array((1,), Call(np.dtype, "U1" + "0" * 30), ADDRESS),
+        Call(RECONSTRUCT, np.ndarray, (0,), b"b"),
+    ],
+)
+def test_arrays_that_are_not_what_they_say(tmp_path: Path, value: object) -> None:
+    path = save({"state_dict": weights(), "meta": {"value": value}}, tmp_path / "forged.pth", zipped=True)
+    with pytest.raises(CheckpointError, match="cut short or damaged"):
         read_openmmlab(path)
 
 

@@ -12,7 +12,7 @@ from flowdet.loading import load
 from flowdet.system import VideoDetector
 from flowdet.types import Detections, Frame
 from flowdet.video.draw import draw_detections
-from flowdet.video.reader import Video, open_video
+from flowdet.video.reader import Video, open_video, read_ahead
 from flowdet.video.writer import VideoWriter
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "draw_detections",
     "load",
     "open_video",
+    "read_ahead",
 ]
 
 __version__ = version("flowdet")

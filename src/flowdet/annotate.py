@@ -31,7 +31,7 @@ def annotate(
     video: Video,
     *,
     results: Path,
-    picture: Path | None,
+    video_path: Path | None,
     settings: dict[str, Any],
     score: float = 0.0,
     classes: Collection[str] | None = None,
@@ -45,7 +45,7 @@ def annotate(
         system: Detects.
         video: Is read once.
         results: ".json" or ".jsonl" file to write.
-        picture: Annotated ".mp4" video to write; None: none.
+        video_path: Annotated ".mp4" video to write; None: none.
         settings: What made the result, saved with it.
         score: Detections below it are left out.
         classes: Names of the classes to keep; all if not given.
@@ -56,7 +56,7 @@ def annotate(
     """
     done = found = 0
     with ExitStack() as stack:
-        frames = stack.enter_context(closing(read_ahead(video)))
+        frames = stack.enter_context(closing(read_ahead(video, drop_oldest=video.is_live)))
         first = next(frames, None)
         if first is None:
             raise VideoError(f"{video.name} holds no frame")
@@ -64,9 +64,9 @@ def annotate(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
         writer = None
-        if picture:
+        if video_path:
             height, width = first.image.shape[:2]
-            writer = stack.enter_context(VideoWriter(picture, (height, width), video.fps))
+            writer = stack.enter_context(VideoWriter(video_path, (height, width), video.fps))
         pairs = system.detect_with_frames(chain([first], frames), score=score, classes=classes)
         for frame, detections in pairs:
             lines.write(detections)

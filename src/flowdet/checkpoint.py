@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flowdet.build import build
-from flowdet.config import SystemConfig, config_from_json, config_to_json
+from flowdet.config import SystemConfig, config_from_json, config_to_json, single_frame
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.openmmlab import read_openmmlab
 from flowdet.system import VideoDetector
@@ -58,12 +58,17 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
         dtype: Of the floating point tensors in the file; float16 halves it.
 
     Raises:
-        CheckpointError: The file cannot be written.
+        CheckpointError: The file cannot be written, or a value does not fit the type.
     """
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in system.state_dict().items()
     }
+    overflown = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if overflown:
+        raise CheckpointError(
+            f"{overflown[0]} has values that are not finite numbers in {dtype}; {path} is not written"
+        )
     unfinished = path.with_name(path.name + ".part")
     try:
         unfinished.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
@@ -109,8 +114,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     """
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
-        config = config if config and config.name != own.name else own
-        class_names = own.class_names
+        config, class_names = _fitting(config, own), own.class_names
     elif config is None:
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:
@@ -123,6 +127,13 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     system = build(config.with_classes(class_names))
     _fill(system, weights, path)
     return system
+
+
+def _fitting(wanted: SystemConfig | None, own: SystemConfig) -> SystemConfig:
+    """The configuration to build for a native file: its own where that is what is wanted, for it may be customised."""
+    if wanted is None or wanted.name == own.name:
+        return own
+    return single_frame(own, wanted.name) if isinstance(wanted.method, SingleFrameConfig) else wanted
 
 
 def _fill(system: VideoDetector, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
+from cattrs.v import format_exception
 
 from flowdet.errors import ConfigError
 from flowdet.models.detector import HeadsConfig
@@ -17,7 +18,15 @@ from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 
-__all__ = ["BackboneConfig", "MethodConfig", "NeckConfig", "SystemConfig", "config_from_json", "config_to_json"]
+__all__ = [
+    "BackboneConfig",
+    "MethodConfig",
+    "NeckConfig",
+    "SystemConfig",
+    "config_from_json",
+    "config_to_json",
+    "single_frame",
+]
 
 BackboneConfig = ResNetConfig | EfficientNetLite0Config
 NeckConfig = ConvNeckConfig | MergeNeckConfig
@@ -60,6 +69,11 @@ class SystemConfig:
         return replace(self, class_names=class_names)
 
 
+def single_frame(config: SystemConfig, name: str) -> SystemConfig:
+    """The detector of a system, under its own name, on every frame for itself."""
+    return replace(config, name=name, method=SingleFrameConfig(), flow_net=None)
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for union in (BackboneConfig, NeckConfig, MethodConfig):
@@ -80,6 +94,18 @@ def config_from_json(text: str) -> SystemConfig:
     """
     try:
         return _converter().structure(json.loads(text), SystemConfig)
-    except (cattrs.BaseValidationError, ValueError, KeyError, TypeError) as error:
-        reason = cattrs.transform_error(error)[0] if isinstance(error, cattrs.BaseValidationError) else error
+    except cattrs.BaseValidationError as error:
+        reason = cattrs.transform_error(error, format_exception=_in_words)[0]
         raise ConfigError(f"this is not the configuration of a flowdet system: {reason}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"this is not the configuration of a flowdet system: {error}") from error
+
+
+def _in_words(error: BaseException, expected: type | None) -> str:
+    match error:
+        case ConfigError():
+            return str(error)
+        case KeyError():
+            return f"{error} is missing, or no kind of this version"
+        case _:
+            return format_exception(error, expected)

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from .errors import DownloadError
-from .zoo import ORIGIN, PublishedWeights
+from flowdet.errors import DownloadError
+from flowdet.zoo import ORIGIN, PublishedWeights
 
 __all__ = ["Progress", "cache_folder", "download", "download_log"]
 
@@ -22,6 +22,7 @@ Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes there will be, None where the server does not say."""
 
 _MIRROR_VARIABLE = "FLOWDET_MIRROR"
+_MIRROR = re.compile(r"https?://(\[[^\s/?#@\[\]]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[!-~]*)?")
 _CHUNK = 1 << 18
 _ATTEMPTS = 4
 _BACKOFF = 0.5
@@ -140,8 +141,11 @@ def _mirrored(url: str, mirror: str | None) -> str:
     mirror = mirror or os.environ.get(_MIRROR_VARIABLE)
     if not mirror or not url.startswith(f"{ORIGIN}/"):
         return url
-    if not mirror.startswith(("https://", "http://")):
-        raise DownloadError(f"a mirror is an address that begins with https:// or http://, not {mirror!r}")
+    if not _MIRROR.fullmatch(mirror):
+        raise DownloadError(
+            f"a mirror is an address that begins with https:// or http:// and the name of a server, without spaces, "
+            f"accents or passwords, not {mirror!r}"
+        )
     return mirror.rstrip("/") + url.removeprefix(ORIGIN)
 
 
@@ -240,6 +244,9 @@ def _open(url: str, offset: int, validator: str | None, timeout: float) -> http.
         raise DownloadError(
             f"{url}: the server answers {error.code} {error.reason}. If the file has moved, {_mirror_hint()}"
         ) from error
+    # A redirection, too, can lead to what only looks like an address.
+    except (ValueError, http.client.InvalidURL) as error:
+        raise DownloadError(f"{url} cannot be opened: {error}; check the address, {_mirror_hint()}") from error
     except urllib.error.URLError as error:
         raise _DroppedError(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:

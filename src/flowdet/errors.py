@@ -1,6 +1,6 @@
 """The errors a user can meet. Each message says what was expected, what came and what to do."""
 
-__all__ = ["CheckpointError", "ConfigError", "DownloadError", "FlowdetError", "VideoError"]
+__all__ = ["CheckpointError", "ConfigError", "DownloadError", "FlowdetError", "VideoError", "check_positive"]
 
 
 class FlowdetError(Exception):
@@ -21,3 +21,14 @@ class DownloadError(FlowdetError):
 
 class VideoError(FlowdetError):
     """A video source cannot be opened or holds no frame, or a video cannot be written."""
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Passes if these whole numbers of a configuration are 1 or more.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{type(config).__name__}: {name} must be 1 or more, not {getattr(config, name)}")

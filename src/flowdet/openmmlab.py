@@ -5,16 +5,18 @@ import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import CheckpointError
+from flowdet.errors import CheckpointError
 
 __all__ = ["OpenMMLabCheckpoint", "read_openmmlab"]
 
@@ -22,8 +24,8 @@ _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before 1.6, and published files still begin with.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 # Neither objects nor structures: their arrays hold pointers.
-_PLAIN_DTYPES = "?bhilqBHILQefdgFDGSU"
-_FORBIDDEN = re.compile(r"(?:GLOBAL |`add_safe_globals`,? but got <class ')([\w.]+)")
+_PLAIN_DTYPE = re.compile(r"[biufcSU]\d+")
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 # torch keeps one list of allowed globals for the whole process; without this, the first of two threads to finish would
 # empty it under the other.
 _LOCK = threading.Lock()
@@ -109,16 +111,23 @@ def _is_mappable_archive(path: Path) -> bool:
 
 def _load(path: Path, *, mapped: bool) -> object:
     try:
-        with _LOCK, torch.serialization.safe_globals(_ALLOWED_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with _LOCK, _nothing_else_allowed():
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return _without_stand_ins(content, {})
+    except _ForbiddenError as error:
+        raise _hostile(path, str(error)) from None
     # Here too, and the unpickler.
     except Exception as error:
         if forbidden := _FORBIDDEN.search(str(error)):
-            raise CheckpointError(
-                f"{path} asks for {forbidden[1]}, which no weight file needs; the file was not executed. "
-                f"Take it from a source that you trust, or have it saved with nothing but its 'state_dict'"
-            ) from None
+            raise _hostile(path, forbidden[1]) from None
         raise _damaged(path) from error
+
+
+def _hostile(path: Path, forbidden: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} asks for {forbidden}, which no weight file needs; the file was not executed. "
+        f"Take it from a source that you trust, or have it saved with nothing but its 'state_dict'"
+    )
 
 
 def _damaged(path: Path) -> CheckpointError:
@@ -127,26 +136,122 @@ def _damaged(path: Path) -> CheckpointError:
     )
 
 
-def _allowed_globals() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
-    """List what numpy's numbers and arrays of plain types are pickled with, under the names of numpy 1 and 2."""
-    functions = {"scalar": np.float64(), "_reconstruct": np.empty(0)}
-    dtypes = [type(np.dtype(code)) for code in _PLAIN_DTYPES]
-    # With names, so that leaving the context does not revoke what somebody else has allowed.
-    return [
-        (np.ndarray, "numpy.ndarray"),
-        (np.dtype, "numpy.dtype"),
-        *((dtype, f"numpy.dtypes.{dtype.__name__}") for dtype in dtypes),
-        *(
-            (cast(Callable[..., object], example.__reduce__()[0]), f"numpy.{core}.multiarray.{name}")
-            for name, example in functions.items()
-            for core in ("core", "_core")
-        ),
-        # Arrays without elements: empty bytes are pickled as a call of their type.
-        (bytes, "builtins.bytes"),
-    ]
+class _ForbiddenError(Exception):
+    """What a file asked for and does not get, by name."""
 
 
-_ALLOWED_GLOBALS = _allowed_globals()
+class _Dtype:
+    """Stands in for `numpy.dtype` while a file is read.
+
+    Files may call it with anything; that is looked at when it is used.
+    """
+
+    __slots__ = ("byte_order", "code")
+
+    def __init__(self, code: object, *_flags: object) -> None:
+        self.code = code
+        self.byte_order: Any = "="
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        if any(part is not None for part in state[2:5]):
+            raise _ForbiddenError("numpy.dtype with fields")
+        self.byte_order = state[1]
+
+    def numpy(self) -> np.dtype[Any]:
+        if not isinstance(self.code, str):
+            raise _ForbiddenError(f"numpy.dtype of a {type(self.code).__name__}")
+        if not _PLAIN_DTYPE.fullmatch(self.code):
+            raise _ForbiddenError(f"numpy.dtype({self.code[:40]!r})")
+        return np.dtype(self.code).newbyteorder(self.byte_order)
+
+
+class _Array:
+    """Stands in for `numpy.ndarray` while a file is read: never called with arguments, filled by its state alone."""
+
+    __slots__ = ("values",)
+
+    values: NDArray[Any]
+
+    def __new__(cls, *arguments: object) -> Self:
+        if arguments:
+            raise _ForbiddenError("numpy.ndarray with arguments")
+        return super().__new__(cls)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.values = _values(dtype, data, shape, "F" if is_fortran else "C")
+
+    def numpy(self) -> NDArray[Any]:
+        return self.values
+
+
+def _reconstruct(_kind: object, _shape: object, _code: object) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: object, data: object) -> object:
+    return _values(dtype, data, (), "C")[()]
+
+
+def _values(dtype: object, data: object, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
+    """Copy bytes into an array, if they are just as many as it has."""
+    if not isinstance(dtype, _Dtype):
+        raise _ForbiddenError(f"a numpy array of {type(dtype).__name__}")
+    plain = dtype.numpy()
+    if not isinstance(data, bytes):
+        raise _ForbiddenError(f"a numpy array in a {type(data).__name__}")
+    array: NDArray[Any] = np.ndarray(shape, plain, data, order=order)
+    # The text of no letters has no bytes, however many of them there are.
+    if array.nbytes != len(data) or array.size > max(1, len(data)):
+        raise ValueError(f"{len(data)} bytes for an array of shape {array.shape}")
+    return array.copy("K")
+
+
+def _empty_bytes(*arguments: object) -> bytes:
+    """Stand in for `bytes`, which the empty ones are pickled as a call of; called with a number it takes memory."""
+    if arguments:
+        raise _ForbiddenError("builtins.bytes with arguments")
+    return b""
+
+
+# What numpy's numbers and arrays of plain types are pickled with, under the names of numpy 1 and 2.
+_ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    (_Array, "numpy.ndarray"),
+    (_Dtype, "numpy.dtype"),
+    (_empty_bytes, "builtins.bytes"),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+
+
+@contextmanager
+def _nothing_else_allowed() -> Iterator[None]:
+    """Set aside what the process has allowed: of two globals with one name, torch would take either."""
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(_ALLOWED_GLOBALS):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
+def _without_stand_ins(value: object, seen: dict[int, object]) -> object:
+    """Put numpy's arrays where their stand-ins are; containers may hold one another, and themselves."""
+    if isinstance(value, _Array | _Dtype):
+        return value.numpy()
+    if id(value) in seen:
+        return seen[id(value)]
+    if isinstance(value, dict):
+        seen[id(value)] = value
+        for key, item in value.items():
+            value[key] = _without_stand_ins(item, seen)
+    elif isinstance(value, list):
+        seen[id(value)] = value
+        value[:] = [_without_stand_ins(item, seen) for item in value]
+    elif type(value) is tuple:
+        seen[id(value)] = tuple(_without_stand_ins(item, seen) for item in value)
+    return seen.get(id(value), value)
 
 
 def _tensors(path: Path, state_dict: object) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from flowdet.config import BackboneConfig, SystemConfig
+from flowdet.config import BackboneConfig, SystemConfig, single_frame
 from flowdet.errors import ConfigError
 from flowdet.models.detector import HeadsConfig
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
@@ -14,7 +14,6 @@ from flowdet.models.roi_head import RoIHeadConfig
 from flowdet.models.rpn import RPNConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = [
     "RECIPES",
@@ -28,6 +27,9 @@ __all__ = [
     "fgfa_x101",
     "recipe",
     "single_lite",
+    "single_r50",
+    "single_r101",
+    "single_x101",
 ]
 
 VID_CLASSES = (
@@ -76,7 +78,7 @@ def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
         inputs=InputConfig(),
         backbone=backbone,
         neck=ConvNeckConfig(),
-        heads=HeadsConfig(RPNConfig(training_proposals=1000), RoIHeadConfig(sampled=512)),
+        heads=HeadsConfig(RPNConfig(training_post_nms_top_n=1000), RoIHeadConfig(sampled=512)),
         method=DFFConfig(warp="published"),
         flow_net=FlowNetConfig(),
     )
@@ -134,8 +136,8 @@ def fgfa_lite() -> SystemConfig:
         backbone=EfficientNetLite0Config(frozen_stages=3),
         neck=MergeNeckConfig(channels=128),
         heads=HeadsConfig(
-            RPNConfig(channels=128, scales=(1.0, 2.0, 4.0, 8.0, 16.0), candidates=1000, proposals=100),
-            RoIHeadConfig(hidden=256, class_specific_boxes=False, least_score=1e-3, sampled=128),
+            RPNConfig(channels=128, scales=(1.0, 2.0, 4.0, 8.0, 16.0), pre_nms_top_n=1000, post_nms_top_n=100),
+            RoIHeadConfig(hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=128),
         ),
         method=FGFAConfig(past=5, future=5, embedding_channels=64, references_at_once=5),
         flow_net=FlowNetConfig(encoder=(16, 32, 48, 64, 96, 128), decoder=(64, 48, 32, 24)),
@@ -144,16 +146,22 @@ def fgfa_lite() -> SystemConfig:
 
 def single_lite() -> SystemConfig:
     """The detector of fgfa-lite on every frame for itself; takes the same weights."""
-    lite = fgfa_lite()
-    return SystemConfig(
-        name="single-lite",
-        class_names=lite.class_names,
-        inputs=lite.inputs,
-        backbone=lite.backbone,
-        neck=lite.neck,
-        heads=lite.heads,
-        method=SingleFrameConfig(),
-    )
+    return single_frame(fgfa_lite(), "single-lite")
+
+
+def single_r50() -> SystemConfig:
+    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_r50(), "single-r50")
+
+
+def single_r101() -> SystemConfig:
+    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_r101(), "single-r101")
+
+
+def single_x101() -> SystemConfig:
+    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_x101(), "single-x101")
 
 
 RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
@@ -165,6 +173,9 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "dff-r50": dff_r50,
     "dff-r101": dff_r101,
     "dff-x101": dff_x101,
+    "single-r50": single_r50,
+    "single-r101": single_r101,
+    "single-x101": single_x101,
 }
 """Every system by its name."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from flowdet.errors import FlowdetError
 from flowdet.models.detector import Detector
 from flowdet.models.inputs import InputConfig, prepare
 from flowdet.temporal.base import TemporalMethod
@@ -23,7 +24,7 @@ def detect(
 ) -> Iterator[tuple[Frame, Detections]]:
     """Detects objects frame by frame, lazily and in order; holds no more frames than the method looks ahead.
 
-    A frame of another size begins a new stream.
+    A frame of another size begins a new stream. An error of the source is raised after the frames before it.
 
     Args:
         frames: The frames of one video.
@@ -57,15 +58,27 @@ def detect(
                 ),
             )
 
-    for frame in frames:
-        if waiting and waiting[0].image.shape != frame.image.shape:
+    size, failure = None, None
+    source = iter(frames)
+    while True:
+        try:
+            frame = next(source)
+        except StopIteration:
+            break
+        except FlowdetError as error:
+            failure = error
+            break
+        if size not in (None, frame.image.shape):
             yield from finish(_flush(method, state))
             state = method.initial_state()
+        size = frame.image.shape
         waiting.append(frame)
         with torch.inference_mode():
             ready, state = method.step(prepare([frame.image], inputs, device), state)
         yield from finish(ready)
     yield from finish(_flush(method, state))
+    if failure:
+        raise failure
 
 
 def _flush(method: TemporalMethod[Any], state: object) -> list[FrameFeatures]:

@@ -6,14 +6,13 @@ from torch import Tensor, nn
 
 from flowdet import stream
 from flowdet.config import SystemConfig
-from flowdet.errors import ConfigError
 from flowdet.models.detector import Detector
 from flowdet.models.flownet import FlowNetS
 from flowdet.ops.boxes import Chooser, choose_randomly
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.single_frame import SingleFrame
-from flowdet.types import ClipBatch, Detections, Frame
+from flowdet.types import ClipBatch, Detections, Frame, check_class_names
 
 __all__ = ["VideoDetector"]
 
@@ -68,23 +67,9 @@ class VideoDetector(nn.Module):
         self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
     ) -> Iterator[tuple[Frame, Detections]]:
         """As `detect`, each frame beside its detections: a method that looks ahead gives them late."""
-        self.check_classes(classes or ())
-        self.eval()
+        check_class_names(classes or (), self.config.class_names)
         pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
         return ((frame, found.select(score, classes)) for frame, found in pairs)
-
-    def check_classes(self, names: Collection[str]) -> None:
-        """Passes if the system knows all these classes.
-
-        Raises:
-            ConfigError: It does not.
-        """
-        unknown = sorted(set(names) - set(self.config.class_names))
-        if unknown:
-            raise ConfigError(
-                f"{self.config.name} does not know {', '.join(unknown)}; its classes are "
-                f"{', '.join(self.config.class_names)}"
-            )
 
     def losses(self, clips: ClipBatch, choose: Chooser = choose_randomly) -> dict[str, Tensor]:
         """The losses of a batch of training clips by name; `choose` picks the sampled boxes."""

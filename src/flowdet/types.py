@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from flowdet.errors import ConfigError
 
 if TYPE_CHECKING:
     import supervision
@@ -21,6 +24,7 @@ __all__ = [
     "Geometry",
     "NetworkInput",
     "Targets",
+    "check_class_names",
 ]
 
 
@@ -128,6 +132,21 @@ class ClipBatch:
     still: tuple[bool, ...]
 
 
+def check_class_names(names: Collection[str], known: Collection[str]) -> None:
+    """Passes if all names are among the known ones.
+
+    Raises:
+        ConfigError: One is not, or a text came in place of a collection.
+    """
+    if isinstance(names, str):
+        raise ConfigError(f'classes are given as a list: ["{names}"]')
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(known)}"
+            raise ConfigError(f"there is no class {name!r}; {hint}")
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Detections:
     """The objects found in one frame, highest score first.
@@ -167,9 +186,14 @@ class Detections:
         return [self.class_names[label] for label in self.labels]
 
     def select(self, score: float = 0.0, classes: Collection[str] | None = None) -> Detections:
-        """The detections with at least this score and, if given, of one of these classes."""
+        """The detections with at least this score and, if given, of one of these classes.
+
+        Raises:
+            ConfigError: There is no such class.
+        """
         keep = self.scores >= score
         if classes is not None:
+            check_class_names(classes, self.class_names)
             wanted = [self.class_names.index(name) for name in classes]
             keep &= np.isin(self.labels, wanted)
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])

@@ -57,6 +57,7 @@ def make_clip(
     key_every: int = 10,
     b_frames: int = 0,
     options: dict[str, str] | None = None,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Encodes pictures; `times` are seconds, by default regular."""
     ticks = 1000 if times is not None else fps
@@ -70,6 +71,8 @@ def make_clip(
                 stream.pix_fmt = "yuv420p"
                 stream.bit_rate = 4_000_000
                 stream.codec_context.time_base = Fraction(1, ticks)
+                if pixel_aspect:
+                    stream.codec_context.sample_aspect_ratio = pixel_aspect
                 stream.codec_context.gop_size = key_every
                 stream.codec_context.max_b_frames = b_frames
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")

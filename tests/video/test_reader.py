@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +15,9 @@ from PIL import Image
 
 from flowdet.errors import ConfigError, VideoError
 from flowdet.types import Frame
+from flowdet.video import reader as reader_module
 from flowdet.video.live_source import camera_device
-from flowdet.video.reader import open_video, read_ahead
+from flowdet.video.reader import check_selection, open_video, read_ahead
 from tests.video.clips import Image as Picture
 from tests.video.clips import cut, damage_packets, grey, make_clip, noise, number_of, quadrants, set_display_matrix
 
@@ -116,6 +118,21 @@ def test_the_display_matrix_is_honoured(
         assert np.abs(frame.image - expected).mean() < 8
         assert frame.image.flags.c_contiguous
         assert frame.image.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [(Fraction(4, 3), (48, 85)), (Fraction(1, 2), (96, 64)), (Fraction(99), (48, 64))]
+)
+def test_pixels_become_square(tmp_path: Path, aspect: Fraction, size: tuple[int, int]) -> None:
+    path = make_clip(tmp_path / "clip.mp4", [quadrants()] * 2, pixel_aspect=aspect)
+    video = open_video(path)
+    frame = next(iter(video))
+    assert video.size == frame.image.shape[:2] == size
+    assert np.abs(frame.image[: size[0] // 2 - 2, : size[1] // 2 - 2].astype(int) - quadrants()[0, 0]).mean() < 8
+    set_display_matrix(path, (0, 1, -1, 0))
+    turned = open_video(path)
+    assert turned.size == next(iter(turned)).image.shape[:2] == size[::-1]
+    assert turned.problems == []
 
 
 def test_hidden_frames_of_a_trimmed_mp4_are_no_damage(tmp_path: Path) -> None:
@@ -264,6 +281,9 @@ def test_impossible_arguments_are_refused(tmp_path: Path) -> None:
     for arguments in impossible:
         with pytest.raises(ConfigError):
             open_video(path, **arguments)
+        if "frame_rate" not in arguments:
+            with pytest.raises(ConfigError):
+                check_selection(**arguments)
     with pytest.raises(ConfigError, match="cameras are numbered"):
         open_video(-1)
 
@@ -272,6 +292,8 @@ def test_a_part_without_frames_is_refused(tmp_path: Path) -> None:
     video = open_video(make_clip(tmp_path / "clip.mp4", greys(5)), start=3.0, end=4.0)
     with pytest.raises(VideoError, match=r"no frame from 3 s to 4 s; it lasts about 0\.2 s"):
         list(video)
+    with pytest.raises(VideoError, match="no frame from 50 s on; it lasts"):
+        list(open_video(tmp_path / "clip.mp4", start=50.0))
 
 
 def test_a_closed_video_gives_nothing_more(tmp_path: Path) -> None:
@@ -281,6 +303,23 @@ def test_a_closed_video_gives_nothing_more(tmp_path: Path) -> None:
     assert list(frames) == []
     with pytest.raises(VideoError, match="was closed"):
         next(iter(video))
+
+
+def test_a_colon_in_a_name_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clip(tmp_path / "clip.mp4", greys(3)).rename(tmp_path / "2024-01-01T10:00:00.mp4")
+    monkeypatch.chdir(tmp_path)
+    video = open_video("2024-01-01T10:00:00.mp4")
+    assert len(list(video)) == 3
+    assert video.name == "2024-01-01T10_00_00"
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(VideoError, match=r"^the folder '.*' cannot be read: Permission denied$"):
+        open_video(tmp_path)
 
 
 def save_images(folder: Path, names: list[str]) -> Path:
@@ -366,7 +405,8 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_a_file_behind_an_address(tmp_path: Path, server: str) -> None:
     make_clip(tmp_path / "clip.mp4", greys(30), options={"movflags": "faststart"})
     video = open_video(f"{server}/clip.mp4?token=1")
-    assert (video.name, video.frame_count, video.is_live) == ("clip", 30, False)
+    assert video.name == f"127.0.0.1_{server.rpartition(':')[2]}_clip"
+    assert (video.frame_count, video.is_live) == (30, False)
     for _ in range(2):
         assert [number_of(frame.image) for frame in video] == list(range(30))
     assert [frame.index for frame in open_video(f"{server}/clip.mp4", start=0.8)] == list(range(20, 30))
@@ -445,6 +485,34 @@ def test_reading_ahead_hands_on_errors_after_the_good_frames(depth: int) -> None
         consume()
     assert seen == list(range(5))
     assert reader_threads() == []
+
+
+def test_a_slow_reader_of_a_live_source_misses_frames_and_stays_up_to_date() -> None:
+    ended = threading.Event()
+
+    def live() -> Iterator[Frame]:
+        yield from plain_frames(50)
+        ended.set()
+
+    ahead = read_ahead(live(), depth=3, drop_oldest=True)
+    first = next(ahead)
+    assert ended.wait(5)
+    seen = [first.index, *(frame.index for frame in ahead)]
+    assert len(seen) <= 4 + 1
+    assert seen[-3:] == [47, 48, 49]
+    assert reader_threads() == []
+    broken = read_ahead(iter([]), drop_oldest=True)
+    assert list(broken) == []
+
+
+def test_waiting_for_a_slow_source_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "_WAKE_SECONDS", 0.01)
+
+    def slow() -> Iterator[Frame]:
+        time.sleep(0.05)
+        yield from plain_frames(2)
+
+    assert [frame.index for frame in read_ahead(slow())] == [0, 1]
 
 
 def test_an_interrupt_of_the_consumer_ends_the_thread() -> None:

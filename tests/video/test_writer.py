@@ -19,6 +19,16 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def boxes(path: Path) -> list[str]:
+    """The kinds of the outermost boxes of an mp4."""
+    content = path.read_bytes()
+    kinds, place = [], 0
+    while place < len(content):
+        kinds.append(content[place + 4 : place + 8].decode("ascii"))
+        place += int.from_bytes(content[place : place + 4], "big")
+    return kinds
+
+
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with VideoWriter(path, (48, 64), 25) as writer:
@@ -36,8 +46,7 @@ def test_the_file_suits_browsers(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     with VideoWriter(path, (48, 64)) as writer:
         writer.write(quadrants(), 0.0)
-    content = path.read_bytes()
-    assert content.index(b"moov") < content.index(b"mdat")
+    assert boxes(path) == ["ftyp", "free", "mdat", "moov"]
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
@@ -126,6 +135,8 @@ def test_impossible_arguments_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_to_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="it is a folder; name a file in it"):
+        VideoWriter(tmp_path, (48, 64))
     (tmp_path / "file").touch()
     for parent in ("missing", "file"):
         with pytest.raises(VideoError, match="cannot write"):
@@ -140,34 +151,94 @@ def test_a_missing_encoder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class FullContainer:
-    """A container on a disk that is full."""
+    """A container on a disk that is full, or has another fault."""
 
-    def __init__(self, container: Any) -> None:
+    def __init__(self, container: Any, number: int = errno.ENOSPC) -> None:
         self._container = container
+        self._number = number
 
     def mux(self, packet: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(self._number, os.strerror(self._number))
 
     def close(self) -> None:
         self._container.close()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(self._number, os.strerror(self._number))
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "out.mp4", (48, 64))
     writer._container = FullContainer(writer._container)  # type: ignore[assignment]
     writer.write(grey(0), 0.0)
-    with pytest.raises(VideoError, match=r"out\.mp4': No space left on device; nothing of it was kept"):
+    with pytest.raises(
+        VideoError, match=r"out\.mp4': No space left on device; choose a place with more room; nothing of it was kept"
+    ):
         writer.close()
     writer.close()
     assert files(tmp_path) == []
 
 
-def test_a_file_that_may_not_grow_is_told(tmp_path: Path) -> None:
+def test_a_name_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("10:00:00.mp4", (48, 64), 25) as writer:
+        writer.write(grey(3), 0.0)
+    assert files(tmp_path) == ["10:00:00.mp4"]
+
+
+def test_other_errors_do_not_speak_of_room(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (48, 64))
+    writer._container = FullContainer(writer._container, errno.EIO)  # type: ignore[assignment]
+    writer.write(grey(0), 0.0)
+    with pytest.raises(VideoError, match=r"out\.mp4': [^;]*; nothing of it was kept"):
+        writer.close()
+
+
+def test_a_target_that_cannot_be_replaced_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    writer = VideoWriter(tmp_path / "out.mp4", (48, 64))
+    writer.write(grey(7), 0.0)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(VideoError, match=r"Permission denied; it is in '.*out\.mp4.*\.part'"):
+        writer.close()
+    (left,) = tmp_path.iterdir()
+    assert [number_of(frame.image) for frame in open_video(left)] == [7]
+
+
+@pytest.mark.parametrize("step", [0.02, 0.5, 5.0])
+def test_a_key_frame_comes_every_two_seconds(tmp_path: Path, step: float) -> None:
+    path = tmp_path / "out.mp4"
+    with VideoWriter(path, (48, 64), 50) as writer:
+        for index in range(220):
+            writer.write(grey(9), index * step)
+    with av.open(str(path)) as container:
+        keys = [packet.pts for packet in container.demux(video=0) if packet.is_keyframe]
+    gaps = {(after - before) / 90_000 for before, after in pairwise(keys)}  # type: ignore[operator]
+    assert gaps == {max(2.0, step)}
+
+
+def test_what_a_crash_leaves_is_playable(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (48, 64), 10)
+    for index in range(300):
+        writer.write(grey(index % 50), index / 10)
+    (partial,) = tmp_path.iterdir()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(partial.read_bytes())
+    assert "moof" in boxes(cut)
+    video = open_video(cut)
+    found = list(video)
+    assert 200 < len(found) < 300
+    assert (video.frame_count, video.problems) == (len(found), [])
+    assert [number_of(frame.image) for frame in found] == [index % 50 for index in range(len(found))]
+    writer.close()
+    assert len(list(open_video(tmp_path / "out.mp4"))) == 300
+
+
+def test_a_file_that_may_not_grow_keeps_its_beginning(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     writer = VideoWriter(tmp_path / "out.mp4", (96, 128), 25)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
 
     def write_much() -> None:
         with writer:
@@ -175,11 +246,12 @@ def test_a_file_that_may_not_grow_is_told(tmp_path: Path) -> None:
                 writer.write(image, index / 25)
 
     try:
-        with pytest.raises(VideoError, match="File too large; nothing of it was kept"):
+        with pytest.raises(VideoError, match=r"File too large; choose a place with more room; .* kept and playable"):
             write_much()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert files(tmp_path) == []
+    assert files(tmp_path) == ["out.mp4"]
+    assert 20 < len(list(open_video(tmp_path / "out.mp4"))) < 60
 
 
 def test_the_image_need_not_be_contiguous(tmp_path: Path) -> None:

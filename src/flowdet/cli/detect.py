@@ -1,30 +1,35 @@
 """flowdet detect: videos in, annotated videos and results out."""
 
+import hashlib
+import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from glob import has_magic
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import flowdet
 from flowdet.annotate import annotate
 from flowdet.cli import console
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.loading import DEFAULT_SYSTEM, load
+from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.system import VideoDetector
-from flowdet.video.reader import Video, open_video
+from flowdet.types import check_class_names
+from flowdet.video.images import IMAGE_SUFFIXES
+from flowdet.video.reader import Video, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
+from flowdet.zoo import SHIPPED
 
 __all__ = ["detect"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
+
+_NOT_COMPARED = {"flowdet", "source", "weights"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,9 @@ class _Settings:
     """What a result depends on beside its source; saved with it."""
 
     flowdet: str
-    system: str | None
-    weights: str | None
+    system: str
+    weights: str
+    weights_sha256: str
     score: float
     classes: list[str]
     every: int
@@ -43,18 +49,41 @@ class _Settings:
 
 
 @dataclass(frozen=True)
+class _Outputs:
+    """Where results go, and the names that sources of this call have already."""
+
+    folder: Path
+    suffix: str
+    with_video: bool
+    taken: set[str]
+
+    def results(self, name: str) -> Path:
+        """The results file of that name."""
+        return self.folder / f"{name}.{self.suffix}"
+
+    def video(self, name: str) -> Path | None:
+        """The annotated video of that name, if one is wanted."""
+        return self.folder / f"{name}.mp4" if self.with_video else None
+
+
+@dataclass(frozen=True)
 class _Job:
     """One source and the files it becomes."""
 
     source: str
     results: Path
-    picture: Path | None
+    video: Path | None
     settings: _Settings
 
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        return {"source": self.source, **asdict(self.settings)}
+        described = describe_source(self.source)
+        record = {"source": described.label, **asdict(self.settings)}
+        if described.path:
+            state = described.path.stat()
+            record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
+        return record
 
 
 def detect(
@@ -96,49 +125,78 @@ def detect(
     """
     if not sources:
         raise ConfigError("name at least one source: `flowdet detect clip.mp4`")
+    if not 0 <= score <= 1:
+        raise ConfigError(f"a score lies between 0 and 1, not at {score}")
+    check_selection(start, end, every)
+    wanted = sorted({name.strip() for part in classes for name in part.split(",")} - {""})
+    file = weights or weights_of(system or DEFAULT_SYSTEM)
+    detector = load(system, weights=file, device=device, causal=causal)
+    check_class_names(wanted, detector.config.class_names)
     settings = _Settings(
         flowdet=flowdet.__version__,
-        system=system or (None if weights else DEFAULT_SYSTEM),
-        weights=str(weights) if weights else None,
+        system=detector.config.name,
+        weights=str(weights) if weights else "shipped" if detector.config.name in SHIPPED else file.name,
+        weights_sha256=_digest(file),
         score=score,
-        classes=[name for part in classes for name in part.split(",")],
+        classes=wanted,
         every=every,
         start=start,
         end=end,
         causal=causal,
     )
-    jobs = [job for job in _jobs(sources, settings, out, results, video) if overwrite or not _is_done(job)]
-    if not jobs:
-        return 0
-    detector = load(system, weights=weights, device=device, causal=causal)
-    detector.check_classes(settings.classes)
-    _make_folder(out)
     failures = 0
-    for job in jobs:
+    outputs = _Outputs(out, results, video, set())
+    for source in _expanded(sources):
         try:
-            _detect_one(detector, job)
+            job = _job(source, settings, outputs)
+            if overwrite or not _is_done(job):
+                _detect_one(detector, job)
         except FlowdetError as error:
             failures += 1
             console.complain(error)
     return 1 if failures else 0
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}; name another with --out") from error
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _jobs(sources: Sequence[str], settings: _Settings, out: Path, suffix: str, video: bool) -> Iterator[_Job]:
-    """The files of each source, numbered where two sources have one name."""
-    taken: Counter[str] = Counter()
+def _expanded(sources: Sequence[str]) -> Iterator[str]:
+    """The sources, with each video that a pattern matches as a source of its own."""
     for source in sources:
-        path = Path(source)
-        stem = (path.parent.name if has_magic(path.name) else path.stem) or "video"
-        taken[stem] += 1
-        name = stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"
-        yield _Job(source, out / f"{name}.{suffix}", out / f"{name}.mp4" if video else None, settings)
+        is_pattern = has_magic(source) and not Path(source).exists() and "://" not in source
+        matches = sorted(glob(source, recursive=True)) if is_pattern else []
+        videos = [match for match in matches if Path(match).suffix.lower() not in IMAGE_SUFFIXES]
+        yield from videos or [source]
+
+
+def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
+    """The files of a source, numbered where another source of this call has the name.
+
+    Raises:
+        ConfigError: A file would be written over the source.
+        VideoError: There is no such source.
+    """
+    described = describe_source(source)
+    name, number = described.name, 1
+    while name.casefold() in outputs.taken or (described.path is None and _is_recording(source, outputs.results(name))):
+        number += 1
+        name = f"{described.name}-{number}"
+    outputs.taken.add(name.casefold())
+    job = _Job(source, outputs.results(name), outputs.video(name), settings)
+    for file in (job.results, job.video):
+        if described.path and file and file.exists() and os.path.samefile(described.path, file):
+            raise ConfigError(f"the result would replace its source {source}; name another folder with --out")
+    return job
+
+
+def _is_recording(source: str, results: Path) -> bool:
+    """Whether this file holds something that went by live and cannot be had again."""
+    if describe_source(source).pattern or not results.exists():
+        return False
+    with open_video(source) as video:
+        return video.is_live
 
 
 def _is_done(job: _Job) -> bool:
@@ -148,21 +206,22 @@ def _is_done(job: _Job) -> bool:
         ConfigError: It was finished with others.
     """
     finished = read_finished(job.results)
-    if finished is None or (job.picture and not job.picture.exists()):
+    if finished is None or (job.video and not job.video.exists()):
         return False
     before, now = finished["settings"], job.record
-    differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(
             f"{job.results} was made with other settings ({', '.join(differing)}); "
             "name another folder with --out, or replace it with --overwrite"
         )
-    console.out.print(f"{escape(job.source)}: finished before, skipped ({job.results})")
+    console.out.print(f"{job.source}: finished before, skipped ({job.results})")
     return True
 
 
 def _detect_one(detector: VideoDetector, job: _Job) -> None:
     settings = job.settings
+    _make_folder(job.results.parent)
     began = time.monotonic()
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
@@ -172,27 +231,34 @@ def _detect_one(detector: VideoDetector, job: _Job) -> None:
             detector,
             video,
             results=job.results,
-            picture=job.picture,
+            video_path=job.video,
             settings=job.record,
             score=settings.score,
             classes=settings.classes or None,
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)
-    source = escape(job.source)
+    source = describe_source(job.source).label
     for problem in done.problems:
-        console.err.print(f"[yellow]{source}[/yellow]: {escape(problem)}")
-    files = " and ".join(str(path) for path in (job.picture, job.results) if path)
+        console.err.print(f"{source}: {problem}", style="yellow")
+    files = " and ".join(str(path) for path in (job.video, job.results) if path)
     console.out.print(
         f"{source}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}"
     )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}; name another with --out") from error
 
 
 @contextmanager
 def _progress(video: Video) -> Iterator[Callable[[int], None]]:
     """A bar with frames, frames a second and time left."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.1f} frames/s"),

@@ -73,7 +73,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False) -> Non
 
 @contextmanager
 def _download_bar(system: str) -> Iterator[Report]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
         task = bar.add_task(system, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -39,7 +39,7 @@ class Detector(nn.Module):
     def detect(self, features: Tensor, geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Boxes [n, 4] xyxy px of the original image, scores [n] and labels [n] of each image, best first."""
         objectness, deltas = self.rpn(features)
-        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.proposals)
+        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.post_nms_top_n)
         logits, moves = self.roi_head(features, proposals)
         return self.roi_head.detect(logits, moves, proposals, geometries)
 
@@ -53,5 +53,5 @@ class Detector(nn.Module):
         """The four losses of Faster R-CNN by name; `choose` picks the sampled boxes."""
         objectness, deltas = self.rpn(features)
         losses = self.rpn.losses(objectness, deltas, geometries, targets, choose)
-        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.training_proposals)
+        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.training_post_nms_top_n)
         return losses | self.roi_head.losses(features, proposals, targets, choose)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from flowdet.models.frozen import freeze_stages, keep_norms_in_evaluation
+
 __all__ = ["EfficientNetLite0", "EfficientNetLite0Config"]
 
 # Expansion, kernel, stride, channels, blocks of each stage (EfficientNet, table 1; Lite: no squeeze, ReLU6).
@@ -73,15 +75,12 @@ class EfficientNetLite0(nn.Module):
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        for part in [self.stem, *stages][: config.frozen_stages + 1]:
-            part.requires_grad_(False)
+        freeze_stages([self.stem, *stages], config.frozen_stages)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        keep_norms_in_evaluation(self)
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowdet.errors import ConfigError
 from flowdet.models.inputs import InputConfig
 from flowdet.types import NetworkInput
 
@@ -23,6 +24,10 @@ class FlowNetConfig:
 
     encoder: tuple[int, int, int, int, int, int] = (64, 128, 256, 512, 512, 1024)
     decoder: tuple[int, int, int, int] = (512, 256, 128, 64)
+
+    def __post_init__(self) -> None:
+        if min(*self.encoder, *self.decoder) < 1:
+            raise ConfigError(f"a flow net's levels have 1 channel or more, not {self.encoder} and {self.decoder}")
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

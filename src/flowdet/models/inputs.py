@@ -58,7 +58,9 @@ def prepare(
         raise ValueError(f"the images of one batch have one size, not {sizes}")
     valid = fit_size(original, config.long_side, config.short_side)
     padded = tuple(-(-side // config.multiple) * config.multiple for side in valid)
-    resized = torch.stack([resize_bilinear(torch.from_numpy(np.ascontiguousarray(i)), valid) for i in images])
+    resized = torch.stack(
+        [resize_bilinear(torch.from_numpy(np.require(i, requirements=("C", "W"))), valid) for i in images]
+    )
     mean, std = (torch.tensor(values, device=device) for values in (config.mean, config.std))
     normalised = ((resized.to(device, torch.float32) - mean) / std).permute(0, 3, 1, 2)
     padding = (0, padded[1] - valid[1], 0, padded[0] - valid[0])

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowdet.errors import check_positive
+
 __all__ = ["ConvNeck", "ConvNeckConfig", "MergeNeck", "MergeNeckConfig"]
 
 
@@ -14,12 +16,18 @@ class ConvNeckConfig:
 
     channels: int = 512
 
+    def __post_init__(self) -> None:
+        check_positive(self, "channels")
+
 
 @dataclass(frozen=True)
 class MergeNeckConfig:
     """Two maps, at stride 16 and 32, added and smoothed."""
 
     channels: int = 128
+
+    def __post_init__(self) -> None:
+        check_positive(self, "channels")
 
 
 class ConvNeck(nn.Module):

@@ -6,7 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, check_positive
+from flowdet.models.frozen import freeze_stages, keep_norms_in_evaluation
 
 __all__ = ["ResNet", "ResNetConfig"]
 
@@ -28,6 +29,7 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         if self.depth not in _BLOCKS:
             raise ConfigError(f"a ResNet's depth is one of {sorted(_BLOCKS)}, not {self.depth}")
+        check_positive(self, "groups", "group_width")
 
 
 class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
@@ -50,15 +52,12 @@ class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
         first.dilation = first.padding = (2, 2)
         del self.avgpool, self.fc
         stages = [nn.ModuleList((self.conv1, self.bn1)), self.layer1, self.layer2, self.layer3, self.layer4]
-        for stage in stages[: config.frozen_stages + 1]:
-            stage.requires_grad_(False)
+        freeze_stages(stages, config.frozen_stages)
 
     def train(self, mode: bool = True) -> "ResNet":
         """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        keep_norms_in_evaluation(self)
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor]:

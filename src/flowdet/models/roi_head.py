@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, roi_align
 
+from flowdet.errors import check_positive
 from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
@@ -25,18 +26,21 @@ class RoIHeadConfig:
     Attributes:
         hidden: Width of the two shared layers.
         class_specific_boxes: One set of box deltas for each class, or one for all.
-        least_score: Detections below it are dropped.
-        overlap: IoU above which the weaker of two detections of one class goes.
-        detections: Kept an image.
+        score_threshold: Detections below it are dropped.
+        nms_iou: IoU above which the weaker of two detections of one class goes.
+        max_detections: Kept an image.
         sampled: RoIs an image in the loss, a quarter of them positive at most.
     """
 
     hidden: int = 1024
     class_specific_boxes: bool = True
-    least_score: float = 1e-4
-    overlap: float = 0.5
-    detections: int = 100
+    score_threshold: float = 1e-4
+    nms_iou: float = 0.5
+    max_detections: int = 100
     sampled: int = 256
+
+    def __post_init__(self) -> None:
+        check_positive(self, "hidden", "max_detections", "sampled")
 
 
 class RoIHead(nn.Module):
@@ -81,10 +85,10 @@ class RoIHead(nn.Module):
         scores = logits.softmax(dim=1)[:, :-1]
         x, y = geometry.scale
         moved = clamp(decode(boxes, deltas, _STDS), geometry.valid) / boxes.new_tensor([x, y, x, y])
-        rois, labels = (scores > self.config.least_score).nonzero(as_tuple=True)
+        rois, labels = (scores > self.config.score_threshold).nonzero(as_tuple=True)
         scores = scores[rois, labels]
         candidates = moved[rois, labels if self.config.class_specific_boxes else 0]
-        kept = batched_nms(candidates, scores, labels, self.config.overlap)[: self.config.detections]
+        kept = batched_nms(candidates, scores, labels, self.config.nms_iou)[: self.config.max_detections]
         return candidates[kept], scores[kept], labels[kept]
 
     def losses(
@@ -112,7 +116,8 @@ class RoIHead(nn.Module):
         logits, deltas = self(features, rois)
         positive = (truth != background).nonzero().flatten()
         moved = deltas[positive, truth[positive] if self.config.class_specific_boxes else 0]
+        count = max(len(truth), 1)
         return {
-            "roi_classes": F.cross_entropy(logits, truth),
-            "roi_boxes": F.smooth_l1_loss(moved, torch.cat(wanted), reduction="sum") / max(len(truth), 1),
+            "roi_classes": F.cross_entropy(logits, truth, reduction="sum") / count,
+            "roi_boxes": F.smooth_l1_loss(moved, torch.cat(wanted), reduction="sum") / count,
         }

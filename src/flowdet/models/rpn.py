@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from flowdet.errors import ConfigError, check_positive
 from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
@@ -23,24 +24,29 @@ class RPNConfig:
     """Anchors, and how many proposals are kept; the defaults are those of the published FGFA.
 
     Attributes:
-        channels: Of the 3x3 convolution; None: those of its input.
+        channels: Of the 3x3 convolution.
         scales: Sides of the square anchors in cells.
         ratios: Heights over widths of the anchors.
-        candidates: Best-scored anchors that enter the non-maximum suppression.
-        proposals: Kept after it, at test.
-        training_proposals: Kept after it, in training.
-        overlap: IoU above which the weaker of two proposals goes.
+        pre_nms_top_n: Best-scored anchors that enter the non-maximum suppression.
+        post_nms_top_n: Proposals kept after it, at test.
+        training_post_nms_top_n: Proposals kept after it, in training.
+        nms_iou: IoU above which the weaker of two proposals goes.
         sampled: Anchors an image in the loss, at most half of them positive.
     """
 
     channels: int = 512
     scales: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    candidates: int = 6000
-    proposals: int = 300
-    training_proposals: int = 600
-    overlap: float = 0.7
+    pre_nms_top_n: int = 6000
+    post_nms_top_n: int = 300
+    training_post_nms_top_n: int = 600
+    nms_iou: float = 0.7
     sampled: int = 256
+
+    def __post_init__(self) -> None:
+        check_positive(self, "channels", "pre_nms_top_n", "post_nms_top_n", "training_post_nms_top_n", "sampled")
+        if not self.scales or not self.ratios or min(*self.scales, *self.ratios) <= 0:
+            raise ConfigError(f"anchors need scales and ratios above 0, not {self.scales} and {self.ratios}")
 
 
 class RPN(nn.Module):
@@ -83,11 +89,11 @@ class RPN(nn.Module):
         for logits, moves, geometry in zip(_by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, strict=True):
             scores = logits.flatten().sigmoid()
             scores, order = scores.sort(descending=True)
-            order = order[: self.config.candidates]
+            order = order[: self.config.pre_nms_top_n]
             boxes = clamp(decode(anchors[order], moves[order, None], _STDS)[:, 0], geometry.valid)
             solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-            boxes, scores = boxes[solid], scores[: self.config.candidates][solid]
-            proposals.append(boxes[nms(boxes, scores, self.config.overlap)[:count]])
+            boxes, scores = boxes[solid], scores[: self.config.pre_nms_top_n][solid]
+            proposals.append(boxes[nms(boxes, scores, self.config.nms_iou)[:count]])
         return proposals
 
     def losses(

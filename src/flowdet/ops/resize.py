@@ -11,9 +11,9 @@ _COEFFICIENT_BITS = 11
 
 
 def fit_size(size: tuple[int, int], long_side: int, short_side: int) -> tuple[int, int]:
-    """The largest (height, width) of the same shape whose sides do not exceed the two limits."""
+    """The largest (height, width) of the same shape whose sides do not exceed the two limits; no side is below 1."""
     factor = min(long_side / max(size), short_side / min(size))
-    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
+    return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
 def _taps(length: int, target: int, *, whole_at_border: bool) -> tuple[Tensor, Tensor, Tensor]:

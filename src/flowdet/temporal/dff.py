@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowdet.errors import ConfigError
+from flowdet.errors import check_positive
 from flowdet.ops.warp import WarpConvention, warp
 from flowdet.temporal.base import Extract, FlowNet
 from flowdet.types import ClipBatch, FrameFeatures, NetworkInput
@@ -26,8 +26,7 @@ class DFFConfig:
     warp: WarpConvention = "identity"
 
     def __post_init__(self) -> None:
-        if self.key_frame_interval < 1:
-            raise ConfigError(f"the key frame interval is 1 or more frames, not {self.key_frame_interval}")
+        check_positive(self, "key_frame_interval")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,7 +45,11 @@ class DFF:
     extract: Extract
     flow_net: FlowNet
     config: DFFConfig
-    lookahead: int = 0
+
+    @property
+    def lookahead(self) -> int:
+        """No frame waits."""
+        return 0
 
     def initial_state(self) -> DFFState:
         """No key frame yet."""

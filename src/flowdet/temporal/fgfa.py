@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, check_positive
 from flowdet.ops.aggregate import aggregate, cosine_similarity
 from flowdet.ops.warp import WarpConvention, warp
 from flowdet.temporal.base import Embed, Extract, FlowNet
@@ -39,10 +39,7 @@ class FGFAConfig:
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
-        if min(self.stride, self.references_at_once) < 1:
-            raise ConfigError(
-                f"stride ({self.stride}) and references_at_once ({self.references_at_once}) must be 1 or more"
-            )
+        check_positive(self, "stride", "embedding_channels", "references_at_once")
 
 
 def window_slots(current: int, last: int, config: FGFAConfig) -> list[int]:

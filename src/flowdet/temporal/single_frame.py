@@ -20,7 +20,11 @@ class SingleFrame:
     """The features of a frame are those of the frame; the state counts the frames."""
 
     extract: Extract
-    lookahead: int = 0
+
+    @property
+    def lookahead(self) -> int:
+        """No frame waits."""
+        return 0
 
     def initial_state(self) -> int:
         """No frame yet."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -21,20 +22,28 @@ class _Draws(IterableDataset[list[StillClip]]):
     references: int
     clips: int
     seed: int
+    first: int
 
     def __iter__(self) -> Iterator[list[StillClip]]:
         worker = get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        while True:
+        steps = count(self.first + worker.id, worker.num_workers) if worker else count(self.first)
+        for step in steps:
+            rng = np.random.default_rng([self.seed, step])
             yield [self.stills.draw(rng, self.references) for _ in range(self.clips)]
 
 
 def clip_batches(
-    stills: MovingStills, *, references: int, clips: int, seed: int, workers: int = 1
+    stills: MovingStills, first: int, *, references: int, clips: int, seed: int, workers: int = 1
 ) -> Iterator[list[StillClip]]:
-    """Batches of random clips without end, drawn by worker processes while the model trains."""
-    draws = _Draws(stills, references, clips, seed)
-    return iter(DataLoader(draws, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+    """Batches of random clips without end, drawn by worker processes while the model trains.
+
+    They begin with number `first`; a batch depends on the seed and its number alone.
+    """
+    draws = _Draws(stills, references, clips, seed, first)
+    # A generator of its own, so that starting the workers does not move torch's global one.
+    own = torch.Generator()
+    prefetched = 4 if workers else None
+    return iter(DataLoader(draws, batch_size=None, num_workers=workers, prefetch_factor=prefetched, generator=own))
 
 
 def to_inputs(frames: Tensor, config: InputConfig) -> NetworkInput:

@@ -30,7 +30,7 @@ class Plan:
         backbone_factor: The backbone's share of the learning rate.
         weight_decay: Of AdamW.
         warm_up: Steps of linear rise.
-        largest_gradient: Norm to which gradients are clipped.
+        max_grad_norm: Norm to which gradients are clipped.
         ema: Decay of the averaged weights, which are the result.
         save_every: Steps between checkpoints.
     """
@@ -40,29 +40,31 @@ class Plan:
     backbone_factor: float = 0.2
     weight_decay: float = 1e-4
     warm_up: int = 100
-    largest_gradient: float = 10.0
+    max_grad_norm: float = 10.0
     ema: float = 0.998
     save_every: int = 250
 
 
 def train(
     model: nn.Module,
-    batches: Iterator[Batch],
+    batches: Callable[[int], Iterator[Batch]],
     losses_of: Callable[[nn.Module, Batch], dict[str, Tensor]],
     plan: Plan,
     folder: Path,
 ) -> nn.Module:
     """Trains a model in place and returns its moving average; continues from the folder's checkpoint if there is one.
 
+    On the CPU a run that stopped and went on ends with the same weights as one that did not stop.
+
     Args:
         model: What to train; parameters that need no gradient stay as they are.
-        batches: Training data, without end.
+        batches: Gives the training data from a step on, without end.
         losses_of: Named losses of a batch; their sum is minimised.
         plan: How long and how fast.
         folder: Takes `log.jsonl` and `checkpoint.pt`.
 
     Raises:
-        FlowdetError: A loss is no longer a finite number.
+        FlowdetError: The loss or its gradient is no longer a finite number.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -74,23 +76,27 @@ def train(
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
         first = saved["step"]
     model.to(memory_format=torch.channels_last).train()
+    data = batches(first)
     began = time.monotonic()
     with (folder / "log.jsonl").open("a") as log:
-        if first == 0:
-            log.write(json.dumps({"plan": asdict(plan)}) + "\n")
+        log.write(json.dumps({"from_step": first, "plan": asdict(plan)}) + "\n")
         for step in range(first, plan.steps):
             rate = _rate(step, plan)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-            losses = losses_of(model, next(batches))
+            losses = losses_of(model, next(data))
             total = torch.stack(list(losses.values())).sum()
-            if not torch.isfinite(total):
-                raise FlowdetError(f"the loss of step {step} is {total.item()}; the last checkpoint is {checkpoint}")
             optimizer.zero_grad()
             total.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), plan.largest_gradient)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+            if not torch.isfinite(total + norm):
+                raise FlowdetError(
+                    f"in step {step} the loss is {total.item()} and its gradient {norm.item()}; "
+                    f"{folder} holds what was saved before"
+                )
             optimizer.step()
             average.update_parameters(model)
             entry = {"step": step, "rate": rate, "norm": norm.item(), "seconds": time.monotonic() - began}
@@ -102,6 +108,7 @@ def train(
                     "model": model.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "random": torch.get_rng_state(),
                 }
                 torch.save(state, checkpoint.with_suffix(".new"))
                 os.replace(checkpoint.with_suffix(".new"), checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import av.error
@@ -19,9 +20,10 @@ from flowdet.types import Frame
 from flowdet.video.source import Selection
 from flowdet.video.tally import Damage, Tally
 
-__all__ = ["Layout", "packets", "pictures", "select"]
+__all__ = ["Layout", "packets", "pictures", "pixel_aspect", "select"]
 
 _READ_FAILURES = 100  # a reader that fails this often in a row will not recover
+_WIDEST_PIXEL = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +35,36 @@ class Layout:
         height: Stored height in pixels.
         matrix: The terms (a, b, c, d) of the display matrix: a stored point (x, y) is shown at
             (a x + c y, b x + d y), up to scale and shift.
+        aspect: Width of a stored pixel over its height. The upright image has square pixels, no fewer than
+            are stored.
     """
 
     width: int
     height: int
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
+    aspect: Fraction = Fraction(1)
 
     @classmethod
-    def of(cls, picture: VideoFrame) -> Layout:
-        """The layout of a decoded picture."""
+    def of(cls, picture: VideoFrame, aspect: Fraction | None) -> Layout:
+        """The layout of a decoded picture whose pixels have this aspect ratio, when known."""
         side_data = picture.side_data.get("DISPLAYMATRIX")
         if side_data is None:
-            return cls(picture.width, picture.height)
+            return cls(picture.width, picture.height, aspect=pixel_aspect(aspect))
         a, b, _, c, d = (int(term) for term in np.frombuffer(bytes(cast("SideData", side_data)), np.int32)[:5])
-        return cls(picture.width, picture.height, (a, b, c, d))
+        return cls(picture.width, picture.height, (a, b, c, d), pixel_aspect(aspect))
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the upright image."""
-        return (self.width, self.height) if self._is_turned else (self.height, self.width)
+        width, height = self._square
+        return (width, height) if self._is_turned else (height, width)
+
+    @property
+    def _square(self) -> tuple[int, int]:
+        """(width, height) with square pixels, not yet turned."""
+        if self.aspect > 1:
+            return round(self.width * self.aspect), self.height
+        return self.width, round(self.height / self.aspect)
 
     @property
     def _is_turned(self) -> bool:
@@ -63,14 +76,20 @@ class Layout:
         return (picture.width, picture.height) == (self.width, self.height)
 
     def upright(self, picture: VideoFrame) -> NDArray[np.uint8]:
-        """The picture as [h, w, 3] uint8 RGB, scaled to the stored size if it has another, and turned."""
-        converted = picture.to_ndarray(format="rgb24", width=self.width, height=self.height)
+        """The picture as [h, w, 3] uint8 RGB, scaled if it has another size, and turned."""
+        width, height = self._square
+        converted = picture.to_ndarray(format="rgb24", width=width, height=height)
         image = cast("NDArray[np.uint8]", converted)
         a, b, c, d = self.matrix
         down, right = (b, c) if self._is_turned else (d, a)
         if self._is_turned:
             image = image.transpose(1, 0, 2)
         return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
+
+
+def pixel_aspect(declared: Fraction | None) -> Fraction:
+    """The aspect ratio of pixels that a stream declares; 1 where it declares none or nonsense."""
+    return declared if declared and 1 / _WIDEST_PIXEL <= declared <= _WIDEST_PIXEL else Fraction(1)
 
 
 def packets(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[Packet[VideoStream]]:
@@ -116,7 +135,11 @@ def pictures(container: InputContainer, stream: VideoStream, tally: Tally) -> It
 
 
 def select(
-    found: Iterable[VideoFrame], selection: Selection, layout: Layout | None, tally: Tally
+    found: Iterable[VideoFrame],
+    selection: Selection,
+    layout: Layout | None,
+    tally: Tally,
+    aspect: Fraction | None = None,
 ) -> Generator[Frame, None, bool]:
     """Yields the selected ones of decoded pictures as frames; only these are converted to RGB.
 
@@ -125,6 +148,7 @@ def select(
         selection: What is wanted.
         layout: How pictures lie; None: as the first one does.
         tally: Tells their numbers and times, notes flawed and rescaled ones.
+        aspect: Aspect ratio of their pixels, when known; only used without a layout.
 
     Returns:
         Whether the end of `found` was reached.
@@ -139,7 +163,7 @@ def select(
         first = number if first is None else first
         if (number - first) % selection.every:
             continue
-        layout = layout or Layout.of(picture)
+        layout = layout or Layout.of(picture, aspect)
         if picture.is_corrupt:
             tally.damage.flawed.add(time)
         if not layout.fits(picture):

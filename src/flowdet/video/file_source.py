@@ -25,7 +25,7 @@ from flowdet.video.containers import (
 )
 from flowdet.video.decoding import Layout, packets, pictures, select
 from flowdet.video.source import Selection
-from flowdet.video.tally import Clock, Damage, Tally
+from flowdet.video.tally import Clock, Damage, Tally, report_damage
 
 __all__ = ["FileSource"]
 
@@ -65,7 +65,7 @@ class FileSource:
         with closing(self._open()) as container:
             stream = video_stream(container)
             first = self._first_picture(container, stream)
-            self._layout = Layout.of(first)
+            self._layout = Layout.of(first, stream.sample_aspect_ratio)
             self._is_avi = container.format.name == "avi"
             is_one_to_one = stream.codec_context.name in _ONE_TO_ONE and not first.interlaced_frame
             self._by_stamp = is_one_to_one and not self._is_avi and first.pts is not None
@@ -76,15 +76,9 @@ class FileSource:
         self.size: tuple[int, int] | None = self._layout.size
 
     def frames(self, selection: Selection, problems: list[str]) -> Generator[Frame, None, None]:
-        """Yields the selected frames; damaged ones are skipped and leave a gap in the numbers."""
+        """The selected frames; damaged ones are skipped and leave a gap in the numbers."""
         damage = Damage()
-        try:
-            with closing(self._frames(selection, damage)) as frames:
-                for frame in frames:
-                    problems[:] = damage.sentences()
-                    yield frame
-        finally:
-            problems[:] = damage.sentences()
+        return report_damage(self._frames(selection, damage), damage, problems)
 
     def close(self) -> None:
         """Does nothing: only an iteration holds the file open."""
@@ -188,8 +182,8 @@ def _total(declared: int, duration: float | None, fps: float | None) -> int | No
     estimate = round(duration * fps) if duration and fps else None
     if not declared:
         return estimate
-    # An mp4 that was trimmed without encoding declares its hidden frames too.
-    return estimate if estimate is not None and estimate < declared - 1 else declared
+    # An mp4 that was trimmed without encoding declares its hidden frames too, one in fragments only its first.
+    return declared if estimate is None or declared - 1 <= estimate <= 2 * declared else estimate
 
 
 def _lands_on(container: InputContainer, stream: VideoStream, stamp: int) -> bool:

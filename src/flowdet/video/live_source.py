@@ -11,9 +11,9 @@ from av.container import InputContainer
 from flowdet.errors import VideoError
 from flowdet.types import Frame
 from flowdet.video.containers import USUAL_RATE, frame_rate, video_stream
-from flowdet.video.decoding import pictures, select
+from flowdet.video.decoding import Layout, pictures, pixel_aspect, select
 from flowdet.video.source import Selection
-from flowdet.video.tally import Clock, Damage, Tally
+from flowdet.video.tally import Clock, Damage, Tally, report_damage
 
 __all__ = ["LiveSource", "camera_device"]
 
@@ -34,8 +34,9 @@ class LiveSource:
         self.name = name
         self._container: InputContainer | None = container
         stream = video_stream(container)
-        size = (stream.codec_context.height, stream.codec_context.width)
-        self.size: tuple[int, int] | None = size if all(size) else None
+        width, height = stream.codec_context.width, stream.codec_context.height
+        layout = Layout(width, height, aspect=pixel_aspect(stream.sample_aspect_ratio))
+        self.size: tuple[int, int] | None = layout.size if width and height else None
         self.fps = frame_rate(stream)
         self.total: int | None = None
 
@@ -49,17 +50,12 @@ class LiveSource:
         if container is None:
             raise VideoError(f"{self.label} is live and can be read only once: open it again")
         damage = Damage()
-        try:
-            with closing(container):
-                stream = video_stream(container)
-                clock = Clock(stream.time_base or Fraction(1), None, 1 / (self.fps or USUAL_RATE))
-                tally = Tally(clock, damage, by_stamp=False)
-                with closing(select(pictures(container, stream, tally), selection, None, tally)) as frames:
-                    for frame in frames:
-                        problems[:] = damage.sentences()
-                        yield frame
-        finally:
-            problems[:] = damage.sentences()
+        with closing(container):
+            stream = video_stream(container)
+            clock = Clock(stream.time_base or Fraction(1), None, 1 / (self.fps or USUAL_RATE))
+            tally = Tally(clock, damage, by_stamp=False)
+            frames = select(pictures(container, stream, tally), selection, None, tally, stream.sample_aspect_ratio)
+            yield from report_damage(frames, damage, problems)
 
     def close(self) -> None:
         """Closes the source if it is not being read; an iteration closes it by itself."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import re
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -16,14 +15,16 @@ from typing import Self
 from flowdet.errors import ConfigError, VideoError
 from flowdet.types import Frame
 from flowdet.video.containers import container_duration, open_container
+from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.file_source import FileSource
 from flowdet.video.images import IMAGE_SUFFIXES, ImageSource, image_files
 from flowdet.video.live_source import LiveSource, camera_device
 from flowdet.video.source import Selection, Source
 
-__all__ = ["Video", "open_video", "read_ahead"]
+__all__ = ["SourceDescription", "Video", "check_selection", "describe_source", "open_video", "read_ahead"]
 
 _JOIN_SECONDS = 5.0  # a camera that hangs must not hang its reader
+_WAKE_SECONDS = 0.2  # on Windows an interrupt is seen only between waits
 
 
 class Video:
@@ -91,7 +92,7 @@ class Video:
     def _nothing_found(self) -> str:
         message = f"{self._source.label} gave no frame"
         if not self._selection.is_all:
-            message += f" from {self._selection.start:g} s to {self._selection.end:g} s"
+            message += f" {self._selection}"
             if self._source.total and self.fps:
                 message += f"; it lasts about {self._source.total / self.fps:.1f} s"
         return "; ".join([message, *self.problems])
@@ -119,13 +120,22 @@ def open_video(
         ConfigError: `start`, `end`, `every`, `frame_rate` or the number of a camera is impossible.
         VideoError: There is no such source, or no frame can be had from it.
     """
-    selection = Selection(start or 0.0, float("inf") if end is None else end, every)
+    selection = check_selection(start, end, every)
     if not 0 < frame_rate < float("inf"):
         raise ConfigError(f"frame_rate is a number of images a second above 0, not {frame_rate}")
-    return Video(_source(source, frame_rate), selection)
+    return Video(_source(source, describe_source(source), frame_rate), selection)
 
 
-def read_ahead(frames: Iterable[Frame], depth: int = 8) -> Generator[Frame, None, None]:
+def check_selection(start: float | None = None, end: float | None = None, every: int = 1) -> Selection:
+    """The part of a video that `open_video` would read with these arguments; nothing is opened.
+
+    Raises:
+        ConfigError: They are impossible.
+    """
+    return Selection(start or 0.0, float("inf") if end is None else end, every)
+
+
+def read_ahead(frames: Iterable[Frame], depth: int = 8, *, drop_oldest: bool = False) -> Generator[Frame, None, None]:
     """Yields the same frames, decoded in a thread of its own while the caller works on earlier ones.
 
     An error of the source is raised here after the frames before it were given out. The thread ends with
@@ -134,21 +144,27 @@ def read_ahead(frames: Iterable[Frame], depth: int = 8) -> Generator[Frame, None
     Args:
         frames: Where the frames come from; used by the thread only.
         depth: How many frames may wait; memory is bounded by these.
+        drop_oldest: When too many wait, leave out the oldest instead of letting the source wait: what
+            comes from a camera stays up to date however slow the caller is.
 
     Raises:
         ConfigError: `depth` is less than 1.
     """
     if depth < 1:
         raise ConfigError(f"depth is 1 or more frames, not {depth}")
-    return _read_ahead(frames, Queue(maxsize=depth))
+    return _read_ahead(frames, Queue(maxsize=depth), drop_oldest)
 
 
-def _read_ahead(frames: Iterable[Frame], waiting: Queue[Frame | BaseException | None]) -> Generator[Frame, None, None]:
+_Item = Frame | BaseException | None
+
+
+def _read_ahead(frames: Iterable[Frame], waiting: Queue[_Item], drop_oldest: bool) -> Generator[Frame, None, None]:
     stop = Event()
-    thread = Thread(target=_produce, args=(frames, waiting, stop), name="flowdet-read-ahead", daemon=True)
+    arguments = (frames, waiting, stop, drop_oldest)
+    thread = Thread(target=_produce, args=arguments, name="flowdet-read-ahead", daemon=True)
     thread.start()
     try:
-        while (item := waiting.get()) is not None:
+        while (item := _take(waiting)) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -158,11 +174,14 @@ def _read_ahead(frames: Iterable[Frame], waiting: Queue[Frame | BaseException | 
         thread.join(_JOIN_SECONDS)
 
 
-def _produce(frames: Iterable[Frame], waiting: Queue[Frame | BaseException | None], stop: Event) -> None:
+def _produce(frames: Iterable[Frame], waiting: Queue[_Item], stop: Event, drop_oldest: bool) -> None:
     outcome: BaseException | None = None
     try:
         for frame in frames:
-            waiting.put(frame)
+            if drop_oldest:
+                _squeeze_in(frame, waiting)
+            else:
+                waiting.put(frame)
             if stop.is_set():
                 break
     except BaseException as error:  # raised again in the thread that waits for the frames
@@ -171,65 +190,58 @@ def _produce(frames: Iterable[Frame], waiting: Queue[Frame | BaseException | Non
         waiting.put(outcome)
 
 
-def _drain(waiting: Queue[Frame | BaseException | None]) -> None:
+def _squeeze_in(frame: Frame, waiting: Queue[_Item]) -> None:
+    """Puts a frame, in place of the oldest one if there is no room."""
     while True:
         try:
-            waiting.get_nowait()
-        except Empty:
+            waiting.put_nowait(frame)
+        except Full:
+            with suppress(Empty):
+                waiting.get_nowait()
+        else:
             return
 
 
-def _source(source: str | Path | int, frame_rate: float) -> Source:
-    if isinstance(source, int):
-        return _camera(source)
-    text = str(source)
-    path = Path(text).expanduser()
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
-        return _address(text)
-    if path.is_dir():
-        label = f"the folder '{text}'"
-        return ImageSource(label, path.resolve().name or "images", image_files(path.iterdir()), frame_rate)
-    if path.is_char_device():
-        return LiveSource(open_container(text, f"the camera '{text}'", format_name="v4l2"), f"'{text}'", path.name)
-    if path.exists():
-        return _file(path, text, frame_rate)
-    if text.isdecimal():
-        return _camera(int(text))
-    if glob.has_magic(text):
-        files = image_files(Path(match) for match in glob.glob(str(path), recursive=True))
-        return ImageSource(f"the pattern '{text}'", _short_name(path.parent.name, "images"), files, frame_rate)
-    raise VideoError(
-        f"'{text}' does not exist: expected a video file, a folder or pattern of images, "
-        "the number of a camera or an address such as rtsp://..."
-    )
+def _take(waiting: Queue[_Item]) -> _Item:
+    while True:
+        with suppress(Empty):
+            return waiting.get(timeout=_WAKE_SECONDS)
 
 
-def _file(path: Path, text: str, frame_rate: float) -> Source:
-    if path.stat().st_size == 0:
-        raise VideoError(f"'{text}' is empty (0 bytes): copy or download it again")
+def _drain(waiting: Queue[_Item]) -> None:
+    with suppress(Empty):
+        while True:
+            waiting.get_nowait()
+
+
+def _source(source: str | Path | int, described: SourceDescription, frame_rate: float) -> Source:
+    text, path, label, name = str(source), described.path, described.label, described.name
+    if described.pattern:
+        matches = glob.glob(str(Path(text).expanduser()), recursive=True)
+        return ImageSource(label, name, image_files(map(Path, matches)), frame_rate)
+    if path is None:
+        return _stream(text, label, name)
+    try:
+        if path.is_dir():
+            return ImageSource(label, name, image_files(path.iterdir()), frame_rate)
+        if path.stat().st_size == 0:
+            raise VideoError(f"{label} is empty (0 bytes): copy or download it again")
+    except OSError as error:
+        raise VideoError(f"{label} cannot be read: {error.strerror}") from error
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return ImageSource(f"'{text}'", path.stem, [path], frame_rate)
-    return FileSource(str(path), f"'{text}'", path.stem)
+        return ImageSource(label, name, [path], frame_rate)
+    return FileSource(f"file:{path}", label, name)  # a colon in a bare name would look like an address
 
 
-def _address(address: str) -> Source:
-    label = f"'{re.sub(r'//[^/@]*@', '//', address)}'"  # without a password
-    bare = address.split("?", maxsplit=1)[0].rstrip("/")
-    name = _short_name(Path(bare.split("@")[-1]).stem, "stream")
-    container = open_container(address, label, network=True)
-    if address.startswith(("http", "file:")) and container_duration(container) is not None:
+def _stream(text: str, label: str, name: str) -> Source:
+    """A camera, a device or an address."""
+    if text.isdecimal():
+        device, format_name = camera_device(int(text), sys.platform)
+        return LiveSource(open_container(device, label, format_name=format_name), label, name)
+    if "://" not in text:
+        return LiveSource(open_container(text, label, format_name="v4l2"), label, name)
+    container = open_container(text, label, network=True)
+    if text.startswith(("http", "file:")) and container_duration(container) is not None:
         container.close()
-        return FileSource(address, label, name, network=True)
+        return FileSource(text, label, name, network=True)
     return LiveSource(container, label, name)
-
-
-def _short_name(text: str, fallback: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text).strip("._-") or fallback
-
-
-def _camera(number: int) -> Source:
-    if number < 0:
-        raise ConfigError(f"cameras are numbered from 0, not {number}")
-    label = f"camera {number}"
-    device, format_name = camera_device(number, sys.platform)
-    return LiveSource(open_container(device, label, format_name=format_name), label, f"camera{number}")

@@ -24,6 +24,9 @@ class Selection:
         start: Seconds; earlier frames are left out.
         end: Seconds; this and later frames are left out.
         every: One frame in this many is kept, beginning with the first one after `start`.
+
+    Raises:
+        ConfigError: No frame could ever be among these.
     """
 
     start: float = 0.0
@@ -37,6 +40,10 @@ class Selection:
             raise ConfigError(f"end ({self.end} s) must be later than start ({self.start} s)")
         if self.every < 1:
             raise ConfigError(f"every is 1 (all frames) or more, not {self.every}")
+
+    def __str__(self) -> str:
+        """For instance "from 3 s to 4 s"."""
+        return f"from {self.start:g} s " + ("on" if self.end == math.inf else f"to {self.end:g} s")
 
     @property
     def is_all(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -10,7 +12,9 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-__all__ = ["Clock", "Damage", "Sightings", "Tally"]
+from flowdet.types import Frame
+
+__all__ = ["Clock", "Damage", "Sightings", "Tally", "report_damage"]
 
 
 @dataclass(slots=True)
@@ -58,6 +62,19 @@ class Damage:
             self.short,
         ]
         return [sentence for sentence in found if sentence]
+
+
+def report_damage(
+    frames: Generator[Frame, None, object], damage: Damage, problems: list[str]
+) -> Generator[Frame, None, None]:
+    """Yields the frames and keeps `problems` at what is found broken meanwhile."""
+    try:
+        with closing(frames):
+            for frame in frames:
+                problems[:] = damage.sentences()
+                yield frame
+    finally:
+        problems[:] = damage.sentences()
 
 
 class Clock:

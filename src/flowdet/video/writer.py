@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from contextlib import suppress
 from fractions import Fraction
@@ -14,17 +15,19 @@ import av.error
 import numpy as np
 from av.codec import Codec
 from av.container import OutputContainer
-from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from flowdet.errors import ConfigError, VideoError
+from flowdet.video.file_source import FileSource
 
 __all__ = ["VideoWriter"]
 
 _CLOCK = 90_000  # ticks a second, as in MPEG streams: fine enough for any camera
 _USUAL_RATE = 25.0
+_KEY_TICKS = 2 * _CLOCK  # from one key frame to the next; with each of them what came before is safe
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _ENCODERS = ("libx264", "h264")  # the second name stands for any other one
 _BT709 = 1  # FFmpeg's number of the colours of HD video, for matrix, primaries and transfer alike
 _LIMITED_RANGE = 1
@@ -34,7 +37,8 @@ class VideoWriter:
     """Writes an H.264 mp4 with the times of its frames as given; use it in a `with` statement.
 
     The file appears under its name when the `with` statement is left, also by an exception, so that what
-    was done stays playable. Without a single frame no file is left.
+    was done stays playable. Without a single frame no file is left. Until then it grows as a hidden file
+    beside it, which is playable too, all but the last seconds.
 
     Args:
         path: The file to write; one that exists is replaced at the end.
@@ -45,7 +49,7 @@ class VideoWriter:
 
     Raises:
         ConfigError: `size` or `fps` is impossible.
-        VideoError: The folder cannot be written to, or this PyAV has no H.264 encoder.
+        VideoError: The path is a folder, or in one that cannot be written to, or this PyAV has no H.264 encoder.
     """
 
     def __init__(self, path: str | Path, size: tuple[int, int], fps: float | None = None) -> None:
@@ -60,14 +64,19 @@ class VideoWriter:
         self._step = max(1, round(_CLOCK / (fps or _USUAL_RATE)))
         self._origin = 0.0
         self._last = 0
+        self._next_key = 0
         self._is_closed = False
         encoder = _encoder()
+        if self.path.is_dir():
+            raise VideoError(f"cannot write '{self.path}': it is a folder; name a file in it, such as out.mp4")
         self._partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         try:
             self._partial.touch()  # the encoder opens it only after it has seen some frames
         except OSError as error:
             raise VideoError(f"cannot write '{self.path}': {error.strerror}") from error
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        # Fragments while it grows, a plain mp4 when it is closed.
+        options = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
+        self._container = av.open(f"file:{self._partial}", "w", format="mp4", options=options)
         self._stream = _add_stream(self._container, encoder, size, Fraction(_CLOCK, self._step))
 
     def __enter__(self) -> Self:
@@ -87,7 +96,7 @@ class VideoWriter:
 
         Raises:
             VideoError: The image has another size, the writer is closed, or the disk is full; in the last
-                case nothing is left of the file.
+                case the frames that are safe are left as a playable file.
         """
         if self._is_closed:
             raise VideoError(f"'{self.path}' is finished: nothing can be appended")
@@ -103,7 +112,10 @@ class VideoWriter:
         picture = picture.reformat(format="yuv420p", dst_colorspace=_BT709)
         picture.pts = tick
         picture.time_base = Fraction(1, _CLOCK)
-        self._mux(self._stream.encode(picture))
+        if tick >= self._next_key:
+            picture.pict_type = PictureType.I
+            self._next_key = tick + _KEY_TICKS
+        self._encode(picture)
         self._last = tick
         self.frame_count += 1
 
@@ -111,41 +123,54 @@ class VideoWriter:
         """Finishes the file and gives it its name; further calls do nothing.
 
         Raises:
-            VideoError: The disk is full; then nothing is left of the file.
+            VideoError: The disk is full; the frames that are safe are left as a playable file.
         """
         if self._is_closed:
             return
+        if self.frame_count > 1 and self._fps is None:
+            self._step = max(1, self._last // (self.frame_count - 1))
+        if self.frame_count:
+            self._encode(None)
+        self._is_closed = True
         try:
-            if self.frame_count > 1 and self._fps is None:
-                self._step = max(1, self._last // (self.frame_count - 1))
-            if self.frame_count:
-                self._mux(self._stream.encode())
             self._container.close()
-            if self.frame_count:
-                self._partial.replace(self.path)
         except (OSError, av.error.FFmpegError) as error:
             raise self._failure(error) from error
-        finally:
-            self._is_closed = True
+        if self.frame_count:
+            self._publish()
+        else:
             self._partial.unlink(missing_ok=True)
 
-    def _mux(self, packets: list[Packet[VideoStream]]) -> None:
+    def _encode(self, picture: VideoFrame | None) -> None:
+        """Encodes and stores a picture; None: what the encoder holds back."""
         try:
-            for packet in packets:
+            for packet in self._stream.encode(picture):
                 packet.duration = self._step  # players use that of the last one; times tell the others'
                 self._container.mux(packet)
         except (OSError, av.error.FFmpegError) as error:
-            self._is_closed = True
-            with suppress(OSError, av.error.FFmpegError):
-                self._container.close()
-            self._partial.unlink(missing_ok=True)
             raise self._failure(error) from error
 
-    def _failure(self, error: Exception) -> VideoError:
-        reason = getattr(error, "strerror", None) or str(error)
-        return VideoError(
-            f"cannot write '{self.path}': {reason}; nothing of it was kept, choose a place with more room"
-        )
+    def _failure(self, error: OSError | av.error.FFmpegError) -> VideoError:
+        """Ends the file; what is playable of it gets its name."""
+        self._is_closed = True
+        with suppress(OSError, av.error.FFmpegError):
+            self._container.close()
+        message = f"cannot write '{self.path}': {error.strerror or error}"
+        if error.errno in _NO_ROOM:
+            message += "; choose a place with more room"
+        try:
+            FileSource(f"file:{self._partial}", "", "")
+        except VideoError:
+            self._partial.unlink(missing_ok=True)
+            return VideoError(f"{message}; nothing of it was kept")
+        self._publish()
+        return VideoError(f"{message}; the video up to about there is kept and playable")
+
+    def _publish(self) -> None:
+        try:
+            self._partial.replace(self.path)
+        except OSError as error:  # on Windows, when a player shows the file that is to be replaced
+            raise VideoError(f"cannot write '{self.path}': {error.strerror}; it is in '{self._partial}'") from error
 
 
 def _encoder() -> str:

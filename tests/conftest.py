@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("flowdet", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("flowdet")
+# The tensors of tests are small: more threads wait for each other longer than they compute.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The full record of mmtracking's tensors, which is too large for the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "reference"
+    folder = Path(os.environ.get("FLOWDET_REFERENCE", beside))
+    if not (folder / "goldens").is_dir():
+        pytest.skip(f"the full reference is not here: {folder} (set FLOWDET_REFERENCE to its folder)")
+    return folder

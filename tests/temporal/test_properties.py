@@ -1,0 +1,311 @@
+"""What every temporal method keeps to, and what each of the three is by definition."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowdet.ops.warp import WarpConvention, warp
+from flowdet.temporal.base import FlowNet, TemporalMethod
+from flowdet.temporal.dff import DFF, DFFConfig, DFFState
+from flowdet.temporal.fgfa import FGFA, FGFAConfig, FGFAState
+from flowdet.temporal.single_frame import SingleFrame
+from flowdet.types import ClipBatch, Geometry, NetworkInput, Targets
+from tests.tiny import Extract, Flow, NoFlow, embed, inputs_of, run, video
+
+Images = list[NDArray[np.uint8]]
+Maker = Callable[[], TemporalMethod[Any]]
+
+
+def fgfa(*, extract: Extract | None = None, flow_net: FlowNet | None = None, **config: int) -> FGFA:
+    return FGFA(extract or Extract(), flow_net or Flow(), embed, FGFAConfig(**config))  # type: ignore[arg-type]
+
+
+def dff(interval: int, *, extract: Extract | None = None, flow_net: FlowNet | None = None) -> DFF:
+    return DFF(extract or Extract(), flow_net or Flow(), DFFConfig(interval))
+
+
+METHODS = {
+    "single frame": lambda: SingleFrame(Extract()),
+    "DFF 1": lambda: dff(1),
+    "DFF 3": lambda: dff(3),
+    "FGFA 0+0": lambda: fgfa(past=0, future=0),
+    "FGFA 2+2": lambda: fgfa(past=2, future=2),
+    "FGFA 3+1": lambda: fgfa(past=3, future=1),
+    "FGFA 1+2 stride 2": lambda: fgfa(past=1, future=2, stride=2),
+    "FGFA causal": lambda: fgfa(past=3, future=0),
+    "FGFA causal stride 3": lambda: fgfa(past=2, future=0, stride=3),
+}
+EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
+
+
+def features_of(method: TemporalMethod[Any], images: Images) -> list[Tensor]:
+    return [output.features for output in run(method, inputs_of(images))]
+
+
+def assert_close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def assert_equal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    assert len(found) == len(wanted)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("length", [0, 1, 2, 9])
+def test_one_output_for_every_input_in_order_and_in_time(make: Maker, length: int) -> None:
+    method = make()
+    state, indices = method.initial_state(), []
+    for number, item in enumerate(inputs_of(video(length)) if length else []):
+        ready, state = method.step(item, state)
+        assert [output.geometries for output in ready] == [item.geometries] * len(ready)
+        indices += [output.index for output in ready]
+        assert indices == list(range(number + 1 - method.lookahead))
+    indices += [output.index for output in method.flush(state)]
+    assert indices == list(range(length))
+
+
+@EVERY_METHOD
+def test_an_old_state_replays_to_the_same_result(make: Maker) -> None:
+    method, inputs = make(), inputs_of(video(9))
+    whole = [output.features for output in run(method, inputs)]
+    for split in range(len(inputs)):
+        state, before = method.initial_state(), []
+        for item in inputs[:split]:
+            ready, state = method.step(item, state)
+            before += [output.features for output in ready]
+        for _ in range(2):
+            after, later = [], state
+            for item in inputs[split:]:
+                ready, later = method.step(item, later)
+                after += [output.features for output in ready]
+            after += [output.features for output in method.flush(later)]
+            assert_equal([*before, *after], whole)
+
+
+@EVERY_METHOD
+def test_interleaved_streams_do_not_touch_each_other(make: Maker) -> None:
+    shared = make()
+    streams = [inputs_of(video(7, seed=seed)) for seed in (1, 2)]
+    alone = [[output.features for output in run(make(), inputs)] for inputs in streams]
+    states = [shared.initial_state() for _ in streams]
+    outputs: list[list[Tensor]] = [[], []]
+    for items in zip(*streams, strict=True):
+        for number, item in enumerate(items):
+            ready, states[number] = shared.step(item, states[number])
+            outputs[number] += [output.features for output in ready]
+    for number, state in enumerate(states):
+        outputs[number] += [output.features for output in shared.flush(state)]
+        assert_equal(outputs[number], alone[number])
+    assert not torch.equal(outputs[0][0], outputs[1][0])
+
+
+@EVERY_METHOD
+def test_a_batch_of_streams_equals_one_by_one(make: Maker) -> None:
+    videos = [video(7, seed=seed) for seed in (1, 2, 3)]
+    together = run(make(), inputs_of(*videos))
+    for number, images in enumerate(videos):
+        assert_close([output.features[number : number + 1] for output in together], features_of(make(), images))
+
+
+@EVERY_METHOD
+def test_a_static_clip_without_flow_equals_single_frame(make: Maker) -> None:
+    method = make()
+    if isinstance(method, DFF | FGFA):
+        method = replace(method, flow_net=NoFlow())
+    images = video(1) * 6
+    assert_close(features_of(method, images), features_of(SingleFrame(Extract()), images))
+
+
+@pytest.mark.parametrize("convention", ["identity", "published"])
+def test_only_the_published_warp_moves_a_static_clip(convention: WarpConvention) -> None:
+    images = video(1) * 4
+    single = features_of(SingleFrame(Extract()), images)
+    by_dff = features_of(DFF(Extract(), NoFlow(), DFFConfig(10, convention)), images)
+    by_fgfa = features_of(FGFA(Extract(), NoFlow(), embed, FGFAConfig(2, 2, warp=convention)), images)
+    for found in (by_dff[1], by_fgfa[1]):
+        assert torch.allclose(found, single[1], atol=1e-5) == (convention == "identity")
+
+
+def test_dff_with_every_frame_a_key_frame_and_fgfa_without_references_equal_single_frame() -> None:
+    images = video(6)
+    single = features_of(SingleFrame(Extract()), images)
+    assert_equal(features_of(dff(1), images), single)
+    assert_close(features_of(fgfa(past=0, future=0), images), single)
+    assert not torch.allclose(features_of(dff(2), images)[1], single[1], atol=1e-2)
+    assert not torch.allclose(features_of(fgfa(past=1, future=0), images)[1], single[1], atol=1e-2)
+
+
+def dff_offline(images: Images, interval: int) -> list[Tensor]:
+    inputs, extract, flow_net = inputs_of(images), Extract(), Flow()
+    outputs = []
+    for number, item in enumerate(inputs):
+        key = inputs[number // interval * interval]
+        features = extract(key.images)
+        if key is not item:
+            flow = flow_net(flow_net.prepare(item), flow_net.prepare(key))
+            features = warp(features, flow, "identity")
+        outputs.append(features)
+    return outputs
+
+
+def fgfa_offline(images: Images, past: int, future: int, stride: int) -> list[Tensor]:
+    """Every slot of every window on its own, from the whole video."""
+    inputs, extract, flow_net = inputs_of(images), Extract(), Flow()
+    last, outputs = len(inputs) - 1, []
+    for now, item in enumerate(inputs):
+        maps = []
+        for offset in range(-past, future + 1):
+            if offset == 0:
+                maps.append(extract(item.images))
+                continue
+            reference = inputs[min(max(now - now % stride + offset * stride, 0), last)]
+            flow = flow_net(flow_net.prepare(item), flow_net.prepare(reference))
+            maps.append(warp(extract(reference.images), flow, "identity"))
+        query = embed(maps[past])
+        scores = torch.stack([(query * embed(m)).sum(1) / (query.norm(dim=1) * embed(m).norm(dim=1)) for m in maps])
+        outputs.append(sum(w[:, None] * m for w, m in zip(scores.exp() / scores.exp().sum(0), maps, strict=True)))
+    return [torch.as_tensor(output) for output in outputs]
+
+
+@given(length=st.integers(1, 9), interval=st.integers(1, 6))
+def test_dff_streaming_equals_offline(length: int, interval: int) -> None:
+    images = video(length)
+    assert_close(features_of(dff(interval), images), dff_offline(images, interval))
+
+
+@given(
+    length=st.integers(1, 9),
+    past=st.integers(0, 4),
+    future=st.integers(0, 4),
+    stride=st.integers(1, 3),
+    at_once=st.integers(1, 5),
+)
+def test_fgfa_streaming_equals_offline(length: int, past: int, future: int, stride: int, at_once: int) -> None:
+    images = video(length)
+    method = fgfa(past=past, future=future, stride=stride, references_at_once=at_once)
+    assert_close(features_of(method, images), fgfa_offline(images, past, future, stride))
+
+
+@pytest.mark.parametrize(
+    ("past", "future", "stride"), [(3, 3, 1), (2, 2, 3), (4, 0, 1), (3, 0, 2), (0, 2, 2), (0, 0, 5)]
+)
+def test_fgfa_holds_no_more_frames_than_its_window(past: int, future: int, stride: int) -> None:
+    method = fgfa(past=past, future=future, stride=stride)
+    state, held = method.initial_state(), []
+    for item in inputs_of(video(40)):
+        _, state = method.step(item, state)
+        held.append(len(state.window))
+        assert [frame.index for frame in state.window] == list(range(state.received - held[-1], state.received))
+    assert max(held) <= (past + future) * stride + stride
+    assert max(held) == max(held[20:])
+
+
+def test_dff_holds_one_frame() -> None:
+    method = dff(4)
+    state = method.initial_state()
+    for number, item in enumerate(inputs_of(video(9))):
+        _, state = method.step(item, state)
+        assert isinstance(state, DFFState)
+        assert state.features is not None
+        assert torch.equal(state.features, Extract()(inputs_of(video(9))[number // 4 * 4].images))
+
+
+@pytest.mark.parametrize(("length", "rows"), [(1, 1), (2, 4), (10, 92)])
+def test_repeated_references_are_computed_once(length: int, rows: int) -> None:
+    """Each frame needs all others, and the first and the last need themselves too, where the window is clamped."""
+    extract, flow_net = Extract(), Flow()
+    features_of(fgfa(extract=extract, flow_net=flow_net), video(length))
+    assert sum(flow_net.calls) == rows
+    assert max(flow_net.calls) <= FGFAConfig().references_at_once
+    assert extract.images == flow_net.prepared == length
+
+
+def test_dff_extracts_key_frames_only() -> None:
+    extract, flow_net = Extract(), Flow()
+    features_of(dff(4, extract=extract, flow_net=flow_net), video(10))
+    assert extract.images == 3
+    assert flow_net.calls == [1] * 7
+    assert flow_net.prepared == 10
+
+
+def test_causal_fgfa_answers_at_once() -> None:
+    method = fgfa(past=3, future=0)
+    assert method.lookahead == 0
+    state: FGFAState = method.initial_state()
+    for number, item in enumerate(inputs_of(video(6))):
+        (output,), state = method.step(item, state)
+        assert output.index == number
+    assert method.flush(state) == []
+
+
+def clips(*seeds: int, references: int, still: tuple[bool, ...]) -> ClipBatch:
+    """Clips with a current frame and references; those of stills are copies of it."""
+    videos = [
+        video(1, seed=seed) * (references + 1) if flag else video(references + 1, seed=seed)
+        for seed, flag in zip(seeds, still, strict=True)
+    ]
+    current, *others = inputs_of(*videos)
+    nothing = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    return ClipBatch(current, tuple(others), (nothing,) * len(seeds), still)
+
+
+TRAINED = {
+    "single frame": (lambda: SingleFrame(Extract()), 0),
+    "DFF": (lambda: dff(10), 1),
+    "FGFA, one reference": (fgfa, 1),
+    "FGFA": (fgfa, 2),
+}
+
+
+@pytest.mark.parametrize(("make", "references"), TRAINED.values(), ids=TRAINED.keys())
+def test_a_batch_of_clips_equals_one_by_one(make: Maker, references: int) -> None:
+    still = (False, True, False)
+    together = make().training_features(clips(1, 2, 3, references=references, still=still))
+    one_by_one = [
+        make().training_features(clips(seed, references=references, still=(flag,)))
+        for seed, flag in zip((1, 2, 3), still, strict=True)
+    ]
+    assert_close([together], [torch.cat(one_by_one)])
+
+
+def test_dff_trains_on_the_warped_reference_and_on_stills_unwarped() -> None:
+    batch = clips(1, 2, references=1, still=(False, True))
+    (reference,) = batch.references
+    extract, flow_net = Extract(), Flow()
+    own = extract(reference.images)
+    warped = warp(own, flow_net(flow_net.prepare(batch.current), flow_net.prepare(reference)), "identity")
+    features = dff(10).training_features(batch)
+    assert_close([features[0], features[1]], [warped[0], own[1]])
+    assert not torch.allclose(warped, own, atol=1e-2)
+
+
+def test_fgfa_trains_on_the_references_without_the_current_frame() -> None:
+    batch = clips(1, references=2, still=(False,))
+    extract, flow_net = Extract(), Flow()
+    query = embed(extract(batch.current.images))
+    warped = [
+        warp(extract(r.images), flow_net(flow_net.prepare(batch.current), flow_net.prepare(r)), "identity")
+        for r in batch.references
+    ]
+    first, second = (F.cosine_similarity(query, embed(maps), dim=1) for maps in warped)
+    share = torch.sigmoid(first - second)[:, None]
+    wanted = share * warped[0] + (1 - share) * warped[1]
+    assert_close([fgfa().training_features(batch)], [wanted])
+
+
+def test_a_network_input_needs_a_geometry_for_each_image() -> None:
+    geometry = Geometry((48, 80), (48, 80), (48, 80))
+    with pytest.raises(ValueError, match="one geometry each"):
+        NetworkInput(torch.zeros(2, 3, 48, 80), (geometry,))

@@ -1,0 +1,111 @@
+"""Training steps of mmtracking, recorded: losses, sampled boxes, gradients, and the losses after one step of SGD."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flowdet.checkpoint import published_to_native
+from flowdet.models import roi_head, rpn
+from flowdet.models.inputs import InputConfig, prepare
+from flowdet.ops.boxes import Chooser, Sample, sample
+from flowdet.types import ClipBatch, Targets
+from tests.golden import training_steps
+from tests.seeded import seeded_system, synthetic_clip
+
+_LOSSES = {
+    "rpn_objectness": "loss_rpn_cls",
+    "rpn_boxes": "loss_rpn_bbox",
+    "roi_classes": "loss_cls",
+    "roi_boxes": "loss_bbox",
+}
+_LOSS_TOLERANCE = 1e-4
+# In float32 a ReLU near zero may open or close: the recorded gradients are up to 3e-4 away from those in float64.
+_GRADIENT_TOLERANCE = 1e-3
+
+
+def first_ones(indices: Tensor, count: int) -> Tensor:
+    return indices[:count]
+
+
+class Samples:
+    """What the heads sampled, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[Tensor, Sample]] = []
+        for module in (rpn, roi_head):
+            monkeypatch.setattr(module, "sample", self._sample)
+
+    def _sample(self, matches: Tensor, count: int, positive_share: float, choose: Chooser) -> Sample:
+        result = sample(matches, count, positive_share, choose)
+        self.seen.append((matches, result))
+        return result
+
+    def check(self, recorded: list[dict[str, Any]]) -> None:
+        assert len(self.seen) == len(recorded)
+        for (matches, chosen), wanted in zip(self.seen, recorded, strict=True):
+            assert chosen.positives.tolist() == wanted["pos_inds"]
+            assert matches[chosen.positives].tolist() == wanted["pos_gt"]
+            assert len(chosen.negatives) == wanted["num_neg"]
+            assert chosen.negatives.sum().item() == wanted["neg_inds_sum"]
+        self.seen.clear()
+
+
+def clip_batch(recorded: dict[str, Any], method: str, still: bool) -> ClipBatch:
+    clip = synthetic_clip(20, (160, 224), 0)
+    config = InputConfig(long_side=224, short_side=160)
+    targets = Targets(torch.tensor(recorded["gt_bboxes"]), torch.tensor(recorded["gt_labels"]))
+    return ClipBatch(
+        current=prepare([clip[recorded["key_frame"]]], config),
+        references=tuple(prepare([clip[number]], config) for number in recorded["refs"][method]),
+        targets=(targets,),
+        still=(still,),
+    )
+
+
+def check_losses(losses: dict[str, Tensor], recorded: dict[str, float]) -> None:
+    assert set(losses) == set(_LOSSES)
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=_LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize("run", ["dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224"])
+def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = training_steps()
+    first, method = recorded[run]["iter0"], run.partition("_")[0]
+    system = seeded_system(f"{method}-r50").train()
+    parameters = dict(system.named_parameters())
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    batch = clip_batch(recorded, method, still=run.endswith("still"))
+    samples = Samples(monkeypatch)
+
+    losses = system.losses(batch, first_ones)
+    check_losses(losses, first["losses"])
+    samples.check(first["sampling"])
+
+    torch.stack(list(losses.values())).sum().backward()
+    without = {name for name, parameter in parameters.items() if parameter.grad is None}
+    assert without == {published_to_native(name) for name in first["no_grad"]}
+    for name, wanted in first["grads_before_clip"].items():
+        gradient = parameters[published_to_native(name)].grad
+        assert gradient is not None
+        assert gradient.double().norm().item() == pytest.approx(wanted["l2"], rel=_GRADIENT_TOLERANCE), name
+        size = gradient.abs().max().item()
+        assert gradient.flatten()[:4].tolist() == pytest.approx(
+            wanted["first4"], rel=0, abs=_GRADIENT_TOLERANCE * size
+        ), name
+    norm = nn.utils.clip_grad_norm_(trained, 35)
+    assert norm.item() == pytest.approx(first["grad_norm_total_before_clip"], rel=_GRADIENT_TOLERANCE)
+
+    second = recorded[run].get("iter1")
+    if second:
+        optimizer.step()
+        losses = system.losses(batch, first_ones)
+        check_losses(losses, second["losses"])
+        samples.check(second["sampling"])
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        norm = nn.utils.clip_grad_norm_(trained, 35)
+        assert norm.item() == pytest.approx(second["grad_norm_total_before_clip"], rel=_GRADIENT_TOLERANCE)

@@ -1,0 +1,172 @@
+"""Parts so small that a test can run hundreds of videos through them, yet every frame changes every number."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowdet.config import SystemConfig
+from flowdet.models.detector import Detector, HeadsConfig
+from flowdet.models.efficientnet_lite import EfficientNetLite0Config
+from flowdet.models.flownet import FlowNetConfig
+from flowdet.models.inputs import InputConfig, prepare
+from flowdet.models.neck import MergeNeckConfig
+from flowdet.models.roi_head import RoIHead, RoIHeadConfig
+from flowdet.models.rpn import RPN, RPNConfig
+from flowdet.system import VideoDetector
+from flowdet.temporal.base import TemporalMethod
+from flowdet.temporal.single_frame import SingleFrameConfig
+from flowdet.types import Frame, FrameFeatures, NetworkInput
+
+__all__ = [
+    "INPUTS",
+    "Extract",
+    "Flow",
+    "NoFlow",
+    "embed",
+    "frames_of",
+    "inputs_of",
+    "lite_config",
+    "run",
+    "tiny_detector",
+    "tiny_system",
+    "video",
+]
+
+INPUTS = InputConfig(long_side=96, short_side=64, multiple=16)
+_CHANNELS = 8
+_CLASSES = ("cat", "dog", "fox")
+
+
+def video(length: int, *, seed: int = 0, size: tuple[int, int] = (48, 80)) -> list[NDArray[np.uint8]]:
+    """Images [h, w, 3] of blocks that all differ."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (length, size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def frames_of(images: Iterable[NDArray[np.uint8]]) -> Iterator[Frame]:
+    """The images as frames, 25 a second."""
+    for index, image in enumerate(images):
+        yield Frame(index, index / 25, image)
+
+
+def inputs_of(*videos: Sequence[NDArray[np.uint8]]) -> list[NetworkInput]:
+    """Network inputs of videos that run in lock step."""
+    return [prepare(images, INPUTS) for images in zip(*videos, strict=True)]
+
+
+def _kernel(outputs: int, inputs: int, size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(outputs * 100 + inputs)
+    return torch.randn(outputs, inputs, size, size, generator=generator) / (math.sqrt(inputs) * size)
+
+
+@dataclass
+class Extract:
+    """A backbone of one layer; counts the images that went through."""
+
+    images: int = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [b, 3, H, W] to features [b, c, H / 16, W / 16]."""
+        self.images += len(images)
+        return F.relu(F.conv2d(images, _kernel(_CHANNELS, 3, 16), stride=16) + 0.1)
+
+
+@dataclass
+class Flow:
+    """A flow net of one layer whose flows are a few cells long; counts frames and the rows of its calls."""
+
+    prepared: int = 0
+    calls: list[int] = field(default_factory=list)
+
+    def prepare(self, inputs: NetworkInput) -> Tensor:
+        """The mean of each cell."""
+        self.prepared += len(inputs.images)
+        return F.avg_pool2d(inputs.images, 16)
+
+    def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Flow [b, 2, H / 16, W / 16] that is not zero from a frame to itself either."""
+        self.calls.append(len(current))
+        pair = torch.cat((current, reference), dim=1)
+        return 2 * torch.tanh(F.conv2d(pair, _kernel(2, 6, 3), padding=1))
+
+
+class NoFlow(Flow):
+    """Nothing moves."""
+
+    def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(super().__call__(current, reference))
+
+
+def embed(features: Tensor) -> Tensor:
+    """Features [b, c, h, w] to embeddings [b, 4, h, w]."""
+    return F.conv2d(features, _kernel(4, _CHANNELS, 3), torch.tensor([0.3, -0.2, 0.1, 0.4]), padding=1)
+
+
+def run(method: TemporalMethod[Any], inputs: Iterable[NetworkInput]) -> list[FrameFeatures]:
+    """The features of a whole stream."""
+    state, outputs = method.initial_state(), []
+    for item in inputs:
+        ready, state = method.step(item, state)
+        outputs += ready
+    return outputs + method.flush(state)
+
+
+class _Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.extract = Extract()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.extract(images) + self.weight
+        return features
+
+
+def tiny_detector(seed: int = 0) -> Detector:
+    """A detector with random heads that finds many objects."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rpn = RPN(
+            RPNConfig(channels=8, scales=(1.0, 2.0), post_nms_top_n=40, training_post_nms_top_n=60, sampled=32),
+            _CHANNELS,
+        )
+        roi_head = RoIHead(RoIHeadConfig(hidden=16, sampled=24), _CHANNELS, len(_CLASSES))
+        for head in (rpn.conv, rpn.objectness, rpn.deltas, roi_head.classes, roi_head.deltas):
+            nn.init.normal_(head.weight, std=0.3)
+        nn.init.normal_(roi_head.classes.weight, std=3.0)
+    return Detector(_Backbone(), nn.Identity(), rpn, roi_head).eval()
+
+
+def lite_config() -> SystemConfig:
+    """A single-frame system of the parts of fgfa-lite, all narrow."""
+    return SystemConfig(
+        name="tiny",
+        class_names=_CLASSES,
+        inputs=InputConfig(long_side=96, short_side=64, multiple=32),
+        backbone=EfficientNetLite0Config(),
+        neck=MergeNeckConfig(channels=_CHANNELS),
+        heads=HeadsConfig(
+            RPNConfig(channels=8, scales=(1.0, 2.0), post_nms_top_n=40, training_post_nms_top_n=60, sampled=32),
+            RoIHeadConfig(hidden=16, sampled=24),
+        ),
+        method=SingleFrameConfig(),
+    )
+
+
+def lite_flow_config() -> FlowNetConfig:
+    """A narrow FlowNet-S."""
+    return FlowNetConfig(encoder=(4, 6, 8, 8, 8, 8), decoder=(8, 8, 6, 4))
+
+
+def tiny_system() -> VideoDetector:
+    """A single-frame system of the tiny detector."""
+    return VideoDetector(lite_config(), tiny_detector(), None, None)
