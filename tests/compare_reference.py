@@ -65,8 +65,8 @@ equal to the bit. mmtracking itself, on another processor or with another number
 features, 6e-5 px in flow, 1e-5 in the RPN's outputs and 1e-3 px in detected boxes.
 
 Training is compared by `tests/test_training_reference.py`, for DFF on videos, DFF on stills and FGFA: sampled anchors
-and RoIs are the same, losses agree to 1e-4 before and (but on stills) after a step of SGD, norms of gradients to 1e-3 (in
-float32 those of mmtracking are up to 3e-4 away from their values in float64), and the same parameters are frozen.
+and RoIs are the same, losses agree to 1e-4 before and (but on stills) after a step of SGD, norms of gradients to 1e-3
+(in float32 those of mmtracking are up to 3e-4 away from their values in float64), and the same parameters are frozen.
 
 `python -m tests.compare_reference REFERENCE docs/reference.md` wrote this page from the full record. A part of it is
 in `tests/golden`, so that every run of the tests checks all six systems."""
