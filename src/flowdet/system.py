@@ -1,6 +1,7 @@
 """A video detector: the trained parts, and the method that puts them to work."""
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from flowdet.config import SystemConfig
 from flowdet.models.detector import Detector
 from flowdet.models.flownet import FlowNetS
 from flowdet.ops.boxes import Chooser, choose_randomly
+from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.single_frame import SingleFrame
@@ -37,7 +39,7 @@ class VideoDetector(nn.Module):
         self.embedding = embedding
 
     @property
-    def method(self) -> SingleFrame | DFF | FGFA:
+    def method(self) -> TemporalMethod[Any]:
         """The temporal method over the present parts."""
         extract = self.detector.extract
         match self.config.method:
