@@ -190,20 +190,22 @@ def test_mistakes_are_one_message(
     assert expected in capsys.readouterr().err
 
 
-def _hear_interrupts() -> None:
-    """Undoes what a shell does to its background jobs, which ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell has its background jobs ignore Ctrl-C, and what they start with them.
+_HEARING_INTERRUPTS = """
+import signal, runpy
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("flowdet", run_name="__main__")
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process")
 def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path) -> None:
     make_clip(tmp_path / "long.mp4", (quadrants() for _ in range(3000)))
-    command = [sys.executable, "-m", "flowdet", "detect", "long.mp4", "--weights", str(weights), "--results", "jsonl"]
+    command = [sys.executable, "-c", _HEARING_INTERRUPTS, "detect", "long.mp4", "--out", "o", "--results", "jsonl"]
     results = tmp_path / "o" / "long.jsonl"
     deadline = time.monotonic() + 120
-    with subprocess.Popen(
-        [*command, "--out", "o"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
-    ) as process:
+    arguments = ["--weights", str(weights)]
+    with subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
             while not results.exists() or results.read_text().count("\n") < 20:
                 assert process.poll() is None
@@ -219,7 +221,8 @@ def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path) -> None
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     assert lines[-1]["complete"] is False
     assert 10 < len(lines) - 2 < 3000
-    assert frames_of(str(tmp_path / "o" / "long.mp4")) == len(lines) - 2
+    # The interrupt may fall between the two files of one frame.
+    assert 0 <= len(lines) - 2 - frames_of(str(tmp_path / "o" / "long.mp4")) <= 1
 
 
 def test_models_lists_every_system(capsys: pytest.CaptureFixture[str]) -> None:
