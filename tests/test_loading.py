@@ -63,6 +63,17 @@ def test_published_weights_are_fetched_on_demand_only(tmp_path: Path, monkeypatc
     assert weights_of("fgfa-r50") == path
 
 
+def test_the_published_detectors_take_the_weights_of_fgfa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"weights of single-r101 .* run `flowdet models download fgfa-r101`"):
+        load("single-r101")
+
+
+def test_no_weights_of_an_unknown_system() -> None:
+    with pytest.raises(ConfigError, match="there is no system 'fgfa-r18'"):
+        weights_of("fgfa-r18")
+
+
 def test_a_published_file_needs_a_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not say which system it is of"):
         load(weights=tmp_path / "x.pth")

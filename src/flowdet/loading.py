@@ -16,6 +16,7 @@ from flowdet.zoo import PUBLISHED, SHIPPED
 __all__ = ["DEFAULT_SYSTEM", "load", "weights_of"]
 
 DEFAULT_SYSTEM = "fgfa-lite"
+_PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
 _SHIPPED_FOLDER = Path(__file__).parent / "weights"
 
 
@@ -59,14 +60,16 @@ def weights_of(system: str) -> Path:
     """The weight file of a system: shipped with the package, or downloaded before.
 
     Raises:
-        CheckpointError: There is none.
+        ConfigError: There is no such system.
+        CheckpointError: There are no weights.
     """
     if system in SHIPPED:
         return _SHIPPED_FOLDER / SHIPPED[system].file_name
-    path = cache_folder() / PUBLISHED[system].file_name
+    published = _PUBLISHED_FOR.get(system) or recipe(system).name
+    path = cache_folder() / PUBLISHED[published].file_name
     if not path.is_file():
         raise CheckpointError(
-            f"the weights of {system} are not here yet: run `flowdet models download {system}`, "
+            f"the weights of {system} are not here yet: run `flowdet models download {published}`, "
             "or name a weight file of your own"
         )
     return path

@@ -37,7 +37,8 @@ def list_models() -> None:
     console.out.print(table)
     console.out.print(
         "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
-        "GFLOP: published systems at 1008x608, lite systems at 512x288.\n\nWeights:"
+        "GFLOP: published systems at 1008x608, lite systems at 512x288.\n"
+        "single-r50, single-r101 and single-x101 take the weights of fgfa or dff.\n\nWeights:"
     )
     for system in (*SHIPPED, *PUBLISHED):
         try:
