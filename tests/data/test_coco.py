@@ -67,3 +67,10 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str) -> None:
 def test_a_file_without_any_wanted_object(tmp_path: Path) -> None:
     with pytest.raises(FlowdetError, match="no picture with an object of cat, emu"):
         read_stills(write(tmp_path / "coco.json", [annotation(3, 1, SQUARE)]), tmp_path, ("cat", "emu"))
+
+
+@pytest.mark.parametrize("outline", [[], [[0, 0, 1, 1]], [[0, 0, 1, 1, 2]], {"counts": [1], "size": [2, 2]}, None])
+def test_an_object_without_polygons_is_named(tmp_path: Path, outline: object) -> None:
+    entry = annotation(3, 17, SQUARE) | {"id": 41, "segmentation": outline}
+    with pytest.raises(FlowdetError, match="annotation 41 of image 3 has no outline of polygons"):
+        read_stills(write(tmp_path / "coco.json", [entry]), tmp_path, ("cat",))

@@ -46,7 +46,7 @@ def read_stills(annotations: Path, images: Path, class_names: tuple[str, ...]) -
         class_names: Categories of other names are passed over; the position is the label.
 
     Raises:
-        FlowdetError: The file is not COCO JSON, or no picture is left.
+        FlowdetError: The file is not COCO JSON, an object has no polygons, or no picture is left.
     """
     try:
         document = json.loads(annotations.read_text())
@@ -71,5 +71,11 @@ def read_stills(annotations: Path, images: Path, class_names: tuple[str, ...]) -
 
 
 def _outlined(entry: dict[str, Any], label: int) -> OutlinedObject:
-    polygons = (np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in entry["segmentation"])
+    outline = entry.get("segmentation")
+    if not isinstance(outline, list) or not outline or any(len(p) < 6 or len(p) % 2 for p in outline):
+        raise FlowdetError(
+            f"annotation {entry.get('id')} of image {entry.get('image_id')} has no outline of polygons with three or more "
+            "corners; masks in run-length code are read for crowds only"
+        )
+    polygons = (np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in outline)
     return OutlinedObject(label, tuple(polygons))
