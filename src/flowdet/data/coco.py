@@ -74,8 +74,8 @@ def _outlined(entry: dict[str, Any], label: int) -> OutlinedObject:
     outline = entry.get("segmentation")
     if not isinstance(outline, list) or not outline or any(len(p) < 6 or len(p) % 2 for p in outline):
         raise FlowdetError(
-            f"annotation {entry.get('id')} of image {entry.get('image_id')} has no outline of polygons with three or more "
-            "corners; masks in run-length code are read for crowds only"
+            f"annotation {entry.get('id')} of image {entry.get('image_id')} has no outline of polygons with three "
+            "or more corners; masks in run-length code are read for crowds only"
         )
     polygons = (np.asarray(polygon, dtype=np.float32).reshape(-1, 2) for polygon in outline)
     return OutlinedObject(label, tuple(polygons))
