@@ -21,7 +21,7 @@ from flowdet.build import build
 from flowdet.checkpoint import save_native
 from flowdet.data.coco import read_stills
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
-from flowdet.models.flownet import FlowNetS
+from flowdet.models.flownet import PIXELS_PER_UNIT, FlowNetS
 from flowdet.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.system import VideoDetector
 from flowdet.training.clips import clip_batches, to_clip_batch, to_inputs
@@ -32,7 +32,6 @@ app = App(help=__doc__)
 Stage = Literal["flow", "detector", "together"]
 
 _FLOW_SCALE_WEIGHTS = (1.0, 0.5, 0.25, 0.12, 0.06)
-_PIXELS_PER_UNIT = 40.0
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
     """End-point error at five scales (FlowNet, section 4), relative to the clip's mean motion plus one pixel."""
     assert isinstance(model, FlowNetS)
     frames = torch.stack([clip.frames for clip in clips], dim=1)
-    truth = torch.cat([clip.flows for clip in clips]) / _PIXELS_PER_UNIT
-    size = (truth.square().sum(dim=1).sqrt().mean(dim=(1, 2)) + 1 / _PIXELS_PER_UNIT)[:, None, None]
+    truth = torch.cat([clip.flows for clip in clips]) / PIXELS_PER_UNIT
+    size = (truth.square().sum(dim=1).sqrt().mean(dim=(1, 2)) + 1 / PIXELS_PER_UNIT)[:, None, None]
     config = fgfa_lite().inputs
     flows = model.predict(*(model.prepare(to_inputs(frame, config)) for frame in frames))
     losses = {}

@@ -119,10 +119,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:
         published = read_openmmlab(path)
-        weights = {
-            published_to_native(key): tensor.float() if tensor.is_floating_point() else tensor
-            for key, tensor in published.state_dict.items()
-        }
+        weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
         class_names = published.class_names or config.class_names
     system = build(config.with_classes(class_names))
     _fill(system, weights, path)

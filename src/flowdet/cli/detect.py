@@ -4,9 +4,9 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from glob import glob, has_magic
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import flowdet
 from flowdet.annotate import annotate
 from flowdet.cli import console
-from flowdet.errors import ConfigError, FlowdetError
+from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.system import VideoDetector
 from flowdet.types import check_class_names
 from flowdet.video.images import IMAGE_SUFFIXES
-from flowdet.video.reader import Video, check_selection, describe_source, open_video
+from flowdet.video.reader import SourceDescription, Video, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
 from flowdet.zoo import SHIPPED
 
@@ -71,6 +71,7 @@ class _Job:
     """One source and the files it becomes."""
 
     source: str
+    described: SourceDescription
     results: Path
     video: Path | None
     settings: _Settings
@@ -78,10 +79,9 @@ class _Job:
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        described = describe_source(self.source)
-        record = {"source": described.label, **asdict(self.settings)}
-        if described.path:
-            state = described.path.stat()
+        record = {"source": self.described.label, **asdict(self.settings)}
+        if self.described.path:
+            state = self.described.path.stat()
             record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
         return record
 
@@ -165,8 +165,10 @@ def _digest(path: Path) -> str:
 def _expanded(sources: Sequence[str]) -> Iterator[str]:
     """The sources, with each video that a pattern matches as a source of its own."""
     for source in sources:
-        is_pattern = has_magic(source) and not Path(source).exists() and "://" not in source
-        matches = sorted(glob(source, recursive=True)) if is_pattern else []
+        matches: list[str] = []
+        with suppress(VideoError):  # told when its turn comes
+            if describe_source(source).pattern:
+                matches = sorted(glob(source, recursive=True))
         videos = [match for match in matches if Path(match).suffix.lower() not in IMAGE_SUFFIXES]
         yield from videos or [source]
 
@@ -180,11 +182,12 @@ def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
     """
     described = describe_source(source)
     name, number = described.name, 1
-    while name.casefold() in outputs.taken or (described.path is None and _is_recording(source, outputs.results(name))):
+    is_rereadable = described.path is not None or described.pattern
+    while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
         number += 1
         name = f"{described.name}-{number}"
     outputs.taken.add(name.casefold())
-    job = _Job(source, outputs.results(name), outputs.video(name), settings)
+    job = _Job(source, described, outputs.results(name), outputs.video(name), settings)
     for file in (job.results, job.video):
         if described.path and file and file.exists() and os.path.samefile(described.path, file):
             raise ConfigError(f"the result would replace its source {source}; name another folder with --out")
@@ -193,7 +196,7 @@ def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
 
 def _is_recording(source: str, results: Path) -> bool:
     """Whether this file holds something that went by live and cannot be had again."""
-    if describe_source(source).pattern or not results.exists():
+    if not results.exists():
         return False
     with open_video(source) as video:
         return video.is_live
@@ -238,7 +241,7 @@ def _detect_one(detector: VideoDetector, job: _Job) -> None:
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)
-    source = describe_source(job.source).label
+    source = job.described.label
     for problem in done.problems:
         console.err.print(f"{source}: {problem}", style="yellow")
     files = " and ".join(str(path) for path in (job.video, job.results) if path)

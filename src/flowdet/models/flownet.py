@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
-from flowdet.models.inputs import InputConfig
+from flowdet.models.inputs import FEATURE_STRIDE, InputConfig
 from flowdet.types import NetworkInput
 
-__all__ = ["FlowNetConfig", "FlowNetS"]
+__all__ = ["PIXELS_PER_UNIT", "FlowNetConfig", "FlowNetS"]
 
 _MEAN = (0.411, 0.432, 0.450)
-_PIXELS_PER_UNIT = 40.0
+PIXELS_PER_UNIT = 40.0
+"""Image pixels in one unit of a predicted flow."""
 _STRIDE = 8
-_FEATURE_STRIDE = 16
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class FlowNetS(nn.Module):
         Returns:
             [b, 2, h / 8, w / 8] (dx, dy) from the current to the reference frame, in feature cells of 16 image pixels.
         """
-        return F.avg_pool2d(self.predict(current, reference)[0], 2) * (_PIXELS_PER_UNIT / _FEATURE_STRIDE)
+        return F.avg_pool2d(self.predict(current, reference)[0], 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
 
     @staticmethod
     def to_image(prediction: Tensor) -> Tensor:
         """The finest prediction [b, 2, H / 8, W / 8] as a flow [b, 2, H, W] in image pixels."""
-        return F.interpolate(prediction, scale_factor=_STRIDE, mode="bilinear", align_corners=False) * _PIXELS_PER_UNIT
+        return F.interpolate(prediction, scale_factor=_STRIDE, mode="bilinear", align_corners=False) * PIXELS_PER_UNIT

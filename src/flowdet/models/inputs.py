@@ -12,7 +12,10 @@ from flowdet.errors import ConfigError
 from flowdet.ops.resize import fit_size, resize_bilinear
 from flowdet.types import Geometry, NetworkInput
 
-__all__ = ["InputConfig", "prepare"]
+__all__ = ["FEATURE_STRIDE", "InputConfig", "prepare"]
+
+FEATURE_STRIDE = 16
+"""Network-input pixels from one feature cell to the next, in every system."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class InputConfig:
     multiple: int = 16
 
     def __post_init__(self) -> None:
-        if self.multiple < 16 or self.multiple % 16:
-            raise ConfigError(f"inputs are padded to a multiple of 16, not of {self.multiple}")
+        if self.multiple < FEATURE_STRIDE or self.multiple % FEATURE_STRIDE:
+            raise ConfigError(f"inputs are padded to a multiple of {FEATURE_STRIDE}, not of {self.multiple}")
         if not 0 < self.short_side <= self.long_side:
             raise ConfigError(
                 f"the short side ({self.short_side} px) must not exceed the long one ({self.long_side} px)"

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, roi_align
 
 from flowdet.errors import check_positive
+from flowdet.models.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RoIHead", "RoIHeadConfig"]
 
-_STRIDE = 16
 _STDS = (0.2, 0.2, 0.2, 0.2)
 _WINDOW = 7
 
@@ -59,7 +59,7 @@ class RoIHead(nn.Module):
 
     def pool(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """RoI features [n, c, 7, 7] of boxes (for each image [k, 4] xyxy px, network input), n their number in all."""
-        pooled: Tensor = roi_align(features, list(boxes), _WINDOW, 1 / _STRIDE, sampling_ratio=2, aligned=True)
+        pooled: Tensor = roi_align(features, list(boxes), _WINDOW, 1 / FEATURE_STRIDE, sampling_ratio=2, aligned=True)
         return pooled
 
     def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from flowdet.errors import ConfigError, check_positive
+from flowdet.models.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RPN", "RPNConfig"]
 
-_STRIDE = 16
 _STDS = (1.0, 1.0, 1.0, 1.0)
 _SMOOTH_L1_BETA = 1 / 9
 
@@ -73,10 +73,12 @@ class RPN(nn.Module):
     def anchors(self, height: int, width: int, device: torch.device) -> Tensor:
         """Anchors [height * width * a, 4] xyxy px, network input; cell (j, i) has its centre at (16 j, 16 i)."""
         ratios = torch.tensor(self.config.ratios, device=device).sqrt()[:, None]
-        side = torch.tensor(self.config.scales, device=device) * _STRIDE
+        side = torch.tensor(self.config.scales, device=device) * FEATURE_STRIDE
         half = torch.stack(((side / ratios).flatten(), (side * ratios).flatten()), dim=1) / 2
         y, x = torch.meshgrid(
-            torch.arange(height, device=device) * _STRIDE, torch.arange(width, device=device) * _STRIDE, indexing="ij"
+            torch.arange(height, device=device) * FEATURE_STRIDE,
+            torch.arange(width, device=device) * FEATURE_STRIDE,
+            indexing="ij",
         )
         centres = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
         return torch.cat((centres - half, centres + half), dim=-1).reshape(-1, 4)
