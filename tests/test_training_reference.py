@@ -81,7 +81,7 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = clip_batch(recorded, method, still=run.endswith("still"))
     samples = Samples(monkeypatch)
 
-    losses = system.losses(batch, first_ones)
+    losses = system.losses(batch, [first_ones])
     check_losses(losses, first["losses"])
     samples.check(first["sampling"])
 
@@ -102,7 +102,7 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     second = recorded[run].get("iter1")
     if second:
         optimizer.step()
-        losses = system.losses(batch, first_ones)
+        losses = system.losses(batch, [first_ones])
         check_losses(losses, second["losses"])
         samples.check(second["sampling"])
         optimizer.zero_grad()

@@ -1,6 +1,6 @@
 """A video detector: the trained parts, and the method that puts them to work."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,7 +73,13 @@ class VideoDetector(nn.Module):
         pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
         return ((frame, found.select(score, classes)) for frame, found in pairs)
 
-    def losses(self, clips: ClipBatch, choose: Chooser = choose_randomly) -> dict[str, Tensor]:
-        """The losses of a batch of training clips by name; `choose` picks the sampled boxes."""
+    def losses(self, clips: ClipBatch, choosers: Sequence[Chooser] | None = None) -> dict[str, Tensor]:
+        """The losses of a batch of training clips by name, each the mean over the clips.
+
+        Args:
+            clips: The batch.
+            choosers: Pick the sampled boxes, one for each clip; at random if not given.
+        """
         features = self.method.training_features(clips)
-        return self.detector.losses(features, clips.current.geometries, clips.targets, choose)
+        choosers = choosers or (choose_randomly,) * len(clips.targets)
+        return self.detector.losses(features, clips.current.geometries, clips.targets, choosers)

@@ -35,7 +35,7 @@ def targets(*boxes: tuple[float, float, float, float]) -> Targets:
 
 def rpn_losses(rpn: RPN, features: Tensor, geometries: Sequence[Geometry], truths: Sequence[Targets]) -> Losses:
     objectness, deltas = rpn(features)
-    return rpn.losses(objectness, deltas, geometries, truths, first_ones)
+    return rpn.losses(objectness, deltas, geometries, truths, [first_ones] * len(truths))
 
 
 def detect(head: RoIHead, features: Tensor, boxes: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -111,7 +111,7 @@ def test_only_the_best_anchors_are_candidates() -> None:
 @pytest.mark.parametrize("some", [NO_TARGETS, targets((10, 10, 50, 50))])
 def test_losses_of_images_with_and_without_objects(some: Targets) -> None:
     detector = tiny_detector()
-    losses = detector.losses(features().requires_grad_(), [WHOLE], [some], first_ones)
+    losses = detector.losses(features().requires_grad_(), [WHOLE], [some], [first_ones])
     assert set(losses) == {"rpn_objectness", "rpn_boxes", "roi_classes", "roi_boxes"}
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["rpn_objectness"] > 0
@@ -126,7 +126,7 @@ def test_losses_of_images_with_and_without_objects(some: Targets) -> None:
 
 def test_losses_without_any_proposal_and_any_object() -> None:
     head = tiny_detector().roi_head
-    losses = head.losses(features(), [NO_BOXES], [NO_TARGETS])
+    losses = head.losses(features(), [NO_BOXES], [NO_TARGETS], [first_ones])
     assert {name: loss.item() for name, loss in losses.items()} == {"roi_classes": 0, "roi_boxes": 0}
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
@@ -214,7 +214,7 @@ def test_ground_truth_is_among_the_rois() -> None:
 
     head.register_forward_pre_hook(note)
     truth = targets((10, 10, 50, 50), (60, 5, 90, 60))
-    head.losses(features(), [torch.tensor([[0.0, 0, 8, 8]])], [truth], first_ones)
+    head.losses(features(), [torch.tensor([[0.0, 0, 8, 8]])], [truth], [first_ones])
     assert chosen[0].tolist() == [*truth.boxes.tolist(), [0, 0, 8, 8]]
 
 
@@ -240,11 +240,11 @@ def test_half_of_the_anchors_and_a_quarter_of_the_rois_are_positive_at_most(monk
     boxes = torch.cat(
         (torch.tensor([[10.0, 10, 50, 50]]).repeat(30, 1), torch.tensor([[60.0, 0, 90, 60]]).repeat(30, 1))
     )
-    tiny_detector().roi_head.losses(features(), [boxes], [targets((10, 10, 50, 50))], first_ones)
+    tiny_detector().roi_head.losses(features(), [boxes], [targets((10, 10, 50, 50))], [first_ones])
     assert of_rois == [(6, 18)]
 
 
-def test_losses_of_a_batch_are_averages_over_all_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_of_a_batch_are_means_over_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, counts = tiny_detector(), counted(monkeypatch, rpn_module)
     geometries = [WHOLE, Geometry((64, 24), (64, 24), (64, 96))]
     truths = [targets((10, 10, 50, 50)), targets((2, 20, 18, 50))]
@@ -256,17 +256,16 @@ def test_losses_of_a_batch_are_averages_over_all_its_samples(monkeypatch: pytest
     assert counts[:2] == counts[2:]
     assert first != second
     for name, loss in together.items():
-        wanted = (alone[0][name] * first + alone[1][name] * second) / (first + second)
-        torch.testing.assert_close(loss, wanted)
+        torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2)
 
     proposals = [torch.tensor([[8.0, 8, 48, 52], [60, 4, 90, 40]]), torch.tensor([[0.0, 0, 20, 20]])]
-    together = detector.roi_head.losses(features(2), proposals, truths, first_ones)
+    together = detector.roi_head.losses(features(2), proposals, truths, [first_ones] * 2)
     alone = [
-        detector.roi_head.losses(features(2)[n : n + 1], proposals[n : n + 1], truths[n : n + 1], first_ones)
+        detector.roi_head.losses(features(2)[n : n + 1], proposals[n : n + 1], truths[n : n + 1], [first_ones])
         for n in range(2)
     ]
     for name, loss in together.items():
-        torch.testing.assert_close(loss, (alone[0][name] * 3 + alone[1][name] * 2) / 5)
+        torch.testing.assert_close(loss, (alone[0][name] + alone[1][name]) / 2)
 
 
 def test_proposals_are_constants_for_the_second_stage() -> None:

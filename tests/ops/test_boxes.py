@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowdet.ops.boxes import assign, choose_randomly, clamp, decode, encode, sample
+from flowdet.ops.boxes import assign, choose_randomly, clamp, decode, encode, sample, seeded_choosers
 
 Box = tuple[float, float, float, float]
 
@@ -174,3 +174,13 @@ def test_random_choice_is_uniform_without_repetition() -> None:
             counts[chosen - 10] += 1
     assert counts.min() > 520
     assert counts.max() < 680
+
+
+def test_seeded_choosers_depend_on_their_seed_alone() -> None:
+    indices = torch.arange(100, 200)
+    first, second, third = seeded_choosers([7, 8, 7])
+    torch.manual_seed(1)
+    drawn = [(choose(indices, 5).tolist(), choose(indices, 5).tolist()) for choose in (first, second, third)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert drawn[0][0] != drawn[0][1]
+    assert all(len(set(part)) == 5 and set(part) <= set(range(100, 200)) for pair in drawn for part in pair)

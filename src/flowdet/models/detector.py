@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from flowdet.models.roi_head import RoIHead, RoIHeadConfig
 from flowdet.models.rpn import RPN, RPNConfig
-from flowdet.ops.boxes import Chooser, choose_randomly
+from flowdet.ops.boxes import Chooser
 from flowdet.types import Geometry, Targets
 
 __all__ = ["Detector", "HeadsConfig"]
@@ -48,10 +48,13 @@ class Detector(nn.Module):
         features: Tensor,
         geometries: Sequence[Geometry],
         targets: Sequence[Targets],
-        choose: Chooser = choose_randomly,
+        choosers: Sequence[Chooser],
     ) -> dict[str, Tensor]:
-        """The four losses of Faster R-CNN by name; `choose` picks the sampled boxes."""
+        """The four losses of Faster R-CNN by name, means over the images; `choosers` pick each image's sampled boxes.
+
+        What is sampled in one image does not weigh on another, so a batch means the same in one process as in many.
+        """
         objectness, deltas = self.rpn(features)
-        losses = self.rpn.losses(objectness, deltas, geometries, targets, choose)
+        losses = self.rpn.losses(objectness, deltas, geometries, targets, choosers)
         proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.training_post_nms_top_n)
-        return losses | self.roi_head.losses(features, proposals, targets, choose)
+        return losses | self.roi_head.losses(features, proposals, targets, choosers)

@@ -10,7 +10,7 @@ from torchvision.ops import batched_nms, roi_align
 
 from flowdet.errors import check_positive
 from flowdet.models.inputs import FEATURE_STRIDE
-from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
+from flowdet.ops.boxes import Chooser, assign, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RoIHead", "RoIHeadConfig"]
@@ -96,12 +96,12 @@ class RoIHead(nn.Module):
         features: Tensor,
         proposals: Sequence[Tensor],
         targets: Sequence[Targets],
-        choose: Chooser = choose_randomly,
+        choosers: Sequence[Chooser],
     ) -> dict[str, Tensor]:
-        """Cross-entropy over the sampled RoIs and smooth L1 of the deltas, both over the number of sampled RoIs."""
-        rois, labels, wanted = [], [], []
+        """Cross-entropy over the sampled RoIs and smooth L1 of the deltas over the RoIs sampled in an image."""
+        rois, labels, wanted, shares = [], [], [], []
         background = self.classes.out_features - 1
-        for proposed, target in zip(proposals, targets, strict=True):
+        for proposed, target, choose in zip(proposals, targets, choosers, strict=True):
             matches = assign(proposed, target.boxes, positive=0.5, negative=0.5, weakest_positive=0.5)
             # The ground-truth boxes take part as proposals that belong to themselves.
             matches = torch.cat((torch.arange(len(target.boxes), device=matches.device), matches))
@@ -112,12 +112,15 @@ class RoIHead(nn.Module):
             labels.append(target.labels[truth])
             labels.append(torch.full_like(chosen.negatives, background))
             wanted.append(encode(candidates[chosen.positives], target.boxes[truth], _STDS))
+            count = len(rois[-1])
+            shares.append(candidates.new_full((count,), 1 / (max(count, 1) * len(targets))))
         truth = torch.cat(labels)
         logits, deltas = self(features, rois)
         positive = (truth != background).nonzero().flatten()
         moved = deltas[positive, truth[positive] if self.config.class_specific_boxes else 0]
-        count = max(len(truth), 1)
+        share = torch.cat(shares)
+        boxes = F.smooth_l1_loss(moved, torch.cat(wanted), reduction="none").sum(dim=1)
         return {
-            "roi_classes": F.cross_entropy(logits, truth, reduction="sum") / count,
-            "roi_boxes": F.smooth_l1_loss(moved, torch.cat(wanted), reduction="sum") / count,
+            "roi_classes": (F.cross_entropy(logits, truth, reduction="none") * share).sum(),
+            "roi_boxes": (boxes * share[positive]).sum(),
         }

@@ -10,7 +10,7 @@ from torchvision.ops import nms
 
 from flowdet.errors import ConfigError, check_positive
 from flowdet.models.inputs import FEATURE_STRIDE
-from flowdet.ops.boxes import Chooser, assign, choose_randomly, clamp, decode, encode, sample
+from flowdet.ops.boxes import Chooser, assign, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RPN", "RPNConfig"]
@@ -104,13 +104,13 @@ class RPN(nn.Module):
         deltas: Tensor,
         geometries: Sequence[Geometry],
         targets: Sequence[Targets],
-        choose: Chooser = choose_randomly,
+        choosers: Sequence[Chooser],
     ) -> dict[str, Tensor]:
-        """Cross-entropy of the objectness and smooth L1 of the deltas, both over the number of sampled anchors."""
+        """Cross-entropy of the objectness and smooth L1 of the deltas over an image's sampled anchors."""
         all_anchors = self.anchors(objectness.shape[-2], objectness.shape[-1], objectness.device)
-        loss_objectness, loss_deltas, count = objectness.new_zeros(()), deltas.new_zeros(()), 0
-        for logits, moves, geometry, target in zip(
-            _by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, targets, strict=True
+        objectness_losses, delta_losses = [], []
+        for logits, moves, geometry, target, choose in zip(
+            _by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, targets, choosers, strict=True
         ):
             height, width = geometry.valid
             limit = all_anchors.new_tensor([width, height])
@@ -122,13 +122,13 @@ class RPN(nn.Module):
             picked = torch.cat((scores[chosen.positives], scores[chosen.negatives]))
             truth = torch.zeros_like(picked)
             truth[: len(chosen.positives)] = 1
-            loss_objectness = loss_objectness + F.binary_cross_entropy_with_logits(picked, truth, reduction="sum")
+            count = max(len(picked), 1)
+            objectness_losses.append(F.binary_cross_entropy_with_logits(picked, truth, reduction="sum") / count)
             boxes = target.boxes[matches[chosen.positives]]
             wanted = encode(anchors[chosen.positives], boxes, _STDS)
             moved = moves[inside][chosen.positives]
-            loss_deltas = loss_deltas + F.smooth_l1_loss(moved, wanted, beta=_SMOOTH_L1_BETA, reduction="sum")
-            count += len(picked)
-        return {"rpn_objectness": loss_objectness / max(count, 1), "rpn_boxes": loss_deltas / max(count, 1)}
+            delta_losses.append(F.smooth_l1_loss(moved, wanted, beta=_SMOOTH_L1_BETA, reduction="sum") / count)
+        return {"rpn_objectness": torch.stack(objectness_losses).mean(), "rpn_boxes": torch.stack(delta_losses).mean()}
 
 
 def _by_anchor(maps: Tensor, values: int) -> Tensor:

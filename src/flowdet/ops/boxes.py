@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-__all__ = ["Chooser", "Sample", "assign", "choose_randomly", "clamp", "decode", "encode", "sample"]
+__all__ = ["Chooser", "Sample", "assign", "choose_randomly", "clamp", "decode", "encode", "sample", "seeded_choosers"]
 
 _LARGEST_LOG_SIZE_DELTA = abs(math.log(16 / 1000))
 
@@ -99,6 +100,15 @@ class Sample:
 def choose_randomly(indices: Tensor, count: int) -> Tensor:
     """Picks `count` of the indices at random, from torch's global generator."""
     return indices[torch.randperm(len(indices), device=indices.device)[:count]]
+
+
+def seeded_choosers(seeds: Sequence[int]) -> list[Chooser]:
+    """A chooser for each seed, which picks the same on every device and in every process."""
+
+    def choose(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        return indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]
+
+    return [partial(choose, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
 
 
 def sample(matches: Tensor, count: int, positive_share: float, choose: Chooser = choose_randomly) -> Sample:
