@@ -258,3 +258,11 @@ def test_convert_writes_the_native_format(
         assert ended.value.code == 1
         assert expected in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    lines = ("import sys", "from flowdet.cli import main", "try:", "    main(['--help'])", "finally:")
+    code = "\n".join((*lines, "    assert 'torch' not in sys.modules"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "detect" in done.stdout

@@ -5,19 +5,24 @@ for detections in model.detect(flowdet.open_video("clip.mp4"), score=0.5):
     print(detections.frame_index, detections.names, detections.boxes)
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from flowdet.errors import CheckpointError, ConfigError, DownloadError, FlowdetError, VideoError
-from flowdet.loading import load
-from flowdet.system import VideoDetector
-from flowdet.types import Detections, Frame
-from flowdet.video.draw import draw_detections
-from flowdet.video.reader import Video, open_video, read_ahead
-from flowdet.video.writer import VideoWriter
+from flowdet.errors import CheckpointError, ConfigError, DataError, DownloadError, FlowdetError, VideoError
+
+if TYPE_CHECKING:
+    from flowdet.loading import load
+    from flowdet.system import VideoDetector
+    from flowdet.types import Detections, Frame
+    from flowdet.video.draw import draw_detections
+    from flowdet.video.reader import Video, open_video, read_ahead
+    from flowdet.video.writer import VideoWriter
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DataError",
     "Detections",
     "DownloadError",
     "FlowdetError",
@@ -34,3 +39,22 @@ __all__ = [
 ]
 
 __version__ = version("flowdet")
+
+# Imported when they are first asked for: PyTorch takes seconds, which `flowdet --help` need not wait for.
+_HOMES = {
+    "Detections": "flowdet.types",
+    "Frame": "flowdet.types",
+    "Video": "flowdet.video.reader",
+    "VideoDetector": "flowdet.system",
+    "VideoWriter": "flowdet.video.writer",
+    "draw_detections": "flowdet.video.draw",
+    "load": "flowdet.loading",
+    "open_video": "flowdet.video.reader",
+    "read_ahead": "flowdet.video.reader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flowdet' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

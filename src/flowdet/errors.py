@@ -1,6 +1,14 @@
 """The errors a user can meet. Each message says what was expected, what came and what to do."""
 
-__all__ = ["CheckpointError", "ConfigError", "DownloadError", "FlowdetError", "VideoError", "check_positive"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DownloadError",
+    "FlowdetError",
+    "VideoError",
+    "check_positive",
+]
 
 
 class FlowdetError(Exception):
@@ -13,6 +21,10 @@ class ConfigError(FlowdetError):
 
 class CheckpointError(FlowdetError):
     """A weight file cannot be read, or does not fit the system."""
+
+
+class DataError(FlowdetError):
+    """Annotations, or detections to be evaluated, cannot be read or contradict themselves."""
 
 
 class DownloadError(FlowdetError):

@@ -8,8 +8,6 @@ from cyclopts import App
 
 import flowdet
 from flowdet.cli.console import complain, err
-from flowdet.cli.detect import detect
-from flowdet.cli.models import models
 from flowdet.errors import FlowdetError
 
 __all__ = ["main"]
@@ -17,8 +15,9 @@ __all__ = ["main"]
 app = App(
     name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
 )
-app.command(detect)
-app.command(models)
+# Loaded when they are called, for most of them load PyTorch.
+app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
+app.command("flowdet.cli.models:models", name="models", help="List the systems; download and convert their weights.")
 
 
 def _keep_memory() -> None:
