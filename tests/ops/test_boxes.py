@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import nms
 
-from flowdet.ops.boxes import assign, choose_randomly, clamp, decode, encode, sample, seeded_choosers
+from flowdet.ops.boxes import assign, best_apart, choose_randomly, clamp, decode, encode, sample, seeded_choosers
 
 Box = tuple[float, float, float, float]
 
@@ -184,3 +185,16 @@ def test_seeded_choosers_depend_on_their_seed_alone() -> None:
     assert drawn[0] == drawn[2] != drawn[1]
     assert drawn[0][0] != drawn[0][1]
     assert all(len(set(part)) == 5 and set(part) <= set(range(100, 200)) for pair in drawn for part in pair)
+
+
+@pytest.mark.parametrize(("count", "spread"), [(1, 400), (300, 400), (300, 60), (2000, 2000), (5000, 300)])
+def test_best_apart_is_the_beginning_of_non_maximum_suppression(count: int, spread: int) -> None:
+    generator = torch.Generator().manual_seed(spread)
+    corners = torch.rand(2300, 2, generator=generator) * spread
+    boxes = torch.cat((corners, corners + 20 + 60 * torch.rand(2300, 2, generator=generator)), dim=1)
+    scores = torch.linspace(1, 0, 2300)
+    assert best_apart(boxes, scores, 0.5, count).tolist() == nms(boxes, scores, 0.5)[:count].tolist()
+
+
+def test_best_apart_of_no_boxes() -> None:
+    assert best_apart(torch.zeros(0, 4), torch.zeros(0), 0.5, 10).tolist() == []

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from flowdet.errors import ConfigError, check_positive
 from flowdet.models.inputs import FEATURE_STRIDE
-from flowdet.ops.boxes import Chooser, assign, clamp, decode, encode, sample
+from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RPN", "RPNConfig"]
@@ -95,7 +94,7 @@ class RPN(nn.Module):
             boxes = clamp(decode(anchors[order], moves[order, None], _STDS)[:, 0], geometry.valid)
             solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, scores = boxes[solid], scores[: self.config.pre_nms_top_n][solid]
-            proposals.append(boxes[nms(boxes, scores, self.config.nms_iou)[:count]])
+            proposals.append(boxes[best_apart(boxes, scores, self.config.nms_iou, count)])
         return proposals
 
     def losses(

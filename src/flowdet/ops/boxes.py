@@ -7,10 +7,22 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
-__all__ = ["Chooser", "Sample", "assign", "choose_randomly", "clamp", "decode", "encode", "sample", "seeded_choosers"]
+__all__ = [
+    "Chooser",
+    "Sample",
+    "assign",
+    "best_apart",
+    "choose_randomly",
+    "clamp",
+    "decode",
+    "encode",
+    "sample",
+    "seeded_choosers",
+]
 
+_BOXES_AT_ONCE = 500
 _LARGEST_LOG_SIZE_DELTA = abs(math.log(16 / 1000))
 
 Chooser = Callable[[Tensor, int], Tensor]
@@ -95,6 +107,28 @@ class Sample:
 
     positives: Tensor
     negatives: Tensor
+
+
+def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int) -> Tensor:
+    """The first `count` boxes that non-maximum suppression keeps, without looking at those behind them.
+
+    Args:
+        boxes: [n, 4] xyxy px, best first.
+        scores: [n], descending.
+        iou: Boxes that overlap a kept one by more are dropped.
+        count: The most to keep.
+
+    Returns:
+        [k] int64 positions, best first.
+    """
+    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    for start in range(0, len(boxes), _BOXES_AT_ONCE):
+        near = torch.arange(start, min(start + _BOXES_AT_ONCE, len(boxes)), device=boxes.device)
+        near = near[(box_iou(boxes[near], boxes[kept]) <= iou).all(dim=1)]
+        kept = torch.cat((kept, near[nms(boxes[near], scores[near], iou)]))
+        if len(kept) >= count:
+            break
+    return kept[:count]
 
 
 def choose_randomly(indices: Tensor, count: int) -> Tensor:

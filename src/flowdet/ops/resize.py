@@ -46,8 +46,15 @@ def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     y0, y1, wy = (taps.to(image.device) for taps in _taps(image.shape[0], size[0], whole_at_border=False))
     used, rows = torch.cat((y0, y1)).unique(return_inverse=True)
     source = image.index_select(0, used).to(torch.int32)
-    lines = source.index_select(1, x0) * wx[0][:, None] + source.index_select(1, x1) * wx[1][:, None]
+    # In place, since each of these maps is as large as the image and four bytes a value.
+    lines = source.index_select(1, x0).mul_(wx[0][:, None])
+    lines += source.index_select(1, x1).mul_(wx[1][:, None])
     lines >>= 4
-    upper = (lines.index_select(0, rows[: size[0]]) * wy[0][:, None, None]) >> 16
-    lower = (lines.index_select(0, rows[size[0] :]) * wy[1][:, None, None]) >> 16
-    return ((upper + lower + 2) >> 2).clamp(0, 255).to(torch.uint8)
+    upper = lines.index_select(0, rows[: size[0]]).mul_(wy[0][:, None, None])
+    lower = lines.index_select(0, rows[size[0] :]).mul_(wy[1][:, None, None])
+    upper >>= 16
+    lower >>= 16
+    upper += lower
+    upper += 2
+    upper >>= 2
+    return upper.clamp_(0, 255).to(torch.uint8)
