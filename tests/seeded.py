@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowdet.build import build
-from flowdet.checkpoint import published_to_native
+from flowdet.models.weights import published_to_native
 from flowdet.recipes import RECIPES
 from flowdet.system import VideoDetector
 from tests.golden import state_dict_shapes

@@ -18,11 +18,12 @@ ORDER = (
     ("types",),
     ("ops",),
     ("video", "data", "models", "temporal", "openmmlab", "zoo"),
-    ("config", "stream", "download"),
+    ("config", "stream", "download", "evaluation"),
     ("recipes", "system", "training"),
     ("build",),
     ("checkpoint",),
     ("loading", "annotate"),
+    ("evaluate", "fit"),
     ("flowdet",),
     ("cli",),
     ("__main__",),
@@ -123,6 +124,7 @@ def test_the_public_names_of_flowdet() -> None:
     assert flowdet.__all__ == [
         "CheckpointError",
         "ConfigError",
+        "DataError",
         "Detections",
         "DownloadError",
         "FlowdetError",
@@ -141,5 +143,5 @@ def test_the_public_names_of_flowdet() -> None:
 
 def test_every_error_is_one_a_user_can_catch_at_once() -> None:
     errors = [getattr(flowdet, name) for name in flowdet.__all__ if name.endswith("Error")]
-    assert len(errors) == 5
+    assert len(errors) == 6
     assert all(issubclass(error, flowdet.FlowdetError) for error in errors)

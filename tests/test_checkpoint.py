@@ -8,11 +8,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flowdet.build import build
-from flowdet.checkpoint import published_to_native, read_native, read_system, save_native
+from flowdet.checkpoint import Start, read_native, read_system, save_native, start_from
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.errors import CheckpointError
+from flowdet.loading import weights_of
 from flowdet.models.neck import ConvNeckConfig
-from flowdet.recipes import RECIPES, single_lite
+from flowdet.models.weights import published_to_native
+from flowdet.recipes import RECIPES, VID_CLASSES, fgfa_lite, single_lite
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
@@ -273,3 +275,150 @@ def test_the_file_holds_only_tensors_and_a_configuration(tmp_path: Path) -> None
     assert set(load_file(tmp_path / "lite.safetensors")) == set(system.state_dict())
     config, _ = read_native(tmp_path / "lite.safetensors")
     assert config == single_lite()
+
+
+def start(tmp_path: Path, known: SystemConfig, wanted: SystemConfig) -> tuple[VideoDetector, Start]:
+    """A trained system, and a new one that starts from its file."""
+    trained = random_system(known)
+    save_native(trained, tmp_path / "trained.safetensors")
+    return trained, start_from(tmp_path / "trained.safetensors", wanted)
+
+
+def assert_same_but(found: VideoDetector, wanted: VideoDetector, *exceptions: str) -> None:
+    own, other = found.state_dict(), wanted.state_dict()
+    kept = [key for key in own if not key.startswith(exceptions)]
+    assert kept
+    for key in kept:
+        assert torch.equal(own[key], other[key]), key
+
+
+LAST_LAYERS = ("detector.roi_head.classes.", "detector.roi_head.deltas.")
+
+
+def test_the_same_classes_start_from_everything(tmp_path: Path) -> None:
+    trained, begun = start(tmp_path, fgfa_config(), fgfa_config())
+    assert_same(begun.system, trained)
+    assert (begun.shared_classes, begun.new_classes, begun.dropped_classes) == (fgfa_config().class_names, (), ())
+    assert (begun.fresh, begun.unused) == ((), ())
+    assert begun.taken == len(trained.state_dict())
+
+
+def test_other_classes_take_over_the_rows_of_those_that_are_known(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    trained, begun = start(tmp_path, fgfa_config(), fgfa_config().with_classes(("owl", "fox", "cat", "ant")))
+    assert begun.system.config.class_names == ("owl", "fox", "cat", "ant")
+    assert (begun.shared_classes, begun.new_classes, begun.dropped_classes) == (
+        ("fox", "cat"),
+        ("owl", "ant"),
+        ("dog",),
+    )
+    assert_same_but(begun.system, trained, *LAST_LAYERS)
+    old, new = trained.detector.roi_head, begun.system.detector.roi_head
+    # The old classes are cat, dog, fox, background.
+    for mine, theirs in ((1, 2), (2, 0), (4, 3)):
+        assert torch.equal(new.classes.weight[mine], old.classes.weight[theirs])
+        assert new.classes.bias[mine] == old.classes.bias[theirs]
+    for mine, theirs in ((1, 2), (2, 0)):
+        rows, others = slice(4 * mine, 4 * mine + 4), slice(4 * theirs, 4 * theirs + 4)
+        assert torch.equal(new.deltas.weight[rows], old.deltas.weight[others])
+        assert torch.equal(new.deltas.bias[rows], old.deltas.bias[others])
+    for fresh in (0, 3):
+        assert 0 < new.classes.weight[fresh].abs().max() < 0.1
+        assert new.classes.bias[fresh] == 0
+        assert 0 < new.deltas.weight[4 * fresh : 4 * fresh + 4].abs().max() < 0.01
+    assert begun.taken == len(trained.state_dict())
+
+
+def test_no_known_class_leaves_the_background(tmp_path: Path) -> None:
+    trained, begun = start(tmp_path, fgfa_config(), fgfa_config().with_classes(("owl",)))
+    assert (begun.shared_classes, begun.new_classes) == ((), ("owl",))
+    old, new = trained.detector.roi_head, begun.system.detector.roi_head
+    assert torch.equal(new.classes.weight[1], old.classes.weight[3])
+    assert new.deltas.weight.abs().max() < 0.01
+
+
+def test_boxes_without_classes_are_taken_whole(tmp_path: Path) -> None:
+    config = fgfa_config()
+    heads = replace(config.heads, roi_head=replace(config.heads.roi_head, class_specific_boxes=False))
+    config = replace(config, heads=heads)
+    trained, begun = start(tmp_path, config, config.with_classes(("owl", "cat", "ant", "bee", "cow")))
+    assert_same_but(begun.system, trained, "detector.roi_head.classes.")
+    alone, begun = start(tmp_path, config.with_classes(("cat",)), config.with_classes(("owl",)))
+    assert_same_but(begun.system, alone, "detector.roi_head.classes.")
+    with pytest.raises(CheckpointError, match=r"detector.roi_head.deltas.weight \[4, 16\] instead of \[12, 16\]"):
+        start(tmp_path, config, fgfa_config())
+
+
+def single_config() -> SystemConfig:
+    return replace(lite_config(), neck=ConvNeckConfig(channels=8))
+
+
+def test_fgfa_starts_from_single_frames_with_a_fresh_flow_net_and_embedding(tmp_path: Path) -> None:
+    trained, begun = start(tmp_path, single_config(), fgfa_config().with_classes(("dog", "owl")))
+    assert begun.fresh == ("flow_net", "embedding")
+    assert begun.unused == ()
+    assert begun.taken == len(trained.state_dict())
+    assert_same_but(begun.system, trained, "flow_net.", "embedding.", *LAST_LAYERS)
+
+
+def test_fgfa_starts_from_dff_with_a_fresh_embedding(tmp_path: Path) -> None:
+    trained, begun = start(tmp_path, replace(fgfa_config(), method=DFFConfig()), fgfa_config())
+    assert (begun.fresh, begun.unused) == (("embedding",), ())
+    assert_same_but(begun.system, trained, "embedding.")
+
+
+def test_what_the_new_method_has_no_use_for_is_told(tmp_path: Path) -> None:
+    trained, begun = start(tmp_path, fgfa_config(), single_config())
+    assert (begun.fresh, begun.unused) == ((), ("flow_net", "embedding"))
+    assert begun.taken == len(begun.system.state_dict()) < len(trained.state_dict())
+    _, begun = start(tmp_path, fgfa_config(), replace(fgfa_config(), method=DFFConfig()))
+    assert begun.unused == ("embedding",)
+
+
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not hold the weights of tiny-fgfa: .* of another shape .*neck"):
+        start(tmp_path, fgfa_config(), replace(fgfa_config(), neck=ConvNeckConfig(channels=16)))
+    heads = replace(fgfa_config().heads, roi_head=replace(fgfa_config().heads.roi_head, hidden=32))
+    with pytest.raises(CheckpointError, match=r"of another shape .*classes.weight \[4, 16\] instead of \[4, 32\]"):
+        start(tmp_path, fgfa_config(), replace(fgfa_config(), heads=heads))
+    narrow = replace(fgfa_config(), method=FGFAConfig(2, 2, embedding_channels=4))
+    with pytest.raises(CheckpointError, match=r"embedding.weight \[8, 8, 3, 3\] instead of \[4, 8, 3, 3\]"):
+        start(tmp_path, fgfa_config(), narrow)
+
+
+def test_a_part_of_a_flow_net_is_no_flow_net(tmp_path: Path) -> None:
+    weights = random_system(fgfa_config()).state_dict()
+    del weights["flow_net.conv1.0.0.weight"]
+    save_tensors(weights, tmp_path / "torn.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing \(flow_net.conv1.0.0.weight\)"):
+        start_from(tmp_path / "torn.safetensors", fgfa_config())
+
+
+def test_a_published_checkpoint_is_a_start_too(tmp_path: Path) -> None:
+    path = tmp_path / "epoch_7.pth"
+    trained = random_system(fgfa_config())
+    torch.save({"state_dict": published(trained), "meta": {"CLASSES": fgfa_config().class_names}}, path)
+    begun = start_from(path, fgfa_config().with_classes(("owl", "fox")))
+    assert begun.shared_classes == ("fox",)
+    assert torch.equal(begun.system.detector.roi_head.classes.weight[1], trained.detector.roi_head.classes.weight[2])
+    torch.save({"state_dict": published(trained), "meta": {"CLASSES": ("cat", "fox")}}, path)
+    with pytest.raises(CheckpointError, match="names 2 classes, but its classifier has 4 outputs"):
+        start_from(path, fgfa_config())
+
+
+def test_a_checkpoint_that_names_no_classes_is_of_imagenet_vid_if_it_has_as_many(tmp_path: Path) -> None:
+    path = tmp_path / "bare.pth"
+    trained = random_system(fgfa_config().with_classes(VID_CLASSES))
+    torch.save(published(trained), path)
+    begun = start_from(path, fgfa_config().with_classes(("owl", "zebra")))
+    assert begun.shared_classes == ("zebra",)
+    assert torch.equal(begun.system.detector.roi_head.classes.weight[1], trained.detector.roi_head.classes.weight[29])
+    torch.save(published(random_system(fgfa_config())), path)
+    begun = start_from(path, fgfa_config())
+    assert (begun.shared_classes, begun.new_classes) == ((), fgfa_config().class_names)
+
+
+def test_the_shipped_weights_are_a_start_for_other_classes() -> None:
+    begun = start_from(weights_of("fgfa-lite"), fgfa_lite().with_classes(("car", "tram")))
+    assert (begun.shared_classes, begun.new_classes) == (("car",), ("tram",))
+    assert begun.fresh == ()

