@@ -1,0 +1,185 @@
+"""flowdet data: convert, import and check annotated data."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flowdet.cli import console
+from flowdet.cli.data_report import print_report, print_written
+from flowdet.data.check import check as check_file
+from flowdet.data.cvat import import_cvat as run_import_cvat
+from flowdet.data.ilsvrc import convert_ilsvrc as convert_listed
+from flowdet.data.ilsvrc_lists import LIST_FILES, find_lists
+from flowdet.data.mot import import_mot as run_import_mot
+from flowdet.data.writing import write_json
+from flowdet.data.yolo import import_yolo as run_import_yolo
+from flowdet.errors import ConfigError, DataError
+
+__all__ = ["data"]
+
+data = App(name="data", help="Convert, import and check annotated videos and pictures.")
+
+Names = Annotated[tuple[str, ...], Parameter(negative=())]
+
+
+@data.command
+def convert_ilsvrc(
+    root: Path,
+    *,
+    out: Path | None = None,
+    processes: int | None = None,
+    strict: bool = False,
+    shifted_training_frames: bool = False,
+) -> int:
+    """Convert ImageNet VID and DET to CocoVID.
+
+    Which of VID train, VID val and DET are converted depends on the lists that are found in ROOT/Lists or
+    ROOT/ImageSets: VID_train_15frames.txt, VID_val_videos.txt, DET_train_30classes.txt.
+
+    Args:
+        root: Holds the folders Annotations and Data as ImageNet comes, and the lists.
+        out: Folder of the files. [default: ROOT/annotations]
+        processes: How many processes read XML files. [default: one for each core, at most 8]
+        strict: Anything damaged or missing is an error, and that file is not written.
+        shifted_training_frames: Subtract 1 from the frame numbers of VID_train_15frames.txt, as mmtracking does, to get
+            the very files that it trains on. The numbers count from 0, so it marks the frame before each that is meant.
+    """
+    if processes is not None and processes < 1:
+        raise ConfigError(f"the number of processes is 1 or more, not {processes}")
+    sets = find_lists(root, shifted_training_frames=shifted_training_frames)
+    for name, file_name in LIST_FILES.items():
+        found = next((one for one in sets if one.name == name), None)
+        if found:
+            console.out.print(f"{found.list_file}: {found.frame_count} frames, to be {name}.json")
+        else:
+            console.out.print(f"{file_name}: not found, so there will be no {name}.json")
+    failures = 0
+    for one in sets:
+        try:
+            with _bar(one.name, one.frame_count) as progress:
+                # A few frames are read before other processes have started.
+                workers = 1 if one.frame_count < 10_000 else processes or min(8, os.cpu_count() or 1)
+                folder = out or root / "annotations"
+                written = convert_listed(one, folder, processes=workers, strict=strict, progress=progress)
+            print_written(written, one.pictures)
+        except DataError as error:
+            failures += 1
+            console.complain(error)
+    return 1 if failures else 0
+
+
+@data.command
+def import_yolo(
+    root: Path,
+    *,
+    out: Path,
+    labels: Path | None = None,
+    names: Names = (),
+    stills: bool = False,
+    strict: bool = False,
+) -> None:
+    """Import folders of frames with YOLO labels.
+
+    Each folder with pictures is a video, its frames in natural order. A line of a label file is "class cx cy width
+    height", as shares of the picture, and may end with a track number. Label files lie beside the pictures or in a
+    folder labels that mirrors the folder images.
+
+    Args:
+        root: Holds the folders of frames, and data.yaml, classes.txt or obj.names with the class names.
+        out: The .json file to write; its file names lie below ROOT.
+        labels: Folder of the label files, where they are somewhere else.
+        names: Class names in place of those of a file; repeat the option or separate them with commas.
+        stills: The pictures are not frames of videos.
+        strict: Anything that cannot be read is an error, and nothing is written.
+    """
+    with _bar("pictures", None) as progress:
+        written = run_import_yolo(
+            root, out, labels=labels, names=_split(names), stills=stills, strict=strict, progress=progress
+        )
+    print_written(written, root)
+
+
+@data.command
+def import_mot(root: Path, *, out: Path, classes: Names = (), only: str = "*", strict: bool = False) -> None:
+    """Import MOT-challenge folders, each with img1, gt/gt.txt and seqinfo.ini.
+
+    Rows marked as ignored are left out and counted. Classes are those of gt/labels.txt where there is one, else those
+    of MOT17; the file gets the classes that occur.
+
+    Args:
+        root: One such folder, or a folder of them.
+        out: The .json file to write; its file names lie below ROOT.
+        classes: Names of the classes 1, 2, ..., all of which the file gets.
+        only: Pattern of the folders to take; MOT17 has each video three times, "*-FRCNN" takes it once.
+        strict: Anything that cannot be read is an error, and nothing is written.
+    """
+    with _bar("folders", None) as progress:
+        written = run_import_mot(root, out, classes=_split(classes), only=only, strict=strict, progress=progress)
+    print_written(written, root)
+
+
+@data.command
+def import_cvat(
+    *files: Path, out: Path, images: Path | None = None, frames: str | None = None, strict: bool = False
+) -> None:
+    """Import XML files of CVAT, for video or for images, version 1.1.
+
+    A file "for video" becomes a video, the pictures of one "for images" become stills. The frames of a video are
+    pictures whose names hold the frame's number, as CVAT exports them, or as
+    `ffmpeg -i clip.mp4 -start_number 0 images/frame_%06d.png` makes them.
+
+    Args:
+        files: The XML files.
+        out: The .json file to write.
+        images: Folder that its file names lie below. [default: that of the XML files]
+        frames: Names of the frames below that folder; "%06d" stands for the number, "{name}" for the video's name.
+            [default: images/frame_%06d.png, or another suffix if it is found]
+        strict: Anything that cannot be read is an error, and nothing is written.
+    """
+    with _bar("files", len(files)) as progress:
+        written = run_import_cvat(files, out, images=images, frames=frames, strict=strict, progress=progress)
+    print_written(written, images)
+
+
+@data.command
+def check(
+    file: Path,
+    *,
+    images: Path | None = None,
+    all_: Annotated[bool, Parameter("--all", negative=())] = False,
+    json: Path | None = None,
+) -> int:
+    """Check a CocoVID or COCO file, and print what the data set looks like.
+
+    Ends with exit code 1 if there is an error, that is, something that keeps the file from being used.
+
+    Args:
+        file: The .json file.
+        images: Folder of its pictures, whose sizes are compared. [default: that of the file, if pictures are there]
+        all_: Show every error and warning, not only the first of a kind.
+        json: Write everything found to this file, too.
+    """
+    with _bar("pictures", None) as progress:
+        report = check_file(file, images, progress=progress)
+    print_report(report, show_all=all_)
+    if json:
+        write_json(json, report.record())
+    return 1 if report.faults else 0
+
+
+def _split(names: tuple[str, ...]) -> list[str]:
+    return [name.strip() for part in names for name in part.split(",")]
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar that is told how much is done."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,150 @@
+"""What `flowdet data` prints."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from flowdet.cli import console
+from flowdet.data.check import Report
+from flowdet.data.faults import Fault
+from flowdet.data.oddities import Oddity
+from flowdet.data.summary import Spread, Summary
+from flowdet.data.writing import Written, problems_path
+
+__all__ = ["print_report", "print_written"]
+
+_SHOWN = 5
+
+
+def print_written(written: Written, pictures: Path | None) -> None:
+    """Prints what a data set that was written holds, and what was left out.
+
+    Args:
+        written: The data set.
+        pictures: The folder that its file names lie below, if that is another than its own.
+    """
+    say = console.out.print
+    what = [_count(written.videos, "video")] if written.videos else []
+    what += [_count(written.images, "frame" if written.videos else "image")]
+    what += [f"{written.training_images} of them for training"] if written.training_images != written.images else []
+    what += [f"{written.empty_images} of them without objects", _count(written.objects, "object")]
+    say(f"\n{written.path}: {', '.join(what)}")
+    table = Table("class", box=None)
+    table.add_column("objects", justify="right")
+    for name, count in written.objects_per_class.items():
+        table.add_row(name, str(count))
+    say(table)
+    if pictures:
+        say(f"its pictures lie below {pictures}")
+    for remark, count in written.remarks.items():
+        say(f"{remark}: {count}")
+    by_kind = defaultdict(list)
+    for problem in written.problems:
+        by_kind[problem.kind].append(problem.sentence)
+    for kind, sentences in by_kind.items():
+        _print_sentences(f"left out: {len(sentences)} x {kind}", sentences, _SHOWN)
+    if written.problems:
+        say(f"all of them are listed in {problems_path(written.path)}")
+
+
+def print_report(report: Report, *, show_all: bool) -> None:
+    """Prints what a check found.
+
+    Args:
+        report: What was found.
+        show_all: Every entry, not only the first of a kind.
+    """
+    shown = None if show_all else _SHOWN
+    if report.summary:
+        _print_summary(report.summary)
+    for odd in report.oddities:
+        _print_oddity(odd, shown)
+    if report.summary and report.pictures is None:
+        console.out.print("pictures were not looked for: name their folder with --images")
+    elif report.pictures:
+        console.out.print(f"pictures: those in {report.pictures} were compared")
+    _print_faults(report.faults, shown)
+    errors, warnings = _count(len(report.faults), "error"), _count(len(report.oddities), "warning")
+    console.out.print(f"\n{report.path}: {errors}, {warnings if report.summary else 'not looked at any further'}")
+
+
+def _print_faults(faults: Sequence[Fault], shown: int | None) -> None:
+    by_kind = defaultdict(list)
+    for fault in faults:
+        by_kind[fault.kind].append(fault.sentence)
+    for kind, sentences in by_kind.items():
+        _print_sentences(f"error: {len(sentences)} x {kind}", sentences, shown)
+
+
+def _print_oddity(odd: Oddity, shown: int | None) -> None:
+    _print_sentences(f"warning: {odd.what}", odd.where, shown)
+
+
+def _print_sentences(title: str, sentences: Sequence[str], shown: int | None) -> None:
+    console.out.print(title, style="yellow")
+    for sentence in sentences[:shown]:
+        console.out.print(f"  {sentence}")
+    if shown is not None and len(sentences) > shown:
+        console.out.print(f"  and {len(sentences) - shown} more")
+
+
+def _print_summary(summary: Summary) -> None:
+    say = console.out.print
+    say(
+        f"{_count(summary.videos, 'video')}, {_count(summary.frames, 'frame')}, {_count(summary.stills, 'still')}, "
+        f"{_count(summary.objects, 'object')}, {_count(summary.tracks, 'track')}\n"
+    )
+    table = Table("class", box=None)
+    for column in ("objects", "share", "images"):
+        table.add_column(column, justify="right")
+    for name, count in summary.objects_per_class.items():
+        table.add_row(name, str(count), _share(count, summary.objects), str(summary.images_per_class[name]))
+    say(table)
+    say("")
+    for name, text in _figures(summary):
+        say(f"{name:24} {text}")
+    say("")
+
+
+def _figures(summary: Summary) -> Iterable[tuple[str, str]]:
+    images = summary.frames + summary.stills
+    yield "for training", f"{summary.training_images} of {images} images"
+    yield "without objects", f"{summary.empty_images} ({_share(summary.empty_images, images)})"
+    yield "objects an image", _distribution(summary.images_by_objects, images)
+    if summary.crowds:
+        yield "crowds", str(summary.crowds)
+    if summary.video_length:
+        yield "frames a video", _spread(summary.video_length, ".0f")
+    if summary.box_size:
+        yield "box size", f"{_spread(summary.box_size, '.2f')} (square root of the share of the image)"
+    speeds = summary.speeds
+    if speeds:
+        yield (
+            "speed",
+            f"slow {speeds.slow:.1%}, medium {speeds.medium:.1%}, fast {speeds.fast:.1%}, median motion IoU "
+            f"{speeds.median:.2f} ({_count(speeds.objects, 'object')} with track numbers)",
+        )
+
+
+def _distribution(counts: Sequence[int], images: int) -> str:
+    named: Mapping[str, int] = {str(number): count for number, count in enumerate(counts[:4])}
+    several = {"4 or more": sum(counts[4:])} if len(counts) > 4 else {}
+    shares = ", ".join(f"{name}: {_share(count, images)}" for name, count in {**named, **several}.items())
+    return f"{shares}; at most {len(counts) - 1}"
+
+
+def _spread(spread: Spread, form: str) -> str:
+    return (
+        f"{spread.percentile_10:{form}} / {spread.median:{form}} / {spread.percentile_90:{form}} at the 10th, 50th and "
+        f"90th percentile, {spread.smallest:{form}} to {spread.largest:{form}}"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _count(number: int, one: str) -> str:
+    return f"{number} {one if number == 1 else one + 's'}"
