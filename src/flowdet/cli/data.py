@@ -24,6 +24,11 @@ __all__ = ["data"]
 
 data = App(name="data", help="Convert, import and check annotated videos and pictures.")
 
+# Loaded when it is called, for it needs PyTorch.
+data.command(
+    "flowdet.cli.synthesize:synthesize", help="Make the synthetic benchmark: clips with boxes, tracks and known flow."
+)
+
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
 

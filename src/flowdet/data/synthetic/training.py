@@ -1,0 +1,80 @@
+"""Training clips drawn in memory, with flow, from the same scenes as the benchmark's training split."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from flowdet.data.moving_stills import StillClip
+from flowdet.data.synthetic.assets import load_assets
+from flowdet.data.synthetic.clip import SyntheticClip
+from flowdet.data.synthetic.config import SyntheticConfig
+from flowdet.data.synthetic.scene import draw_scene
+from flowdet.errors import ConfigError
+from flowdet.types import Targets
+
+__all__ = ["SyntheticClips"]
+
+
+class SyntheticClips:
+    """Draws random clips of the training split's drawings and photographs; no two are the same.
+
+    Args:
+        class_names: In the order of the labels.
+        config: Parameters, those of the benchmark if not given; a larger size for larger frames.
+        reach: References lie at most so many frames from the current one.
+
+    Raises:
+        ConfigError: A class has no drawing, or the reach is below 1.
+    """
+
+    def __init__(self, class_names: Sequence[str], config: SyntheticConfig | None = None, reach: int = 9) -> None:
+        self.class_names = tuple(class_names)
+        self.config = config or SyntheticConfig()
+        self.reach = reach
+        self._assets = load_assets("train")
+        missing = [name for name in self.class_names if name not in self._assets.drawings]
+        if missing or not self.class_names:
+            raise ConfigError(f"there is no drawing of {', '.join(missing) or 'no class at all'}")
+        if reach < 1:
+            raise ConfigError(f"the reach of a synthetic clip is 1 frame or more, not {reach}")
+
+    def draw(self, rng: np.random.Generator, references: int) -> StillClip:
+        """One clip with so many reference frames, compressed as the benchmark's frames are."""
+        return self.draw_with_visibility(rng, references)[0]
+
+    def draw_with_visibility(self, rng: np.random.Generator, references: int) -> tuple[StillClip, torch.Tensor]:
+        """The same, and [r, h, w] bool: which pixels of the current frame each reference shows, too."""
+        scene = draw_scene(
+            rng,
+            self._assets,
+            first=self.class_names[rng.integers(len(self.class_names))],
+            class_names=self.class_names,
+            length=2 * self.reach + 1,
+            config=self.config,
+        )
+        clip = SyntheticClip(scene, self.config, (int(rng.integers(2**62)),))
+        now = self.reach
+        others = [now + step for step in range(-self.reach, self.reach + 1) if step]
+        times = rng.choice(others, references).tolist()
+        current = clip.frame(now)
+        images = [_through_jpeg(clip, image) for image in (current.image, *(clip.frame(t).image for t in times))]
+        flows = [clip.flow(now, time) for time in times]
+        empty = torch.zeros((0, 2, *self.config.size))
+        still = StillClip(
+            frames=torch.from_numpy(np.stack(images)),
+            flows=torch.stack([flow.flow for flow in flows]) if flows else empty,
+            targets=Targets(
+                torch.tensor([each.box for each in current.objects], dtype=torch.float32).reshape(-1, 4),
+                torch.tensor([self.class_names.index(each.class_name) for each in current.objects], dtype=torch.int64),
+            ),
+        )
+        return still, torch.stack([flow.visible for flow in flows]) if flows else empty[:, 0].bool()
+
+
+def _through_jpeg(clip: SyntheticClip, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(clip.jpeg(image))) as compressed:
+        return np.array(compressed)
