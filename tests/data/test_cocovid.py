@@ -34,7 +34,7 @@ def document() -> Document:
         "annotations": [
             {"id": 100, "image_id": 13, "category_id": 3, "bbox": [1, 2, 3, 4], "instance_id": 0},
             {"id": 101, "image_id": 10, "category_id": 7, "bbox": [0.5, 2, 3.25, 0], "instance_id": None},
-            {"id": 99, "image_id": 13, "category_id": 3, "bbox": [-1, 2, 3, 4], "iscrowd": 1},
+            {"id": 99, "image_id": 13, "category_id": 3, "bbox": [-1, 2, 3, 4], "area": 7.5, "iscrowd": 1},
         ],
     }
 
@@ -61,6 +61,7 @@ def test_videos_frames_stills_and_objects(tmp_path: Path) -> None:
     assert objects.labels.tolist() == [1, 0, 1]
     assert objects.boxes.tolist() == [[1, 2, 4, 6], [0.5, 2, 3.75, 2], [-1, 2, 2, 6]]
     assert objects.boxes.dtype == np.float64
+    assert objects.areas.tolist() == [12, 0, 7.5]
     assert objects.tracks.tolist() == [0, -1, -1]
     assert objects.crowds.tolist() == [False, False, True]
     assert [positions.tolist() for positions in data.objects_by_image()] == [[1], [], [], [0, 2]]
@@ -131,6 +132,8 @@ FAULTS = [
     (changed("annotations", 0, "bbox", value=[10**400, 2, 3, 4]), "annotation 100: a box is"),
     (changed("annotations", 0, "bbox", value=[True, 2, 3, 4]), "not [True, 2, 3, 4]"),
     (changed("annotations", 0, "bbox", value=["1", 2, 3, 4]), "not ['1', 2, 3, 4]"),
+    (changed("annotations", 0, "area", value=-1), "annotation 100: an area is a finite number from 0 or left out"),
+    (changed("annotations", 0, "area", value=float("nan")), "not float 'nan'"),
     (changed("annotations", 0, "instance_id", value=-1), "annotation 100: an instance_id is a whole number from 0"),
     (changed("annotations", 0, "instance_id", value="0"), "not str '0'"),
     (changed("annotations", 0, "instance_id", value=2**64), "an instance_id is a whole number from 0"),

@@ -41,8 +41,13 @@ def test_the_mean_is_over_the_frames_with_the_instance() -> None:
 
 def test_tracks_videos_and_stills_stay_apart() -> None:
     objects = [(image, 0, at(20 * image)) for image in range(6)] + [(0, 0, at(3)), (1, 1, at(3))]
-    made = Made([0, 0, 1, 1, None, None], objects, tracks=[1, 2, 1, -1, 1, 1, 7, 7])
-    assert np.array_equal(motion_iou(made.data), [1, 1, 1, np.nan, np.nan, np.nan, 1, 1], equal_nan=True)
+    made = Made([0, 0, 1, 1, None, None], objects, tracks=[1, 2, -1, 1, 1, 1, 7, 7])
+    assert np.array_equal(motion_iou(made.data), [1, 1, np.nan, 1, np.nan, np.nan, 1, 1], equal_nan=True)
+
+
+def test_a_number_that_two_videos_use_is_of_two_tracks() -> None:
+    made = Made([0, 1, 1], [(0, 0, at(0)), (2, 0, at(5))])
+    assert motion_iou(made.data).tolist() == [1, 1]
 
 
 def test_a_track_that_is_twice_in_a_frame_is_compared_with_other_frames_only() -> None:
@@ -144,6 +149,7 @@ def test_the_file_of_the_authors_itself() -> None:
         images=np.repeat(np.arange(len(sizes)), sizes),
         labels=np.zeros(count, dtype=np.int64),
         boxes=np.zeros((count, 4)),
+        areas=np.zeros(count),
         tracks=np.zeros(count, dtype=np.int64),
         crowds=np.zeros(count, dtype=np.bool_),
     )

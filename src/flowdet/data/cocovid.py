@@ -75,6 +75,7 @@ class Objects:
         images: [n] int64, positions in the data set's images.
         labels: [n] int64, positions in its class names.
         boxes: [n, 4] float64 xyxy px, original image: x2 = x + width as the file gives them.
+        areas: [n] float64 px, as the file gives them (of outlines, where it has some), else of the boxes.
         tracks: [n] int64, number of the instance within its video; -1 where the file gives none.
         crowds: [n] bool.
     """
@@ -83,6 +84,7 @@ class Objects:
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
     boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
     tracks: NDArray[np.int64]
     crowds: NDArray[np.bool_]
 
@@ -196,12 +198,17 @@ def _objects(document: dict[str, Any]) -> Objects:
     images = {image["id"]: position for position, image in enumerate(document["images"])}
     labels = {category["id"]: position for position, category in enumerate(document["categories"])}
     boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    areas = boxes[:, 2:].prod(axis=1)
+    for position, entry in enumerate(entries):
+        if (area := entry.get("area")) is not None:
+            areas[position] = area
     boxes[:, 2:] += boxes[:, :2]
     return Objects(
         ids=np.array([entry["id"] for entry in entries], dtype=np.int64),
         images=np.array([images[entry["image_id"]] for entry in entries], dtype=np.int64),
         labels=np.array([labels[entry["category_id"]] for entry in entries], dtype=np.int64),
         boxes=boxes,
+        areas=areas,
         tracks=np.array(
             [-1 if (track := entry.get("instance_id")) is None else track for entry in entries], dtype=np.int64
         ),

@@ -132,7 +132,7 @@ def _faults_of_annotations(annotations: list[Any], images: set[int], categories:
         if not isinstance(entry, dict):
             continue
         image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-        track = entry.get("instance_id")
+        track, area = entry.get("instance_id"), entry.get("area")
         if type(image) is int and image not in images:
             sentence = f"annotation {entry.get('id')}: there is no image {image}"
             yield Fault("annotation of an unknown image", sentence)
@@ -145,6 +145,9 @@ def _faults_of_annotations(annotations: list[Any], images: set[int], categories:
                 f"from 0, not {str(box)[:80]}"
             )
             yield Fault("annotation with a wrong box", sentence)
+        if area is not None and not _is_box([0, 0, area, 0]):
+            sentence = f"annotation {entry.get('id')}: an area is a finite number from 0 or left out, not {_told(area)}"
+            yield Fault("annotation with a wrong area", sentence)
         if track is not None and not (_is_whole(track) and track >= 0):
             sentence = (
                 f"annotation {entry.get('id')}: an instance_id is a whole number from 0 or left out, not {_told(track)}"
