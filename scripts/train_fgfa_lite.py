@@ -7,8 +7,8 @@ together  all of it, on clips with two references
 The commands that made the shipped weights are in docs/fgfa-lite.md.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +25,8 @@ from flowdet.models.flownet import PIXELS_PER_UNIT, FlowNetS
 from flowdet.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.system import VideoDetector
 from flowdet.training.clips import clip_batches, to_clip_batch, to_inputs
-from flowdet.training.loop import Plan, train
+from flowdet.training.loop import train
+from flowdet.training.plan import REFERENCE_BATCH, lite_plan
 from flowdet.training.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
@@ -46,6 +47,22 @@ class Sources:
         """Everything read."""
         pictures = [path for folder in self.backgrounds for path in sorted(folder.rglob("*.jpg"))]
         return MovingStills(read_stills(self.coco, self.images, VID_CLASSES), pictures, config)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Batches of clips drawn at random; there is no end to them, so the whole training is one epoch."""
+
+    stills: MovingStills
+    references: int
+    clips: int
+    seed: int
+    steps_per_epoch: int
+
+    def __call__(self, first_step: int) -> Iterator[tuple[list[StillClip]]]:
+        """One batch a step."""
+        batches = clip_batches(self.stills, first_step, references=self.references, clips=self.clips, seed=self.seed)
+        return ((batch,) for batch in batches)
 
 
 def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
@@ -83,20 +100,29 @@ def main(
 ) -> None:
     """Runs one stage; the last one writes fgfa-lite.safetensors."""
     torch.manual_seed(seed)
+    plan = replace(
+        lite_plan(),
+        epochs=1,
+        batch=clips,
+        clips_per_device=clips,
+        learning_rate=rate * REFERENCE_BATCH / clips,
+        warm_up_steps=min(lite_plan().warm_up_steps, steps // 2),
+        seed=seed,
+    )
     match stage:
         case "flow":
             stills = sources.stills(MovingStillsConfig(background_share=0.7, speed=4.0, reach=5, zoom=(1.0, 2.2)))
-            batches = partial(clip_batches, stills, references=1, clips=clips, seed=seed)
+            draws = Draws(stills, 1, clips, seed, steps)
             flow_net = build(fgfa_lite()).flow_net
             assert flow_net
-            trained = train(flow_net, batches, flow_losses, Plan(steps, rate), out / stage)
+            trained = train(flow_net, draws, flow_losses, plan, out / stage)
             torch.save(trained.state_dict(), out / "flow_net.pt")
         case "detector":
             system = build(single_lite())
             load_imagenet_weights(system.detector.backbone)
             stills = sources.stills(MovingStillsConfig())
-            batches = partial(clip_batches, stills, references=0, clips=clips, seed=seed)
-            trained = train(system, batches, detection_losses, Plan(steps, rate), out / stage)
+            draws = Draws(stills, 0, clips, seed, steps)
+            trained = train(system, draws, detection_losses, plan, out / stage)
             torch.save(trained.detector.state_dict(), out / "detector.pt")
         case "together":
             system = build(fgfa_lite())
@@ -104,8 +130,8 @@ def main(
             system.detector.load_state_dict(torch.load(out / "detector.pt", weights_only=True))
             system.flow_net.load_state_dict(torch.load(out / "flow_net.pt", weights_only=True))
             stills = sources.stills(MovingStillsConfig())
-            batches = partial(clip_batches, stills, references=2, clips=clips, seed=seed)
-            trained = train(system, batches, detection_losses, Plan(steps, rate), out / stage)
+            draws = Draws(stills, 2, clips, seed, steps)
+            trained = train(system, draws, detection_losses, plan, out / stage)
             assert isinstance(trained, VideoDetector)
             save_native(trained, out / "fgfa-lite.safetensors", torch.float16)
 

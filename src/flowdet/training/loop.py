@@ -2,128 +2,201 @@
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from flowdet.errors import FlowdetError
+from flowdet.training.environment import describe_environment, peak_memory, write_description
+from flowdet.training.interruption import Interruption
+from flowdet.training.log import TrainingLog
+from flowdet.training.plan import Plan, plan_to_json
+from flowdet.training.processes import Processes
+from flowdet.training.schedule import check_schedule, learning_rate
+from flowdet.training.state import TrainingState, begin, restore, save
+from flowdet.training.step import ClipsOf, Losses, LossesOf, accumulate, clip_gradients, find_offenders
 
-__all__ = ["Plan", "train"]
+__all__ = ["AfterEpoch", "Feed", "Report", "train"]
 
 Batch = TypeVar("Batch")
+Batch_co = TypeVar("Batch_co", covariant=True)
+
+AfterEpoch = Callable[[int, nn.Module], Mapping[str, Any]]
+"""Takes the number of an epoch, from 1, and the model as it would be the result; gives figures for the log."""
+
+# A run may go on with other values of these: the result is the same but for rounding.
+_FREE = ("clips_per_device", "gradient_checkpointing", "save_every")
+
+
+class Feed(Protocol[Batch_co]):
+    """Training data."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which all data is seen once."""
+
+    def __call__(self, first_step: int) -> Iterator[Sequence[Batch_co]]:
+        """The batches of this process for each step after so many, without end; every batch has as many clips."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast to train.
+class Report:
+    """How far a training is: `step` of `steps` done, in `epoch` of `epochs`, with the loss of the last step."""
 
-    Attributes:
-        steps: Steps of the optimizer.
-        learning_rate: At its peak, reached after the warm-up and brought to zero along a cosine.
-        backbone_factor: The backbone's share of the learning rate.
-        weight_decay: Of AdamW.
-        warm_up: Steps of linear rise.
-        max_grad_norm: Norm to which gradients are clipped.
-        ema: Decay of the averaged weights, which are the result.
-        save_every: Steps between checkpoints.
-    """
-
+    step: int
     steps: int
-    learning_rate: float
-    backbone_factor: float = 0.2
-    weight_decay: float = 1e-4
-    warm_up: int = 100
-    max_grad_norm: float = 10.0
-    ema: float = 0.998
-    save_every: int = 250
+    epoch: int
+    epochs: int
+    loss: float
+    clips_per_second: float
 
 
 def train(
     model: nn.Module,
-    batches: Callable[[int], Iterator[Batch]],
-    losses_of: Callable[[nn.Module, Batch], dict[str, Tensor]],
+    feed: Feed[Batch],
+    losses_of: LossesOf[Batch],
     plan: Plan,
     folder: Path,
+    *,
+    processes: Processes | None = None,
+    about: Mapping[str, Any] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    clips_of: ClipsOf[Batch] | None = None,
+    after_epoch: AfterEpoch | None = None,
+    watch: Callable[[Report], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
-    """Trains a model in place and returns its moving average; continues from the folder's checkpoint if there is one.
+    """Trains a model in place and gives the result, which is its moving average if the plan has one.
 
-    On the CPU a run that stopped and went on ends with the same weights as one that did not stop.
+    Goes on from the folder's checkpoint if there is one: on one machine a run that was killed and went on ends with the
+    same weights as one that was not.
 
     Args:
         model: What to train; parameters that need no gradient stay as they are.
-        batches: Gives the training data from a step on, without end.
-        losses_of: Named losses of a batch; their sum is minimised.
+        feed: The training data.
+        losses_of: Losses of a batch. What is random in them comes from the batch or from torch's global generator.
         plan: How long and how fast.
-        folder: Takes `log.jsonl` and `checkpoint.pt`.
+        folder: Takes `log.jsonl`, `config.json`, `environment.json`, `checkpoint.pt` and the one before; all processes
+            see the same one.
+        processes: Which share of the work is done here; all of it if not given.
+        about: What else a run must have in common with this one to be continued, as JSON holds it.
+        notes: What else belongs into config.json.
+        clips_of: Takes a batch apart, so that a sample whose loss is not a finite number can be named.
+        after_epoch: Called by every process after each epoch, to evaluate and to save.
+        watch: Called after each step.
+        say: Takes sentences about what happens beside the steps.
 
     Raises:
-        FlowdetError: The loss or its gradient is no longer a finite number.
+        ConfigError: The plan does not fit the data.
+        FlowdetError: The loss is not a finite number any more, or the folder holds another run.
+        CheckpointError: A checkpoint can be neither read nor written.
+        KeyboardInterrupt: After Ctrl-C, when a checkpoint is written.
+        SystemExit: After SIGTERM, when a checkpoint is written.
     """
+    processes = processes or Processes()
+    per_epoch, steps = feed.steps_per_epoch, plan.epochs * feed.steps_per_epoch
+    check_schedule(plan, per_epoch)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    optimizer = torch.optim.AdamW(_groups(model, plan), weight_decay=plan.weight_decay)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
-    first = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        first = saved["step"]
-    model.to(memory_format=torch.channels_last).train()
-    data = batches(first)
-    began = time.monotonic()
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps({"from_step": first, "plan": asdict(plan)}) + "\n")
-        for step in range(first, plan.steps):
-            rate = _rate(step, plan)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
-            losses = losses_of(model, next(data))
-            total = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad()
-            total.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
-            if not torch.isfinite(total + norm):
-                raise FlowdetError(
-                    f"in step {step} the loss is {total.item()} and its gradient {norm.item()}; "
-                    f"{folder} holds what was saved before"
-                )
-            optimizer.step()
-            average.update_parameters(model)
-            entry = {"step": step, "rate": rate, "norm": norm.item(), "seconds": time.monotonic() - began}
-            log.write(json.dumps(entry | {name: round(loss.item(), 5) for name, loss in losses.items()}) + "\n")
-            log.flush()
-            if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
-                state = {
-                    "step": step + 1,
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "random": torch.get_rng_state(),
-                }
-                torch.save(state, checkpoint.with_suffix(".new"))
-                os.replace(checkpoint.with_suffix(".new"), checkpoint)
-    return average.module.eval()
+    state = begin(model, plan, processes.device)
+    identity = {"plan": _identity(plan), **(about or {})}
+    done = _restore(state, identity, folder, processes, say)
+    if processes.is_first:
+        config = {"plan": json.loads(plan_to_json(plan)), **(about or {}), **(notes or {})}
+        write_description(folder, config, describe_environment(processes) | {"from_step": done})
+    losses = Losses(state.model, losses_of, plan.precision)
+    shared = processes.share(losses)
+    data = feed(done)
+
+    with TrainingLog(folder, done) if processes.is_first else nullcontext() as log:
+        epochs_done, rest = divmod(done, per_epoch)
+        if processes.agree(log is not None and rest == 0 < epochs_done and not log.was_evaluated(done)):
+            _evaluate(state, epochs_done, done, after_epoch, log)
+        for epoch in range(epochs_done + 1, plan.epochs + 1):
+            with Interruption() as interruption:
+                for step in range(done + 1, epoch * per_epoch + 1):
+                    began = time.monotonic()
+                    batches = next(data)
+                    waited = time.monotonic() - began
+
+                    rate = learning_rate(plan, step - 1, per_epoch)
+                    torch.manual_seed((plan.seed << 32) + step)
+                    terms = accumulate(shared, batches, state.scaler)
+                    norm = clip_gradients(state, losses.trained, plan.max_gradient_norm)
+                    own = torch.stack(list(terms.values())).tolist()
+                    is_bad = not math.isfinite(sum(own)) or not (math.isfinite(norm) or state.can_scale_down)
+                    bad, interrupted, terminated, *means = processes.mean([is_bad, *interruption.wishes, *own])
+                    if bad:
+                        offenders = processes.gather(find_offenders(losses, batches, clips_of) if clips_of else [])
+                        raise FlowdetError(_not_finite(step, sum(means), norm, offenders, folder))
+                    state.update(rate)
+
+                    done, loss = step, sum(means)
+                    stops = interrupted + terminated > 0
+                    seconds = time.monotonic() - began
+                    if log:
+                        log.write(
+                            {
+                                "step": step,
+                                "epoch": step / per_epoch,
+                                "loss": loss,
+                                "losses": dict(zip(terms, means, strict=True)),
+                                "learning_rate": rate,
+                                "gradient_norm": norm if math.isfinite(norm) else None,
+                                "seconds": seconds,
+                                "seconds_waiting": waited,
+                                "clips_per_second": plan.batch / seconds,
+                                "peak_memory": peak_memory(processes.device),
+                            }
+                        )
+                        if stops or step % plan.save_every == 0 or step == epoch * per_epoch:
+                            log.keep()
+                            save(state, step, identity, folder)
+                        watch(Report(step, steps, epoch, plan.epochs, loss, plan.batch / seconds))
+                    if stops:
+                        say(f"stopped after step {step} of {steps}, which is saved; the same command goes on from here")
+                        interruption.obey(interrupted > 0)
+            _evaluate(state, epoch, done, after_epoch, log)
+    return state.result.eval()
 
 
-def _groups(model: nn.Module, plan: Plan) -> list[dict[str, object]]:
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    backbone = [parameter for name, parameter in trained if ".backbone." in name]
-    others = [parameter for name, parameter in trained if ".backbone." not in name]
-    groups = ((backbone, plan.backbone_factor), (others, 1.0))
-    return [{"params": parameters, "factor": factor, "lr": 0.0} for parameters, factor in groups if parameters]
+def _evaluate(
+    state: TrainingState, epoch: int, step: int, after_epoch: AfterEpoch | None, log: TrainingLog | None
+) -> None:
+    figures = after_epoch(epoch, state.result.eval()) if after_epoch else {}
+    if log and figures:
+        log.write({"step": step, "epoch": epoch, "figures": dict(figures)})
+    state.model.train()
 
 
-def _rate(step: int, plan: Plan) -> float:
-    if step < plan.warm_up:
-        return plan.learning_rate * (step + 1) / plan.warm_up
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - plan.warm_up) / (plan.steps - plan.warm_up)))
+def _restore(
+    state: TrainingState, identity: Mapping[str, Any], folder: Path, processes: Processes, say: Callable[[str], None]
+) -> int:
+    """The steps done before, the same in every process."""
+    done, problems = restore(state, identity, folder)
+    for problem in problems:
+        say(problem)
+    if len(set(processes.gather(done))) > 1:
+        raise FlowdetError(f"the processes found different checkpoints in {folder}; it must be one folder for all")
+    if done:
+        say(f"goes on after step {done} of {folder}")
+    return done
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(plan_to_json(plan)).items() if name not in _FREE}
+
+
+def _not_finite(step: int, loss: float, norm: float, offenders: Sequence[Sequence[str]], folder: Path) -> str:
+    names = sorted(chain.from_iterable(offenders))
+    who = f"the samples {', '.join(names)} are the reason" if names else "no sample alone is the reason"
+    return (
+        f"in step {step} the loss is {loss} and the norm of its gradient {norm}: {who}. Look at them, or take a lower "
+        f"learning rate or a higher precision; {folder} holds what was saved before"
+    )

@@ -1,0 +1,238 @@
+"""flowdet train: train or fine-tune a system on annotated videos, and draw how it went."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flowdet.checkpoint import read_native
+from flowdet.cli import console
+from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES
+from flowdet.errors import ConfigError
+from flowdet.fit import AnnotatedImages, FitTask, default_changes, default_plan, fit
+from flowdet.loading import starting_weights, weights_of
+from flowdet.recipes import recipe
+from flowdet.training.log import has_tensorboard
+from flowdet.training.loop import Report
+from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
+from flowdet.training.plot import draw_runs
+from flowdet.training.processes import Processes, join_processes
+from flowdet.zoo import SHIPPED
+
+__all__ = ["PlanOptions", "train"]
+
+train = App(name="train", help="Train or fine-tune a system; draw how training runs went.")
+
+Paths = Annotated[tuple[Path, ...], Parameter(negative=())]
+
+
+@Parameter(name="*", group="Plan")
+@dataclass(frozen=True)
+class PlanOptions:
+    """What to change of the plan that suits the system; the plan as it is then is printed and saved."""
+
+    epochs: int | None = None
+    """Passes over the data."""
+    batch: int | None = None
+    """Clips a step, over all processes."""
+    clips_per_device: int | None = None
+    """Clips that go through a device together."""
+    learning_rate: float | None = None
+    """For 8 clips a step; scaled linearly to the batch."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """sgd has the momentum of the published systems."""
+    schedule: Literal["steps", "cosine"] | None = None
+    """How the learning rate goes down."""
+    drop_after: Annotated[tuple[int, ...] | None, Parameter(negative=())] = None
+    """With steps: the epochs after which the learning rate drops to a tenth; repeat the option."""
+    warm_up_steps: int | None = None
+    """Steps in which the learning rate rises."""
+    weight_decay: float | None = None
+    """Of every trained parameter."""
+    max_gradient_norm: float | None = None
+    """Norm to which gradients are clipped; 0 leaves them."""
+    backbone_factor: float | None = None
+    """The backbone's share of the learning rate."""
+    ema: float | None = None
+    """Decay of the moving average of the weights, which is then the result; 0 for none."""
+    precision: Precision | None = None
+    """bfloat16 or float16 save time and memory on a GPU."""
+    channels_last: bool | None = None
+    """The memory order that suits convolutions best."""
+    gradient_checkpointing: bool | None = None
+    """Save memory: compute the backbone's activations twice."""
+    seed: int | None = None
+    """Of everything that is drawn at random."""
+    save_every: int | None = None
+    """Steps between checkpoints."""
+
+    def applied_to(self, plan: Plan, world: int) -> Plan:
+        """The plan with these changes."""
+        given: dict[str, Any] = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        drops, kind = given.pop("drop_after", None), given.pop("schedule", None)
+        if drops and kind == "cosine":
+            raise ConfigError("a cosine has no drops: leave out --drop-after, or take --schedule steps")
+        if drops or kind == "steps":
+            own = plan.schedule if isinstance(plan.schedule, StepDrops) else StepDrops((2, 5))
+            given["schedule"] = StepDrops(drops) if drops else own
+        elif kind == "cosine":
+            given["schedule"] = Cosine()
+        if "optimizer" in given:
+            given["optimizer"] = SGD() if given["optimizer"] == "sgd" else AdamW()
+        given |= {name: given[name] or None for name in ("ema", "max_gradient_norm") if name in given}
+        plan = replace(plan, **given)
+        if self.clips_per_device is None:
+            most = range(plan.clips_per_device, 0, -1)
+            plan = replace(plan, clips_per_device=next((n for n in most if plan.batch % (n * world) == 0), 1))
+        return plan
+
+
+@train.default
+def train_system(
+    system: str,
+    *,
+    data: Paths,
+    out: Path,
+    images: Annotated[Paths, Parameter(show_default=False)] = (),
+    val: Path | None = None,
+    val_images: Path | None = None,
+    weights: Path | None = None,
+    backbone_weights: Path | None = None,
+    flow_net_weights: Path | None = None,
+    all_frames: bool = False,
+    changes: Literal["published", "stronger"] | None = None,
+    keep_epochs: bool = False,
+    workers: int = 2,
+    device: str = "cpu",
+    plan: PlanOptions | None = None,
+) -> None:
+    """Train or fine-tune a system on annotated videos, stills, or both.
+
+    The classes are those of the first data file. The same command goes on where it was stopped. Several processes:
+    torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
+
+    Args:
+        system: One of `flowdet models`, or a native weight file of your own (.safetensors) to start from.
+        data: A CocoVID or COCO file; repeat the option for more.
+        out: Folder of the run.
+        images: The folder of the images of each data file, or one for all. [default: the folder of the file]
+        val: A file to evaluate on after each epoch.
+        val_images: The folder of its images. [default: the folder of the file]
+        weights: A trained system to start from, of any classes. [default: the shipped weights, where there are some]
+        backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
+        flow_net_weights: Start from this flow net. [default: as published, once downloaded]
+        all_frames: Train on every frame, also those that the file does not mark as training frames.
+        changes: What chance does to a clip: published is a flip, stronger zooms and recolours too.
+        keep_epochs: Write the weights after each epoch too.
+        workers: Processes that read ahead, for each training process.
+        device: Where to train, "cuda" for instance.
+        plan: Changes of the plan.
+    """
+    if system.endswith(".safetensors"):
+        weights = weights or Path(system)
+        config = read_native(Path(system))[0]
+    else:
+        config = recipe(system)
+        if not weights and system in SHIPPED:
+            weights = None if backbone_weights else weights_of(system)
+        elif not weights:
+            is_complete = backbone_weights and (flow_net_weights or not config.flow_net)
+            found = {} if is_complete else starting_weights(system)
+            backbone_weights = backbone_weights or found.get("backbone")
+            flow_net_weights = flow_net_weights or found.get("flow_net")
+    chosen = {"published": PUBLISHED_CHANGES, "stronger": STRONGER_CHANGES, None: default_changes(config)}
+    task = FitTask(
+        config=config,
+        data=tuple(_annotated(data, images)),
+        folder=out,
+        weights=weights,
+        backbone_weights=backbone_weights,
+        flow_net_weights=flow_net_weights,
+        validation=AnnotatedImages(val, val_images or val.parent) if val else None,
+        changes=chosen[changes],
+        all_frames=all_frames,
+        keep_epochs=keep_epochs,
+        workers=workers,
+    )
+    with join_processes(device) as processes:
+        suited = default_plan(config, is_trained=task.weights is not None)
+        _run(task, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
+
+
+def _annotated(data: tuple[Path, ...], images: tuple[Path, ...]) -> Iterator[AnnotatedImages]:
+    if len(images) not in {0, 1, len(data)}:
+        raise ConfigError(
+            f"give one folder of images for all {len(data)} data files or one for each, not {len(images)}"
+        )
+    folders = images * len(data) if len(images) == 1 else images or [path.parent for path in data]
+    for path, folder in zip(data, folders, strict=True):
+        yield AnnotatedImages(path, folder)
+
+
+def _run(task: FitTask, plan: Plan, processes: Processes) -> None:
+    if not processes.is_first:
+        fit(task, plan, processes=processes)
+        return
+    console.out.print(_described(task, plan, processes))
+    if not has_tensorboard():
+        console.out.print("TensorBoard is not installed (pip install 'flowdet[log]'); the log is in log.jsonl alone")
+    with _progress() as (watch, watch_evaluation, say):
+        path = fit(task, plan, processes=processes, watch=watch, watch_evaluation=watch_evaluation, say=say)
+    console.out.print(f"finished: {path}")
+
+
+def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
+    """Everything that was chosen or left to its default."""
+    table = Table("", "", box=None, show_header=False)
+    table.add_row("system", task.config.name)
+    for part in task.data:
+        table.add_row("data", f"{part.annotations}, images in {part.images}")
+    table.add_row(
+        "processes", f"{processes.world} on {processes.device}, {plan.rounds(processes.world)} round(s) a step"
+    )
+    for field in fields(plan):
+        table.add_row(field.name.replace("_", " "), f"{getattr(plan, field.name)}")
+    return table
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[Report], None], Callable[[int, int], None], Callable[[str], None]]]:
+    """A bar with epoch, step, loss, clips a second and time left; beside it one for the evaluation."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console.err, transient=True, disable=not console.err.is_terminal
+    ) as bar:
+        training = bar.add_task("train", total=None, state="")
+        evaluation = bar.add_task("evaluate", total=None, state="", visible=False)
+
+        def watch(report: Report) -> None:
+            state = (
+                f"epoch {report.epoch}/{report.epochs} step {report.step}/{report.steps} loss {report.loss:.3f} "
+                f"{report.clips_per_second:.1f} clips/s"
+            )
+            bar.update(training, completed=report.step, total=report.steps, state=state)
+
+        def watch_evaluation(done: int, frames: int) -> None:
+            state = f"{done}/{frames} frames"
+            bar.update(evaluation, completed=done, total=frames, state=state, visible=done < frames)
+
+        yield watch, watch_evaluation, bar.console.print
+
+
+@train.command
+def plot(*runs: Path, out: Path = Path("training.png")) -> None:
+    """Draw loss, learning rate and AP of training runs.
+
+    Args:
+        runs: Folders of runs.
+        out: The picture (.png, .svg or .pdf).
+    """
+    if not runs:
+        raise ConfigError("name at least one run: `flowdet train plot runs/a runs/b`")
+    draw_runs(runs, out)
+    console.out.print(f"{out}")
