@@ -149,24 +149,27 @@ def test_a_name_may_be_in_any_language(drawing: Drawing) -> None:
     assert samples.picture(0)[0, 0, 0] == grey_of(1)
 
 
-def test_a_picture_is_turned_upright(drawing: Drawing, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stated", "red"), [((64, 48), (2, 20)), ((48, 64), (20, 2))])
+def test_a_picture_is_turned_upright_where_the_annotations_say_so(
+    stated: tuple[int, int], red: tuple[int, int], drawing: Drawing, tmp_path: Path
+) -> None:
     picture = Image.new("RGB", (64, 48))
     picture.paste((255, 0, 0), (0, 0, 8, 48))
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees to the right
     picture.save(tmp_path / "turned.png", exif=exif)
-    drawing.still(file_name="turned.png", size=(64, 48), write=False)
+    drawing.still(file_name="turned.png", size=stated, write=False)
     found = select(drawing).picture(0)
-    assert found.shape == (64, 48, 3)
-    assert found[2, 20].tolist() == [255, 0, 0]
-    assert found[20, 2].tolist() == [0, 0, 0]
+    assert found.shape == (*stated, 3)
+    assert found[red].tolist() == [255, 0, 0]
+    assert found[red[::-1]].tolist() == [0, 0, 0]
 
 
 def test_a_missing_picture_is_named(drawing: Drawing, tmp_path: Path) -> None:
     drawing.still(id=71, write=False)
     drawing.annotations[0]["image_id"] = 71
     samples = select(drawing)
-    with pytest.raises(DataError, match=r"data\.json: image 71: there is no file .*1\.png; is .* the folder"):
+    with pytest.raises(DataError, match=r"data\.json: image 71: there is no file .*1\.png; is this the right folder"):
         samples.picture(0)
 
 

@@ -1,6 +1,7 @@
 """The command line."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,20 +19,23 @@ app = App(
 # Loaded when they are called, for most of them load PyTorch.
 app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
 app.command("flowdet.cli.models:models", name="models", help="List the systems; download and convert their weights.")
+app.command("flowdet.cli.evaluate:evaluate", help="Evaluate a system, or a results file, on annotated videos.")
+app.command("flowdet.cli.train:train", name="train", help="Train or fine-tune a system; draw how training runs went.")
+app.command("flowdet.cli.data:data", name="data", help="Make annotation files, check them, and see what is in them.")
 
 
 def _keep_memory() -> None:
     """Lets glibc keep large freed blocks, which saves a third of the time of convolutions on a CPU."""
     if not sys.platform.startswith("linux"):
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2_000_000_000)
-    mallopt(top_pad, 64_000_000)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, value: 0)
+    for parameter, name, value in (
+        (-4, "MALLOC_MMAP_MAX_", 0),
+        (-1, "MALLOC_TRIM_THRESHOLD_", 2_000_000_000),
+        (-2, "MALLOC_TOP_PAD_", 64_000_000),
+    ):
+        mallopt(parameter, value)
+        os.environ.setdefault(name, str(value))  # for the processes that are started from here
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

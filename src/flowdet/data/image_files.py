@@ -1,4 +1,4 @@
-"""The pictures of a data set on disk: their places and sizes, without decoding them."""
+"""The pictures of a data set on disk: their places, sizes and pixels."""
 
 import re
 import warnings
@@ -7,16 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from flowdet.data.cocovid import CocoVID
+from flowdet.errors import DataError
 
-__all__ = ["PictureFault", "find_picture_faults", "has_pictures", "picture_names", "picture_size"]
+__all__ = ["PictureFault", "find_picture_faults", "has_pictures", "picture_names", "picture_size", "read_picture"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _THREADS = 8
 _PROBES = 20
 _AT_ONCE = 2000
+_ORIENTATION = 0x0112  # EXIF
+_QUARTER_TURNS = (5, 6, 7, 8)
 PictureFault = tuple[str, str]
 """(kind, sentence) of something wrong with one picture."""
 
@@ -74,6 +79,47 @@ def picture_size(path: Path) -> tuple[int, int]:
             return image.size
 
 
+def _possible_sizes(path: Path) -> list[tuple[int, int]]:
+    """(width, height) px as stored and, where a camera has noted a quarter turn, as shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            is_turned = image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
+            return [image.size, image.size[::-1]] if is_turned else [image.size]
+
+
+def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
+    """The pixels [h, w, 3] RGB of a picture, as the boxes of its annotations see them.
+
+    It is turned upright as a camera has noted it, unless it has the stated size only as it is stored: tools that draw
+    boxes differ in this.
+
+    Args:
+        path: The file.
+        size: (height, width) px, as the annotations state it.
+        where: The annotation file and the entry, for messages.
+
+    Raises:
+        DataError: It is missing, damaged, or of another size than stated.
+    """
+    try:
+        with Image.open(path) as file:
+            pictures = [file.convert("RGB")]
+            if file.getexif().get(_ORIENTATION, 1) != 1:
+                pictures.insert(0, ImageOps.exif_transpose(file).convert("RGB"))
+    except FileNotFoundError:
+        raise DataError(f"{where}: there is no file {path}; is this the right folder of images?") from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(f"{where}: {path} cannot be read: {error}") from error
+    for picture in pictures:
+        if picture.size == size[::-1]:
+            return np.array(picture)
+    raise DataError(
+        f"{where}: {path} is {pictures[0].width}x{pictures[0].height} px, the annotations say {size[1]}x{size[0]}; "
+        "its boxes would lie elsewhere"
+    )
+
+
 def _natural(name: str) -> list[tuple[str, int]]:
     return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"(\D*)([0-9]*)", name)]
 
@@ -82,11 +128,11 @@ def _fault(folder: Path, name: str, size: Sequence[int]) -> PictureFault | None:
     if not _is_file(folder, name):
         return "picture that is missing", f"{folder / name} is not there"
     try:
-        width, height = picture_size(folder / name)
+        sizes = _possible_sizes(folder / name)
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
         return "picture that cannot be read", f"{folder / name} cannot be read: {str(error)[:120]}"
-    if (width, height) != tuple(size):
-        sentence = f"{folder / name} has {width}x{height} pixels, the data set says {size[0]}x{size[1]}"
+    if tuple(size) not in sizes:
+        sentence = f"{folder / name} has {sizes[0][0]}x{sizes[0][1]} pixels, the data set says {size[0]}x{size[1]}"
         return "picture of another size", sentence
     return None
 

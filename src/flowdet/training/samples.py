@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from flowdet.data.cocovid import CocoVID
+from flowdet.data.image_files import read_picture
 from flowdet.data.sampling import ReferenceSampling, sample_references
 from flowdet.errors import DataError
 
@@ -128,27 +128,12 @@ class Samples:
         return tuple(int(members[place]) for place in sample_references(numbers, current, sampling, rng))
 
     def picture(self, image: int) -> NDArray[np.uint8]:
-        """Reads an image, [h, w, 3] RGB, turned upright.
+        """Reads an image, [h, w, 3] RGB.
 
         Raises:
             DataError: It is missing, damaged, or of another size than stated.
         """
-        path, where = self.path(image), f"{self.origin}: image {self.images.ids[image]}"
-        try:
-            with Image.open(path) as file:
-                ImageOps.exif_transpose(file, in_place=True)
-                pixels = np.array(file.convert("RGB"))
-        except FileNotFoundError:
-            raise DataError(f"{where}: there is no file {path}; is {self.folder} the folder of the images?") from None
-        except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-            raise DataError(f"{where}: {path} cannot be read: {error}") from error
-        height, width = self.size(image)
-        if pixels.shape[:2] != (height, width):
-            raise DataError(
-                f"{where}: {path} is {pixels.shape[1]}x{pixels.shape[0]} px, the annotations say {width}x{height}; "
-                "its boxes would lie elsewhere"
-            )
-        return pixels
+        return read_picture(self.path(image), self.size(image), f"{self.origin}: image {self.images.ids[image]}")
 
 
 def select_samples(

@@ -1,0 +1,180 @@
+"""The worst frames as pictures: what was there, what was found, what was missed, what is false."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from flowdet.data.cocovid import CocoVID
+from flowdet.data.image_files import read_picture
+from flowdet.errors import ConfigError
+from flowdet.evaluation.detections import DetectionTable
+from flowdet.evaluation.mistakes import FrameMistakes
+
+__all__ = ["draw_mistakes", "save_mistakes"]
+
+_Kind = Literal["annotated", "found", "missed", "false"]
+_Color = tuple[int, int, int]
+
+# Colours that are told apart without red and green, too; a missed object is dashed besides.
+_COLORS: dict[_Kind, _Color] = {
+    "annotated": (255, 255, 255),
+    "found": (0, 180, 140),
+    "missed": (255, 200, 0),
+    "false": (235, 60, 30),
+}
+_SMALLEST = 640  # pixels; a smaller picture is enlarged, so that its labels can be read
+_DARK = (25, 25, 25)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    kind: _Kind
+    box: tuple[float, ...]
+    text: str
+
+
+def draw_mistakes(
+    image: NDArray[np.uint8], data: CocoVID, detections: DetectionTable, mistakes: FrameMistakes
+) -> NDArray[np.uint8]:
+    """Draws what was annotated, found, missed and false in one frame, with a legend below it.
+
+    Args:
+        image: [h, w, 3] uint8 RGB; it is left as it is.
+        data: What is annotated.
+        detections: What was found.
+        mistakes: Of this frame.
+
+    Returns:
+        [H, W, 3] uint8 RGB; a small picture is enlarged.
+    """
+    zoom = max(1, round(_SMALLEST / max(image.shape[:2]) + 0.25))
+    picture = Image.fromarray(image)
+    picture = picture.resize((zoom * picture.width, zoom * picture.height), Image.Resampling.BICUBIC)
+    font = _font(max(13, round(min(picture.size) / 32)))
+    width = max(2, round(min(picture.size) / 240))
+    pen = ImageDraw.Draw(picture)
+    marks = list(_marks(data, detections, mistakes))
+    for mark in marks:
+        _outline(pen, tuple(zoom * side for side in mark.box), mark.kind, width)
+    for mark in marks:
+        _write(pen, font, mark, zoom, picture.size)
+    caption = f"{data.images[mistakes.image].file_name}: {len(mistakes.missed)} missed, {len(mistakes.false)} false"
+    return np.concatenate([np.asarray(picture), _legend(picture.width, font, caption)])
+
+
+def save_mistakes(
+    data: CocoVID, detections: DetectionTable, worst: Sequence[FrameMistakes], images: Path, folder: Path
+) -> list[Path]:
+    """Draws frames into JPEG files whose names begin with their rank; those of an earlier evaluation leave.
+
+    Args:
+        data: What is annotated.
+        detections: What was found.
+        worst: The frames, the worst first.
+        images: The folder that the data set's file names lie below.
+        folder: Takes the pictures; made if need be.
+
+    Raises:
+        DataError: An image is missing, cannot be read, or has another size than the data set says.
+        ConfigError: A file cannot be written.
+    """
+    paths = []
+    try:
+        for old in folder.glob("[0-9][0-9]_*.jpg"):
+            old.unlink()
+        for rank, mistakes in enumerate(worst, start=1):
+            record = data.images[mistakes.image]
+            size, where = (record.height, record.width), f"{data.path}: image {record.id}"
+            picture = read_picture(images / record.file_name, size, where)
+            drawn = draw_mistakes(picture, data, detections, mistakes)
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = re.sub(r"[^A-Za-z0-9.-]+", "_", str(Path(record.file_name).with_suffix("")))
+            paths.append(folder / f"{rank:02d}_{stem[-80:]}.jpg")
+            Image.fromarray(drawn).save(paths[-1], quality=90)
+    except OSError as error:
+        raise ConfigError(f"pictures cannot be written to {folder}: {error.strerror}") from error
+    return paths
+
+
+def _marks(data: CocoVID, detections: DetectionTable, mistakes: FrameMistakes) -> Iterator[_Mark]:
+    """From the bottom to the top."""
+    objects = data.objects
+    annotated = np.flatnonzero((objects.images == mistakes.image) & ~objects.crowds)
+    for row in np.setdiff1d(annotated, mistakes.missed):
+        yield _Mark("annotated", tuple(objects.boxes[row]), "")
+    sides: tuple[tuple[_Kind, NDArray[np.int64]], ...] = (("found", mistakes.found), ("false", mistakes.false))
+    for kind, rows in sides:
+        for row in rows[::-1]:
+            name = data.class_names[detections.labels[row]]
+            yield _Mark(kind, tuple(detections.boxes[row]), f"{name} {detections.scores[row]:.2f}")
+    for row in mistakes.missed:
+        yield _Mark("missed", tuple(objects.boxes[row]), data.class_names[objects.labels[row]])
+
+
+def _outline(pen: ImageDraw.ImageDraw, box: tuple[float, ...], kind: _Kind, width: int) -> None:
+    x1, y1, x2, y2 = box
+    corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1))
+    thickness = max(1, width // 2) if kind == "annotated" else width
+    for color, extra in ((_DARK, 2), (_COLORS[kind], 0)):
+        for start, end in pairwise(corners):
+            for piece in _pieces(start, end, 6 * width if kind == "missed" else 0):
+                pen.line(piece, fill=color, width=thickness + extra)
+
+
+def _pieces(
+    start: tuple[float, float], end: tuple[float, float], dash: int
+) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """The line in dashes; whole for a dash of 0."""
+    length = abs(end[0] - start[0]) + abs(end[1] - start[1])
+    if not dash or length < 3 * dash:
+        yield start, end
+        return
+    count = 2 * round(length / (2 * dash)) + 1
+    points = np.linspace(start, end, count + 1)
+    for first, second in zip(points[::2], points[1::2], strict=True):
+        yield (float(first[0]), float(first[1])), (float(second[0]), float(second[1]))
+
+
+def _write(pen: ImageDraw.ImageDraw, font: _Font, mark: _Mark, zoom: int, size: tuple[int, int]) -> None:
+    """The text of a mark on its colour: a detection's above its box, a missed object's at its lower edge."""
+    if not mark.text:
+        return
+    left, top, right, bottom = font.getbbox(mark.text)
+    width, height = right - left + 6, bottom - top + 6
+    x = min(max(0, zoom * mark.box[0]), size[0] - width)
+    y = zoom * mark.box[3] if mark.kind == "missed" else zoom * mark.box[1] - height
+    y = min(max(0, y), size[1] - height)
+    pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_COLORS[mark.kind])
+    pen.text((x + 3 - left, y + 3 - top), mark.text, font=font, fill=_DARK)
+
+
+def _legend(width: int, font: _Font, caption: str) -> NDArray[np.uint8]:
+    """A strip [h, width, 3] that says what the colours mean, and what the frame is."""
+    line = round(font.getbbox("Ag")[3]) + 8
+    strip = Image.new("RGB", (width, 2 * line + 4), _DARK)
+    pen = ImageDraw.Draw(strip)
+    x = 6.0
+    for kind, color in _COLORS.items():
+        pen.rectangle((x, 8, x + line - 12, line - 6), fill=color)
+        pen.text((x + line - 6, 4), kind, font=font, fill=(255, 255, 255))
+        x += line + font.getlength(kind) + 12
+    pen.text((6, line + 2), caption, font=font, fill=(255, 255, 255))
+    return np.asarray(strip)
+
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size=size)
