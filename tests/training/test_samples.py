@@ -169,7 +169,7 @@ def test_a_missing_picture_is_named(drawing: Drawing, tmp_path: Path) -> None:
     drawing.still(id=71, write=False)
     drawing.annotations[0]["image_id"] = 71
     samples = select(drawing)
-    with pytest.raises(DataError, match=r"data\.json: image 71: there is no file .*1\.png; is this the right folder"):
+    with pytest.raises(DataError, match=r"data\.json: image 71: there is no file .*1\.png; the images may lie below"):
         samples.picture(0)
 
 

@@ -108,7 +108,7 @@ def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.ui
             if file.getexif().get(_ORIENTATION, 1) != 1:
                 pictures.insert(0, ImageOps.exif_transpose(file).convert("RGB"))
     except FileNotFoundError:
-        raise DataError(f"{where}: there is no file {path}; is this the right folder of images?") from None
+        raise DataError(f"{where}: there is no file {path}; the images may lie below another folder") from None
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
         raise DataError(f"{where}: {path} cannot be read: {error}") from error
     for picture in pictures:
