@@ -7,7 +7,7 @@ together  all of it, on clips with two references
 The commands that made the shipped weights are in docs/fgfa-lite.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,7 +59,7 @@ class Draws:
     seed: int
     steps_per_epoch: int
 
-    def __call__(self, first_step: int) -> Iterator[tuple[list[StillClip]]]:
+    def __call__(self, first_step: int) -> Generator[tuple[list[StillClip]], None, None]:
         """One batch a step."""
         batches = clip_batches(self.stills, first_step, references=self.references, clips=self.clips, seed=self.seed)
         return ((batch,) for batch in batches)

@@ -265,7 +265,17 @@ def test_without_matplotlib_there_are_figures_without_plots(
         (["--results", "r.json", "--motion-iou", "m.json"], "add --protocol ilsvrc-motion"),
         (["--results", "r.json", "--bootstrap", "-1"], "--bootstrap is a number"),
         (["--results", "r.json", "--versus", "r.json", "--bootstrap", "0"], "--versus needs resamples"),
-        (["--results", "r.json", "--pictures", "-1"], "--pictures is a number"),
+        (["--results", "r.json", "--device", "cuda", "--out", "o"], "which --device cannot change"),
+        (
+            ["--results", "r.json", "--processes", "2", "--threads", "1"],
+            "which --processes and --threads cannot change",
+        ),
+        (
+            ["--results", "r.json", "--images", "images"],
+            "which --images cannot change: leave out what has no effect, or",
+        ),
+        (["--results", "r.json", "--pictures", "3"], "which --pictures cannot change"),
+        (["--results", "r.json", "--pictures", "-1", "--out", "o"], "--pictures is a number"),
     ],
 )
 def test_mistakes_are_one_message(

@@ -12,8 +12,8 @@ from flowdet.build import build
 from flowdet.checkpoint import read_native, save_native
 from flowdet.cli.train import PlanOptions, train
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.fit import AnnotatedImages, FitTask
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, StepDrops, fine_tuning_plan, published_plan
+from flowdet.training.task import AnnotatedImages, FitTask
 from tests.data.annotated import Drawing
 from tests.training.runs import SYSTEMS
 

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,99 +16,26 @@ from flowdet.build import build
 from flowdet.checkpoint import read_native, save_native, start_from
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes
-from flowdet.errors import ConfigError, DataError, FlowdetError
+from flowdet.errors import DataError, FlowdetError
 from flowdet.evaluate import detect_data_set, weights_digest
 from flowdet.evaluation.detections import map_labels
 from flowdet.evaluation.protocols import evaluate
-from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.system import VideoDetector
 from flowdet.training.batches import clips_of
 from flowdet.training.clips import ClipFeed, TrainingBatch
 from flowdet.training.dataset import ClipDataset, published_sampling
+from flowdet.training.lock import lock_folder
 from flowdet.training.loop import AfterEpoch, Report, train
-from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
+from flowdet.training.plan import Plan
 from flowdet.training.pretrained import load_backbone, load_flow_net
 from flowdet.training.processes import Processes
+from flowdet.training.task import FitTask
 
-__all__ = ["FINAL_WEIGHTS", "AnnotatedImages", "FitTask", "default_changes", "default_plan", "fit"]
+__all__ = ["FINAL_WEIGHTS", "fit"]
 
 FINAL_WEIGHTS = "weights.safetensors"
 _PROTOCOL = "coco"
-
-
-@dataclass(frozen=True)
-class AnnotatedImages:
-    """A CocoVID or COCO file, and the folder that its file names lie below."""
-
-    annotations: Path
-    images: Path
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """What to train, from what and on what.
-
-    Attributes:
-        config: The system; its classes give way to those of the first data set.
-        data: What to train on.
-        folder: Of the run.
-        weights: A trained system to start from, of any classes.
-        backbone_weights: ImageNet weights to start from instead.
-        flow_net_weights: Of a flow net to start from.
-        validation: What to evaluate on after each epoch.
-        changes: What chance does to a clip.
-        all_frames: Train on every frame, whatever the files say of training frames.
-        keep_epochs: Write the weights after each epoch too.
-        workers: Processes that read ahead.
-    """
-
-    config: SystemConfig
-    data: tuple[AnnotatedImages, ...]
-    folder: Path
-    weights: Path | None = None
-    backbone_weights: Path | None = None
-    flow_net_weights: Path | None = None
-    validation: AnnotatedImages | None = None
-    changes: Changes = PUBLISHED_CHANGES
-    all_frames: bool = False
-    keep_epochs: bool = False
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if not self.data:
-            raise ConfigError("there is nothing to train on: name at least one annotation file")
-        if bool(self.weights) == bool(self.backbone_weights):
-            raise ConfigError(
-                f"{self.config.name} starts either from the weights of a trained system or from those of a backbone "
-                f"that was trained on ImageNet; {'both' if self.weights else 'neither'} of them came"
-            )
-        if self.flow_net_weights and not self.config.flow_net:
-            raise ConfigError(f"{self.config.name} has no flow net that could start from {self.flow_net_weights}")
-        files = (*(part.annotations for part in self._annotated), self.weights, self.backbone_weights)
-        for file in (*files, self.flow_net_weights):
-            if file and not file.is_file():
-                raise ConfigError(f"there is no file {file}")
-        for part in self._annotated:
-            if not part.images.is_dir():
-                raise ConfigError(f"there is no folder {part.images} with the images of {part.annotations}")
-
-    @property
-    def _annotated(self) -> tuple[AnnotatedImages, ...]:
-        return (*self.data, *([self.validation] if self.validation else []))
-
-
-def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
-    """The plan that suits a system: of fine-tuning if it starts from a trained one, else that of its family."""
-    if is_trained:
-        return fine_tuning_plan()
-    return lite_plan() if isinstance(config.backbone, EfficientNetLite0Config) else published_plan()
-
-
-def default_changes(config: SystemConfig) -> Changes:
-    """What chance does to a clip: as published, and more for the small systems."""
-    return STRONGER_CHANGES if isinstance(config.backbone, EfficientNetLite0Config) else PUBLISHED_CHANGES
 
 
 def fit(
@@ -137,17 +65,21 @@ def fit(
     """
     processes = processes or Processes()
     plan.rounds(processes.world)
-    data = [read_cocovid(part.annotations) for part in task.data]
-    config = task.config.with_classes(_class_names(task, data[0]))
     torch.manual_seed(plan.seed)
-    system = _started(task, config, say)
-    sampling = published_sampling(config.method)
-    sources = [(found, part.images) for found, part in zip(data, task.data, strict=True)]
-    clips = ClipDataset.of(
-        sources, config.class_names, config.inputs, sampling, task.changes, all_frames=task.all_frames
-    )
-    for sentence in clips.report(config.class_names):
-        say(sentence)
+    with lock_folder(task.folder) if processes.is_first else nullcontext():
+        return _fit(task, plan, processes, watch=watch, watch_evaluation=watch_evaluation, say=say)
+
+
+def _fit(
+    task: FitTask,
+    plan: Plan,
+    processes: Processes,
+    *,
+    watch: Callable[[Report], None],
+    watch_evaluation: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> Path:
+    system, clips = _prepared(task, say)
     feed = ClipFeed(
         clips,
         batch=plan.batch,
@@ -167,10 +99,10 @@ def fit(
             plan,
             task.folder,
             processes=processes,
-            about=_about(task, config),
+            about=_about(task, system.config),
             notes=_notes(task),
             clips_of=clips_of,
-            after_epoch=_after_epoch(task, config, processes, watch_evaluation, say),
+            after_epoch=_after_epoch(task, system.config, processes, watch_evaluation, say),
             watch=watch,
             say=say,
         )
@@ -184,6 +116,24 @@ def fit(
         assert isinstance(result, VideoDetector)
         save_native(result, path)
     return processes.agree(path)
+
+
+def _prepared(task: FitTask, say: Callable[[str], None]) -> tuple[VideoDetector, ClipDataset]:
+    """The system with its starting weights, and what is drawn; the annotations as they were read are let go of."""
+    data = [read_cocovid(part.annotations) for part in task.data]
+    config = task.config.with_classes(_class_names(task, data[0]))
+    system = _started(task, config, say)
+    clips = ClipDataset.of(
+        [(found, part.images) for found, part in zip(data, task.data, strict=True)],
+        config.class_names,
+        config.inputs,
+        published_sampling(config.method),
+        task.changes,
+        all_frames=task.all_frames,
+    )
+    for sentence in clips.report(config.class_names):
+        say(sentence)
+    return system, clips
 
 
 def _class_names(task: FitTask, data: CocoVID) -> tuple[str, ...]:
@@ -223,10 +173,11 @@ def _with_shorter_warm_up(plan: Plan, steps_per_epoch: int, say: Callable[[str],
         f"{steps} steps: {plan.epochs} epochs of {steps_per_epoch} with {plan.batch} clips each; learning rate "
         f"{plan.learning_rate:g} for 8 clips a step, {plan.peak_rate:g} for {plan.batch}"
     )
-    if plan.warm_up_steps <= steps // 2:
+    most = max(1, steps // 10)
+    if plan.warm_up_steps <= most:
         return plan
-    say(f"the warm-up is shortened from {plan.warm_up_steps} to {steps // 10} steps, a tenth of the training")
-    return replace(plan, warm_up_steps=steps // 10)
+    say(f"the warm-up is shortened from {plan.warm_up_steps} to {most} steps, a tenth of the training")
+    return replace(plan, warm_up_steps=most)
 
 
 def _about(task: FitTask, config: SystemConfig) -> dict[str, Any]:
@@ -265,7 +216,7 @@ def _after_epoch(
     say: Callable[[str], None],
 ) -> AfterEpoch:
     """What the first process does after an epoch, while the others wait; what cannot work is found out here."""
-    data = read_cocovid(task.validation.annotations) if task.validation else None
+    data = read_cocovid(task.validation.annotations) if task.validation and processes.is_first else None
     if data and task.validation:
         map_labels(config.class_names, data)
         first = task.validation.images / data.images[0].file_name
@@ -274,25 +225,33 @@ def _after_epoch(
 
     def after(epoch: int, result: nn.Module) -> Mapping[str, Any]:
         assert isinstance(result, VideoDetector)
+        if processes.device.type == "cuda":
+            torch.cuda.empty_cache()
         if not processes.is_first:
             return {}
         if task.keep_epochs:
             save_native(result, task.folder / f"epoch_{epoch:02}.safetensors")
         if not data or not task.validation:
             return {}
-        folder = task.folder / "evaluation" / f"{epoch:02}-{weights_digest(result)[:8]}"
-        found = detect_data_set(
-            result,
-            data,
-            task.validation.images,
-            folder,
-            processes=processes.world,
-            threads=torch.get_num_threads(),
-            progress=lambda done: watch(done, len(data.images)),
-        )
+        folder = task.folder / f"validation-{epoch:02}-{weights_digest(result)[:8]}"
+        try:
+            found = detect_data_set(
+                result,
+                data,
+                task.validation.images,
+                folder,
+                processes=processes.here,
+                threads=torch.get_num_threads(),
+                progress=lambda done: watch(done, len(data.images)),
+            )
+        except torch.OutOfMemoryError as error:
+            raise FlowdetError(
+                f"too little memory to evaluate after epoch {epoch} ({error}); leave out the validation and call "
+                "`flowdet evaluate` afterwards. What was saved is kept"
+            ) from error
         figures = evaluate(data, found.table, _PROTOCOL).headline
         # The log has the figures; what was found would grow to gigabytes.
-        shutil.rmtree(folder.parent)
+        shutil.rmtree(folder)
         told = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in figures.items())
         say(f"epoch {epoch}: {told} ({_PROTOCOL}, {task.validation.annotations.name})")
         return {_PROTOCOL: dict(figures)}

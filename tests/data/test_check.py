@@ -112,6 +112,12 @@ FRAMES = [frame(0), frame(1), frame(2, 2)]
             ["annotation 3 in 1.png (200x100): 190, 10, 201, 15", "annotation 4 in 1.png (200x100): -1, 10, 10, 15"],
         ),
         (
+            [frame(0), frame(1, width=300), frame(2, 2), frame(3, None, width=90)],
+            [],
+            "1 video has frames that differ in size, which training refuses",
+            ["one: 200x100, 300x100"],
+        ),
+        (
             FRAMES,
             [box(3, 1, 10, 96, 11, 5, instance_id=5)],
             "1 box reaches beyond its image",

@@ -7,6 +7,7 @@ from PIL import Image
 
 from flowdet.data.class_names import names_of_yaml
 from flowdet.data.cocovid import find_faults
+from flowdet.data.image_files import read_picture
 from flowdet.data.writing import Written
 from flowdet.data.yolo import import_yolo
 from flowdet.errors import DataError
@@ -40,6 +41,19 @@ def root(tmp_path: Path) -> Path:
     text(tmp_path / "deep" / "two" / "x.txt", "0 0.5 0.5 1 1 0")
     text(tmp_path / "classes.txt", "cat", "dog", "")
     return tmp_path
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (200, 100)), (3, (200, 100)), (5, (100, 200)), (8, (100, 200))])
+def test_shares_are_those_of_the_upright_picture(orientation: int, size: tuple[int, int], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("L", (200, 100)).save(tmp_path / "a.jpg", exif=exif)
+    text(tmp_path / "a.txt", "0 0.5 0.5 0.5 0.1")
+    document, _ = run(tmp_path, names=["cat"])
+    (image,), (entry,) = document["images"], document["annotations"]
+    assert (image["width"], image["height"]) == size
+    assert entry["bbox"] == [size[0] / 4, size[1] * 0.45, size[0] / 2, size[1] / 10]
+    assert read_picture(tmp_path / "a.jpg", size[::-1], "a").shape == (*size[::-1], 3)
 
 
 def test_a_folder_a_video(root: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -103,7 +103,7 @@ class Points:
     steps_per_epoch: int = 4
     pause: float = 0.0
 
-    def __call__(self, first_step: int) -> Iterator[tuple[Tensor]]:
+    def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
         """The batches from a step on."""
         for step in count(first_step):
             time.sleep(self.pause)
@@ -141,7 +141,7 @@ class TinyClips:
     world: int = 1
     steps_per_epoch: int = 3
 
-    def __call__(self, first_step: int) -> Iterator[Sequence[TrainingBatch]]:
+    def __call__(self, first_step: int) -> Generator[Sequence[TrainingBatch], None, None]:
         """The share of this process."""
         for step in count(first_step):
             numbers = [(4 * step + place) % 8 for place in range(4)]
@@ -226,7 +226,7 @@ class Kinds:
     bad_step: int | None = None
     steps_per_epoch: int = 4
 
-    def __call__(self, first_step: int) -> Iterator[Sequence[Sequence[int]]]:
+    def __call__(self, first_step: int) -> Generator[Sequence[Sequence[int]], None, None]:
         """The share of this process."""
         for step in count(first_step):
             kinds = [0, 1, 2, 2] if step % 2 else [0, 0, 1, 1]

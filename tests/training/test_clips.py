@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import signal
@@ -304,3 +305,16 @@ def test_a_system_trains_on_clips_of_different_sizes(method: FGFAConfig | DFFCon
     for boxes, clip in zip(proposals, clips, strict=True):
         height, width = clip.frames[0].shape[:2]
         assert (boxes <= torch.tensor([width, height, width, height])).all()
+
+
+@FORK
+def test_readers_end_with_the_feed_although_an_error_remembers_it(source: ClipDataset) -> None:
+    before = set(multiprocessing.active_children())
+    feed = ClipFeed(source, batch=1, workers=2)(0)
+    next(feed)
+    readers = set(multiprocessing.active_children()) - before
+    with pytest.raises(EOFError) as remembered:
+        feed.throw(EOFError())
+    assert remembered.traceback
+    assert len(readers) == 2
+    assert readers.isdisjoint(multiprocessing.active_children())

@@ -116,13 +116,12 @@ def test_the_same_chance_draws_the_same_clip(drawing: Drawing) -> None:
 
 
 def test_several_data_sets_follow_one_another(tmp_path: Path) -> None:
-    videos, nothing, stills = (Drawing(tmp_path / name) for name in ("videos", "nothing", "stills"))
+    videos, stills = (Drawing(tmp_path / name) for name in ("videos", "stills"))
     videos.video([0, 1])
-    nothing.image()
     stills.classes = ("dog", "other")
     for _ in range(3):
         stills.still()
-    sources = [part.read() for part in (videos, nothing, stills)]
+    sources = [part.read() for part in (videos, stills)]
     source = ClipDataset.of(sources, CLASSES, INPUTS, TWO)
     assert len(source) == 5
     assert [draw(source, index).name for index in range(5)] == [
@@ -144,11 +143,21 @@ def test_it_says_what_is_drawn_and_what_is_left_out(drawing: Drawing) -> None:
     assert dataset(drawing).report(CLASSES) == [
         f"{path}: training frames of videos: 1, stills: 0, objects: 1; "
         "left out images without an object of the wanted classes: 1; left out images with a side below 32 px: 1; "
-        "left out objects of other classes: 1; left out crowd regions: 1; "
+        "left out objects of other classes: 1 (tree); left out crowd regions: 1; "
         "left out objects with less than 1 px of width or height in the image: 1; "
         "frames that are their own reference since no other one is in reach: 1",
         "no object to learn from: dog",
     ]
+
+
+def test_classes_that_are_left_out_are_named_the_most_frequent_first(drawing: Drawing) -> None:
+    drawing.classes = ("cat", *(f"c{number}" for number in range(1, 8)))
+    drawing.still()
+    for number in range(1, 8):
+        for _ in range(number):
+            drawing.box(1, (3, 3, 20, 20), number + 1)
+    told = dataset(drawing).report(CLASSES)[0]
+    assert told.endswith("left out objects of other classes: 28 (c7 7, c6 6, c5 5, c4 4, c3 3 and 2 more)")
 
 
 def test_nothing_to_say_of_what_is_whole(drawing: Drawing) -> None:
@@ -162,9 +171,20 @@ def test_nothing_to_say_of_what_is_whole(drawing: Drawing) -> None:
 def test_no_object_of_the_wanted_classes(drawing: Drawing) -> None:
     drawing.still()
     with pytest.raises(
-        DataError, match=r"nothing to train on: no training frame of .*data\.json shows one of fox, owl"
+        DataError,
+        match=r"nothing to train on: no training frame of .*data\.json \(its classes: cat, dog\) shows one of fox, owl",
     ):
         ClipDataset.of([drawing.read()], ("fox", "owl"), INPUTS, None)
+
+
+def test_a_source_that_gives_nothing_is_named(tmp_path: Path) -> None:
+    some, none = (Drawing(tmp_path / name) for name in ("some", "none"))
+    none.classes = ("fox",)
+    for drawing in (some, none):
+        drawing.still()
+    with pytest.raises(DataError, match=r"of \S*none/data\.json \(its classes: fox\) shows one of cat, dog") as caught:
+        ClipDataset.of([some.read(), none.read()], CLASSES, INPUTS, None)
+    assert "some" not in str(caught.value)
 
 
 def test_a_file_that_marks_no_training_frame(drawing: Drawing) -> None:
@@ -177,8 +197,29 @@ def test_a_file_that_marks_no_training_frame(drawing: Drawing) -> None:
 def test_a_wrong_folder_is_told_at_once(drawing: Drawing, tmp_path: Path) -> None:
     drawing.still()
     data, _ = drawing.read()
-    with pytest.raises(DataError, match=r"image 1: there is no file .*nowhere"):
+    with pytest.raises(DataError, match=r"data\.json: 1 of the 1 images to train on are not below .*nowhere: 1\.png"):
         ClipDataset.of([(data, tmp_path / "nowhere")], CLASSES, INPUTS, None)
+
+
+def test_all_missing_pictures_are_told_before_the_training(drawing: Drawing) -> None:
+    drawing.video(range(9), drawn={0: True, 8: True})
+    for number in (1, 2, 3, 4, 7, 9):
+        (drawing.folder / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r": 2 of the 2 images .*: 1\.png \(image 1\), 9\.png \(image 9\); is this the"):
+        dataset(drawing, None)
+    with pytest.raises(DataError, match=r"data\.json: 5 of the 6 images .* 7\.png \(image 7\), 9\.png \(image 9\);"):
+        dataset(drawing)
+    for number in (5, 6, 8):
+        (drawing.folder / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r"data\.json: 6 of the 6 images .*, 8\.png \(image 8\) and 1 more;"):
+        dataset(drawing)
+
+
+def test_a_damaged_first_picture_is_told_at_once(drawing: Drawing) -> None:
+    drawing.still()
+    (drawing.folder / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1\.png cannot be read"):
+        dataset(drawing)
 
 
 def test_a_missing_reference_is_named(drawing: Drawing) -> None:
@@ -199,7 +240,7 @@ def test_imagenet_det_and_vid_together() -> None:
     assert (frames.frames, frames.stills, frames.without_targets, frames.too_small) == (18, 0, 0, 0)
     # One of the 14 listed stills shows nothing.
     assert (det.frames, det.stills, det.without_targets, det.too_small) == (0, 13, 1, 0)
-    assert (frames.of_other_classes, det.of_other_classes) == (0, 6)
+    assert (frames.of_other_classes, det.of_other_classes) == ({}, {"other_categeries": 6})
     assert (sum(frames.targets), sum(det.targets)) == (80, 23)
     assert len(source) == 31
     for index in range(len(source)):

@@ -1,6 +1,6 @@
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing import get_context
@@ -100,7 +100,7 @@ class Stopping(Points):
 
     before: int = 0
 
-    def __call__(self, first_step: int) -> Iterator[tuple[Tensor]]:
+    def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
         for step, batch in zip(count(first_step), super().__call__(first_step), strict=False):
             if step == self.before:
                 raise StoppedError
@@ -155,7 +155,7 @@ def _size(folder: Path) -> int:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_ctrl_c_and_sigterm_save_the_step_that_is_done(tmp_path: Path, number: signal.Signals, code: int) -> None:
     class Interrupted(Points):
-        def __call__(self, first_step: int) -> Iterator[tuple[Tensor]]:
+        def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
             for step, batch in zip(count(first_step), super().__call__(first_step), strict=False):
                 if step == 4:
                     signal.raise_signal(number)
@@ -173,13 +173,13 @@ def test_ctrl_c_and_sigterm_save_the_step_that_is_done(tmp_path: Path, number: s
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     class Impatient(Points):
-        def __call__(self, first_step: int) -> Iterator[tuple[Tensor]]:
+        def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             return super().__call__(first_step)
 
     class Late(Impatient):
-        def __call__(self, first_step: int) -> Iterator[tuple[Tensor]]:
+        def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
             yield from super().__call__(first_step)
 
     with pytest.raises(KeyboardInterrupt):
@@ -203,7 +203,7 @@ class Poisoned:
     where: str
     steps_per_epoch: int = 4
 
-    def __call__(self, first_step: int) -> Iterator[tuple[Tensor, ...]]:
+    def __call__(self, first_step: int) -> Generator[tuple[Tensor, ...], None, None]:
         for step, (points,) in zip(count(first_step + 1), Points()(first_step), strict=False):
             poison = torch.zeros(16, 1)
             poison[5] = {"loss": float("nan"), "gradient": 1.0}[self.where] if step == self.step else 0.0
@@ -477,8 +477,8 @@ def test_a_whole_system_learns_a_batch_by_heart(tmp_path: Path) -> None:
     class Same:
         steps_per_epoch: int = 20
 
-        def __call__(self, first_step: int) -> Iterator[Any]:
-            return iter([(TinyClips(2, 2).batch([2, 3]),)] * 20)
+        def __call__(self, first_step: int) -> Generator[Any, None, None]:
+            yield from [(TinyClips(2, 2).batch([2, 3]),)] * 20
 
     plan = replace(PLAN, epochs=1, learning_rate=3e-3, save_every=20, backbone_factor=1.0)
     torch.manual_seed(0)

@@ -54,7 +54,7 @@ def test_classes_are_matched_by_name_and_the_others_are_counted(drawing: Drawing
     assert samples.targets(0)[1].tolist() == [2]
     assert samples.targets(2)[1].tolist() == [1, 2]
     assert samples.targets(2)[0].tolist() == [[3, 2, 33, 22], [1, 2, 31, 22]]
-    assert samples.count.of_other_classes == 2
+    assert samples.count.of_other_classes == {"tree": 2}
     assert samples.count.without_targets == 1
     assert samples.count.targets == (0, 1, 2)
 
@@ -113,6 +113,16 @@ def test_references_are_frames_of_the_same_video_by_number(drawing: Drawing) -> 
         place = {number: video[0] - 1 + offset for offset, number in enumerate((1, 2, 3))}
         assert samples.references(place[2], NEAR, rng) == (place[wanted[0]], place[wanted[1]])
     assert samples.references(0, NEAR, rng) == (0, 0)
+
+
+def test_used_are_what_is_drawn_and_what_can_be_its_reference(drawing: Drawing) -> None:
+    drawing.video([0, 4, 5, 6, 7, 8, 9], drawn={6: True})
+    drawing.video([6, 7], drawn={})
+    drawing.still(is_vid_train_frame=False)
+    drawing.still()
+    samples = select(drawing)
+    assert samples.images.ids[samples.used(NEAR)].tolist() == [2, 3, 4, 5, 6, 11]
+    assert samples.images.ids[samples.used(None)].tolist() == [4, 11]
 
 
 def test_the_references_of_a_still_are_copies_of_it(drawing: Drawing) -> None:

@@ -32,6 +32,7 @@ __all__ = ["evaluate"]
 Protocol = Literal["coco", "ilsvrc", "ilsvrc-motion"]
 Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=False)]
 
+_PICTURES = 12
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
 
@@ -86,7 +87,7 @@ def evaluate(
     versus: Path | None = None,
     out: Path | None = None,
     json: Path | None = None,
-    pictures: int = 12,
+    pictures: int = _PICTURES,
 ) -> int:
     """Evaluate a system, or a results file, on annotated videos.
 
@@ -112,6 +113,10 @@ def evaluate(
         pictures: Draw so many of the worst frames.
     """
     _check_source(system, results, weights, causal=causal)
+    if results:
+        detecting = {"--device": device != "cpu", "--processes": processes != 1, "--threads": threads is not None}
+        drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
+        _check_idle(detecting, {} if out else drawing)
     judging = _Judging(tuple(dict.fromkeys(protocol)), motion_iou, seq_nms, bootstrap, versus)
     _check_judging(judging)
     if pictures < 0:
@@ -143,6 +148,17 @@ def _check_source(system: str | None, results: Path | None, weights: Path | None
         )
     if results is not None and (system is not None or weights is not None or causal):
         raise ConfigError("--results judges detections that are there already: leave out the system and its options")
+
+
+def _check_idle(detecting: dict[str, bool], drawing: dict[str, bool]) -> None:
+    """Refuses options that change nothing where a results file is judged."""
+    idle = [option for option, is_given in (detecting | drawing).items() if is_given]
+    if idle:
+        add = ", or add --out for pictures" if any(drawing.values()) else ""
+        raise ConfigError(
+            f"--results judges detections that are there already, which {' and '.join(idle)} cannot change: leave out "
+            f"what has no effect{add}"
+        )
 
 
 def _check_judging(judging: _Judging) -> None:

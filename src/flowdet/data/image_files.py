@@ -1,5 +1,6 @@
 """The pictures of a data set on disk: their places, sizes and pixels."""
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,16 @@ from PIL import Image, ImageOps
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import DataError
 
-__all__ = ["PictureFault", "find_picture_faults", "has_pictures", "picture_names", "picture_size", "read_picture"]
+__all__ = [
+    "PictureFault",
+    "find_picture_faults",
+    "has_pictures",
+    "missing_pictures",
+    "picture_names",
+    "picture_size",
+    "read_picture",
+    "upright_size",
+]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _THREADS = 8
@@ -22,6 +32,7 @@ _PROBES = 20
 _AT_ONCE = 2000
 _ORIENTATION = 0x0112  # EXIF
 _QUARTER_TURNS = (5, 6, 7, 8)
+_EXIF_OF_PNG = {"exif", "Raw profile type exif"}
 PictureFault = tuple[str, str]
 """(kind, sentence) of something wrong with one picture."""
 
@@ -55,6 +66,36 @@ def find_picture_faults(
             progress(done)
 
 
+def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
+    """Positions of the pictures that are not there; each folder is listed once, which takes seconds for a million.
+
+    Args:
+        folder: Holds them.
+        names: Their places below the folder.
+    """
+    places: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        places.setdefault(os.path.dirname(name), []).append(position)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        listings = pool.map(_listed, (folder / below for below in places))
+        doubtful = [
+            position
+            for positions, listed in zip(places.values(), listings, strict=True)
+            for position in positions
+            if os.path.basename(names[position]) not in listed
+        ]
+        # Some file systems find a name that they list in another spelling.
+        found = pool.map(_is_file, [folder] * len(doubtful), [names[position] for position in doubtful])
+        return sorted(position for position, is_there in zip(doubtful, found, strict=True) if not is_there)
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):  # not there, too long, a null byte
+        return set()
+
+
 def picture_names(folder: Path) -> list[str]:
     """Names of the pictures in a folder, in natural order: `2.jpg` comes before `10.jpg`.
 
@@ -79,13 +120,29 @@ def picture_size(path: Path) -> tuple[int, int]:
             return image.size
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) px as shown: a quarter turn that a camera has noted is made. Only the head of the file is read.
+
+    Raises:
+        OSError: There is no such file, or it is no picture.
+        ValueError: The name or the head of the file makes no sense.
+    """
+    return _possible_sizes(path)[-1]
+
+
 def _possible_sizes(path: Path) -> list[tuple[int, int]]:
-    """(width, height) px as stored and, where a camera has noted a quarter turn, as shown."""
+    """(width, height) px as stored and, last, where a camera has noted a quarter turn, as shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
-            is_turned = image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
-            return [image.size, image.size[::-1]] if is_turned else [image.size]
+            return [image.size, image.size[::-1]] if _has_quarter_turn(image) else [image.size]
+
+
+def _has_quarter_turn(image: Image.Image) -> bool:
+    # Pillow turns a TIFF by itself, and would decode the whole of a PNG to look for a note behind its pixels.
+    if image.format == "TIFF" or (image.format == "PNG" and not _EXIF_OF_PNG & image.info.keys()):
+        return False
+    return image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
 
 
 def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.uint8]:

@@ -34,6 +34,7 @@ def find_oddities(data: CocoVID) -> Iterator[Oddity]:
     yield from _odd_boxes(data)
     yield from _odd_images(data)
     yield from _odd_videos(data)
+    yield from _uneven_videos(data)
     yield from _odd_tracks(data)
     yield from _odd_classes(data)
 
@@ -99,6 +100,20 @@ def _odd_videos(data: CocoVID) -> Iterator[Oddity]:
     if gaps:
         what = _plural(missing, "frame number is missing", "frame numbers are missing")
         yield Oddity(f"{what} within {_plural(len(gaps), 'video', 'videos')}", missing, gaps)
+
+
+def _uneven_videos(data: CocoVID) -> Iterator[Oddity]:
+    """Videos whose frames are not of one size."""
+    where = []
+    for video in data.videos:
+        sizes = dict.fromkeys((data.images[i].width, data.images[i].height) for i in video.frames)
+        if len(sizes) > 1:
+            texts = [f"{width}x{height}" for width, height in sizes]
+            more = f" and {len(texts) - 5} more sizes" if len(texts) > 5 else ""
+            where.append(f"{video.name}: {', '.join(texts[:5])}{more}")
+    if where:
+        what = _plural(len(where), "video has frames that differ in size", "videos have frames that differ in size")
+        yield Oddity(f"{what}, which training refuses", len(where), where)
 
 
 def _odd_tracks(data: CocoVID) -> Iterator[Oddity]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flowdet.data.class_names import checked_names, find_class_names
-from flowdet.data.image_files import picture_names, picture_size
+from flowdet.data.image_files import picture_names, upright_size
 from flowdet.data.writing import CocoVIDWriter, Written, writing_cocovid
 from flowdet.errors import DataError
 
@@ -49,7 +49,8 @@ def import_yolo(
     """Imports folders of frames with YOLO labels; each folder that holds pictures is a video.
 
     A line of a label file is "class cx cy width height", position and size as shares of the picture, and may have a
-    track number as its sixth column. A picture without a label file has no objects. Frames are numbered from 0 in
+    track number as its sixth column. They are shares of the upright picture: where a camera has noted a quarter turn,
+    width and height are those after it. A picture without a label file has no objects. Frames are numbered from 0 in
     natural order of their names.
 
     Args:
@@ -107,7 +108,7 @@ def _find_tree(root: Path, labels: Path | None) -> _Tree:
 
 def _import_picture(path: Path, labels: Path, entry: dict[str, Any], classes: int, writer: CocoVIDWriter) -> None:
     try:
-        width, height = picture_size(path)
+        width, height = upright_size(path)
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
         writer.problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
         return

@@ -1,7 +1,8 @@
 """Batches of training clips, drawn by worker processes."""
 
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import count
 
@@ -19,6 +20,7 @@ from flowdet.types import ClipBatch, NetworkInput, Targets
 
 __all__ = ["ClipFeed", "TrainingBatch", "clip_batches", "to_clip_batch", "to_inputs", "to_training_batch"]
 
+_SECONDS_TO_END = 120
 # The first word of every seed, so that no two purposes ever draw the same numbers.
 _OF_THE_ORDER, _OF_A_CLIP = 1, 2
 
@@ -43,8 +45,9 @@ class ClipFeed:
     """The clips of every step, from any step on, for one process of several.
 
     What a step trains on depends on the data, the batch and the seed alone: not on the number of processes, of workers
-    or of clips a device, and not on where the feed began. An epoch is an order of its own of all samples; its last
-    batch is filled up from its beginning.
+    or of clips a device, and not on where the feed began. Only padding does: clips of different sizes are padded to the
+    largest of those that go through a device together. An epoch is an order of its own of all samples; its last batch
+    is filled up from its beginning.
 
     Attributes:
         source: Where the clips come from.
@@ -92,7 +95,7 @@ class ClipFeed:
         """Forward passes of this process in a step."""
         return self.batch // (self.world * self.clips_per_device)
 
-    def __call__(self, first_step: int) -> Iterator[tuple[TrainingBatch, ...]]:
+    def __call__(self, first_step: int) -> Generator[tuple[TrainingBatch, ...], None, None]:
         """What this process trains on, step by step from the first one on, without end.
 
         Raises:
@@ -102,11 +105,16 @@ class ClipFeed:
         # A generator of its own, so that starting the workers does not move torch's global one.
         own = torch.Generator()
         passes = _Passes(self, first_step * self.passes)
-        found = iter(
-            DataLoader(passes, batch_size=None, num_workers=self.workers, generator=own, worker_init_fn=_leave_signals)
+        loader = DataLoader(
+            passes, batch_size=None, num_workers=self.workers, generator=own, worker_init_fn=_leave_signals
         )
-        while True:
-            yield tuple(self._next(found) for _ in range(self.passes))
+        # In a list that can be emptied: the workers end with the last reference, which a traceback would keep.
+        found = [iter(loader)]
+        try:
+            while True:
+                yield tuple(self._next(found) for _ in range(self.passes))
+        finally:
+            found.clear()
 
     def draw(self, number: int) -> list[tuple[Clip, int]]:
         """The clips of this process in one forward pass, counted from the first pass of step 0, each with its seed."""
@@ -121,9 +129,9 @@ class ClipFeed:
             drawn.append((self.source.draw(index, rng), int(rng.integers(2**63))))
         return drawn
 
-    def _next(self, found: Iterator[list[tuple[Clip, int]] | DataError]) -> TrainingBatch:
+    def _next(self, found: Sequence[Iterator[list[tuple[Clip, int]] | DataError]]) -> TrainingBatch:
         try:
-            item = next(found)
+            item = next(found[0])
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -138,13 +146,14 @@ class ClipFeed:
 
 
 def _leave_signals(worker: int) -> None:
-    """Lets a worker ignore what a terminal or a cluster sends to all processes, so that the training can end its step.
+    """Lets a worker outlive what a terminal or a cluster sends to all processes, so that the training can end its step.
 
-    It ends with the process that it reads for.
+    It ends with the process that it reads for, and two minutes after a SIGTERM at the latest.
     """
     del worker
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_SECONDS_TO_END))
 
 
 @dataclass

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowdet.config import MethodConfig
 from flowdet.data.cocovid import CocoVID
+from flowdet.data.image_files import missing_pictures
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
@@ -22,6 +23,8 @@ from flowdet.training.samples import Samples, select_samples
 from flowdet.types import Targets
 
 __all__ = ["Clip", "ClipDataset", "published_sampling"]
+
+_SHOWN = 5
 
 
 def published_sampling(method: MethodConfig) -> ReferenceSampling | None:
@@ -90,19 +93,20 @@ class ClipDataset:
             all_frames: Draw every image, whatever the files say of training frames.
 
         Raises:
-            DataError: Nothing is left to draw, the first image of a source is missing, or a video changes its size.
+            DataError: A source has nothing to draw, images that are drawn or can be references are missing, the first
+                one cannot be read, or a video changes its size.
         """
         if not all_frames:
             _check_marks([data for data, _ in sources])
         parts = tuple(
             select_samples(data, folder, class_names, sampling, all_frames=all_frames) for data, folder in sources
         )
-        if not any(len(part) for part in parts):
-            files = ", ".join(str(part.origin) for part in parts)
+        empty = [data for (data, _), part in zip(sources, parts, strict=True) if not len(part)]
+        if empty:
+            files = ", ".join(f"{data.path} (its classes: {_some(data.class_names)})" for data in empty)
             raise DataError(f"nothing to train on: no training frame of {files} shows one of {', '.join(class_names)}")
         for part in parts:
-            if len(part):
-                part.picture(int(part.drawn[0]))
+            _check_pictures(part, sampling)
         return cls(parts, inputs, sampling, changes)
 
     def __len__(self) -> int:
@@ -152,13 +156,36 @@ def _check_marks(sources: Sequence[CocoVID]) -> None:
             )
 
 
+def _check_pictures(part: Samples, sampling: ReferenceSampling | None) -> None:
+    """Looks for every picture before the days of training, not in the middle of them."""
+    used = part.used(sampling)
+    names = [name.decode() for name in part.images.names[used].tolist()]
+    missing = missing_pictures(part.folder, names)
+    if missing:
+        some = _some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])
+        raise DataError(
+            f"{part.origin}: {len(missing)} of the {len(used)} images to train on are not below {part.folder}: {some}; "
+            "is this the right folder of images?"
+        )
+    part.picture(int(part.drawn[0]))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def _sentence(part: Samples) -> str:
     count = part.count
     drawn = f"training frames of videos: {count.frames}, stills: {count.stills}, objects: {sum(count.targets)}"
+    others = sum(count.of_other_classes.values())
+    names = list(count.of_other_classes)
+    if len(names) > 1:
+        names = [f"{name} {number}" for name, number in count.of_other_classes.items()]
     left_out = (
         ("images without an object of the wanted classes", count.without_targets),
         ("images with a side below 32 px", count.too_small),
-        ("objects of other classes", count.of_other_classes),
+        ("objects of other classes", f"{others} ({_some(names)})" if others else 0),
         ("crowd regions", count.crowds),
         ("objects with less than 1 px of width or height in the image", count.slivers),
     )

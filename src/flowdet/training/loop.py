@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -42,7 +42,7 @@ class Feed(Protocol[Batch_co]):
     def steps_per_epoch(self) -> int:
         """Steps in which all data is seen once."""
 
-    def __call__(self, first_step: int) -> Iterator[Sequence[Batch_co]]:
+    def __call__(self, first_step: int) -> Generator[Sequence[Batch_co], None, None]:
         """The batches of this process for each step after so many, without end; every batch has as many clips."""
 
 
@@ -112,9 +112,8 @@ def train(
         write_description(folder, config, describe_environment(processes) | {"from_step": done})
     losses = Losses(state.model, losses_of, plan.precision)
     shared = processes.share(losses)
-    data = feed(done)
 
-    with TrainingLog(folder, done) if processes.is_first else nullcontext() as log:
+    with closing(feed(done)) as data, TrainingLog(folder, done) if processes.is_first else nullcontext() as log:
         epochs_done, rest = divmod(done, per_epoch)
         if processes.agree(log is not None and rest == 0 < epochs_done and not log.was_evaluated(done)):
             _evaluate(state, epochs_done, done, after_epoch, log)

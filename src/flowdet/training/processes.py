@@ -29,11 +29,13 @@ class Processes:
     Attributes:
         rank: Number of this process.
         world: How many there are.
+        here: How many of them run on this machine.
         device: Where its model lives.
     """
 
     rank: int = 0
     world: int = 1
+    here: int = 1
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
 
     @property
@@ -87,11 +89,11 @@ def join_processes(device: str) -> Iterator[Processes]:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     place = _device(device, int(os.environ.get("LOCAL_RANK", "0")), world)
     if world == 1:
-        yield Processes(rank, world, place)
+        yield Processes(device=place)
         return
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Processes(rank, world, place)
+        yield Processes(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), place)
     finally:
         distributed.destroy_process_group()
 
@@ -100,7 +102,7 @@ def _device(name: str, local_rank: int, world: int) -> torch.device:
     try:
         device = torch.device(name)
         if device.type == "cuda":
-            device = torch.device("cuda", local_rank) if world > 1 else device
+            device = torch.device("cuda", local_rank) if world > 1 or device.index is None else device
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:

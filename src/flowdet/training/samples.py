@@ -1,7 +1,9 @@
 """What can be drawn for training from an annotated data set: current frames, their references and their targets."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ class SamplesCount:
         too_small: Images left out since a side is below 32 px.
         lonely: Of the frames, those without another one in reach, which are their own reference.
         targets: Boxes by class, in the order of the wanted classes.
-        of_other_classes: Objects left out since their class is not wanted.
+        of_other_classes: Objects left out since their class is not wanted, by name, the most frequent class first.
         crowds: Regions left out since they hold many objects in one box.
         slivers: Objects left out since less than 1 px of their width or height lies in the image.
     """
@@ -40,7 +42,7 @@ class SamplesCount:
     too_small: int
     lonely: int
     targets: tuple[int, ...]
-    of_other_classes: int
+    of_other_classes: Mapping[str, int]
     crowds: int
     slivers: int
 
@@ -127,6 +129,21 @@ class Samples:
         current = int(np.searchsorted(numbers, self.images.numbers[image]))
         return tuple(int(members[place]) for place in sample_references(numbers, current, sampling, rng))
 
+    def used(self, sampling: ReferenceSampling | None) -> NDArray[np.int64]:
+        """[k] positions of the images that are drawn or can be a reference of one that is."""
+        if sampling is None:
+            return self.drawn
+        used = np.zeros(len(self.images.ids), np.bool_)
+        used[self.drawn] = True
+        for start, end in pairwise(self.images.starts.tolist()):
+            members = self.images.members[start:end]
+            numbers = self.images.numbers[members]
+            current = numbers[used[members]]
+            begins = np.searchsorted(current, numbers - sampling.reach)
+            ends = np.searchsorted(current, numbers + sampling.reach, side="right")
+            used[members] = ends > begins
+        return np.flatnonzero(used)
+
     def picture(self, image: int) -> NDArray[np.uint8]:
         """Reads an image, [h, w, 3] RGB.
 
@@ -169,7 +186,8 @@ def select_samples(
     small = images.sizes.min(axis=1) < _SMALLEST_IMAGE
     drawn = listed & ~small & (amounts > 0)
     lonely = images.are_lonely(sampling.reach) if sampling else np.zeros_like(drawn)
-    lost = fates[listed[data.objects.images]]
+    listed_object = listed[data.objects.images]
+    lost = fates[listed_object]
     count = SamplesCount(
         frames=int((drawn & (images.videos >= 0)).sum()),
         stills=int((drawn & (images.videos < 0)).sum()),
@@ -177,7 +195,7 @@ def select_samples(
         too_small=int((listed & small).sum()),
         lonely=int((drawn & lonely).sum()),
         targets=_by_class(labels[kept][drawn[data.objects.images[kept]]], class_names),
-        of_other_classes=int((lost == _OTHER_CLASS).sum()),
+        of_other_classes=_by_name(data.objects.labels[listed_object & (fates == _OTHER_CLASS)], data.class_names),
         crowds=int((lost == _CROWD).sum()),
         slivers=int((lost == _SLIVER).sum()),
     )
@@ -187,6 +205,11 @@ def select_samples(
 
 def _by_class(labels: NDArray[np.int64], class_names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(np.bincount(labels, minlength=len(class_names)).tolist())
+
+
+def _by_name(labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, int]:
+    counts = Counter(class_names[label] for label in labels.tolist())
+    return dict(counts.most_common())
 
 
 def _images(data: CocoVID) -> _Images:
