@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
@@ -26,7 +27,11 @@ __all__ = [
     "config_from_json",
     "config_to_json",
     "single_frame",
+    "structure_json",
+    "tagging_converter",
 ]
+
+Structured = TypeVar("Structured")
 
 BackboneConfig = ResNetConfig | EfficientNetLite0Config
 NeckConfig = ConvNeckConfig | MergeNeckConfig
@@ -74,16 +79,35 @@ def single_frame(config: SystemConfig, name: str) -> SystemConfig:
     return replace(config, name=name, method=SingleFrameConfig(), flow_net=None)
 
 
-def _converter() -> cattrs.Converter:
+def tagging_converter(*unions: Any) -> cattrs.Converter:
+    """Turns dataclasses into JSON values and back; the choice within each of these unions is named by its "kind"."""
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (BackboneConfig, NeckConfig, MethodConfig):
+    for union in unions:
         configure_tagged_union(union, converter, tag_name="kind")
     return converter
 
 
+def structure_json(text: str, kind: type[Structured], converter: cattrs.Converter, what: str) -> Structured:
+    """The dataclass that a JSON text holds.
+
+    Raises:
+        ConfigError: It holds none; the message calls it `what`.
+    """
+    try:
+        return converter.structure(json.loads(text), kind)
+    except cattrs.BaseValidationError as error:
+        reason = cattrs.transform_error(error, format_exception=_in_words)[0]
+        raise ConfigError(f"this is not {what}: {reason}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"this is not {what}: {error}") from error
+
+
+_CONVERTER = tagging_converter(BackboneConfig, NeckConfig, MethodConfig)
+
+
 def config_to_json(config: SystemConfig) -> str:
     """The configuration as JSON text; the choice of a part is named by its "kind"."""
-    return json.dumps(_converter().unstructure(config))
+    return json.dumps(_CONVERTER.unstructure(config))
 
 
 def config_from_json(text: str) -> SystemConfig:
@@ -92,13 +116,7 @@ def config_from_json(text: str) -> SystemConfig:
     Raises:
         ConfigError: The text is no such configuration.
     """
-    try:
-        return _converter().structure(json.loads(text), SystemConfig)
-    except cattrs.BaseValidationError as error:
-        reason = cattrs.transform_error(error, format_exception=_in_words)[0]
-        raise ConfigError(f"this is not the configuration of a flowdet system: {reason}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"this is not the configuration of a flowdet system: {error}") from error
+    return structure_json(text, SystemConfig, _CONVERTER, "the configuration of a flowdet system")
 
 
 def _in_words(error: BaseException, expected: type | None) -> str:

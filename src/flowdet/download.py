@@ -16,7 +16,7 @@ from pathlib import Path
 from flowdet.errors import DownloadError
 from flowdet.zoo import ORIGIN, PublishedWeights, StartingWeights
 
-__all__ = ["Progress", "cache_folder", "download", "download_log"]
+__all__ = ["Progress", "cache_folder", "download", "download_log", "file_sha256"]
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes there will be, None where the server does not say."""
@@ -150,10 +150,11 @@ def _mirrored(url: str, mirror: str | None) -> str:
 
 
 def _is_there(path: Path, sha256_prefix: str | None) -> bool:
-    return path.is_file() and (sha256_prefix is None or _sha256(path).startswith(sha256_prefix))
+    return path.is_file() and (sha256_prefix is None or file_sha256(path).startswith(sha256_prefix))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -186,10 +187,10 @@ def _own_part(target: Path) -> Iterator[Path]:
 
 def _fetch_verified(url: str, part: Path, sha256_prefix: str, progress: Progress | None, timeout: float) -> None:
     """Make `part` the published file; emptied if it turns out to be another."""
-    while not _sha256(part).startswith(sha256_prefix):
+    while not file_sha256(part).startswith(sha256_prefix):
         kept = part.stat().st_size
         _fetch(url, part, progress, timeout)
-        if (came := _sha256(part)).startswith(sha256_prefix):
+        if (came := file_sha256(part)).startswith(sha256_prefix):
             return
         part.write_bytes(b"")
         # What an earlier run has left may be to blame, which only a download from the first byte tells.

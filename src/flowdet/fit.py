@@ -1,6 +1,5 @@
 """Puts a training run together: classes of the data, starting weights, feed, loop, evaluation, final weights."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from flowdet.build import build
 from flowdet.checkpoint import read_native, save_native, start_from
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.download import file_sha256
 from flowdet.errors import DataError, FlowdetError
 from flowdet.evaluate import detect_data_set, weights_digest
 from flowdet.evaluation.detections import map_labels
@@ -185,8 +185,8 @@ def _about(task: FitTask, config: SystemConfig) -> dict[str, Any]:
     starts = {"weights": task.weights, "backbone": task.backbone_weights, "flow_net": task.flow_net_weights}
     return {
         "system": json.loads(config_to_json(config)),
-        "start_sha256": {name: _digest(path) for name, path in starts.items() if path},
-        "data_sha256": [_digest(part.annotations) for part in task.data],
+        "start_sha256": {name: file_sha256(path) for name, path in starts.items() if path},
+        "data_sha256": [file_sha256(part.annotations) for part in task.data],
         "changes": asdict(task.changes),
         "all_frames": task.all_frames,
     }
@@ -196,11 +196,6 @@ def _notes(task: FitTask) -> dict[str, Any]:
     """Where everything is on this machine."""
     described = {name: value for name, value in asdict(task).items() if name not in {"config", "changes"}}
     return {"task": json.loads(json.dumps(described, default=str))}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _losses(model: nn.Module, batch: TrainingBatch) -> dict[str, Tensor]:

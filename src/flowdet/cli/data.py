@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
 from flowdet.cli.data_report import print_report, print_written
@@ -185,6 +185,6 @@ def _split(names: tuple[str, ...]) -> list[str]:
 def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar that is told how much is done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+    with console.progress(*columns) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -1,6 +1,5 @@
 """flowdet detect: videos in, annotated videos and results out."""
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 import flowdet
 from flowdet.annotate import annotate
 from flowdet.cli import console
+from flowdet.download import file_sha256
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.system import VideoDetector
@@ -136,7 +136,7 @@ def detect(
         flowdet=flowdet.__version__,
         system=detector.config.name,
         weights=str(weights) if weights else "shipped" if detector.config.name in SHIPPED else file.name,
-        weights_sha256=_digest(file),
+        weights_sha256=file_sha256(file),
         score=score,
         classes=wanted,
         every=every,
@@ -155,11 +155,6 @@ def detect(
             failures += 1
             console.complain(error)
     return 1 if failures else 0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _expanded(sources: Sequence[str]) -> Iterator[str]:
@@ -268,6 +263,6 @@ def _progress(video: Video) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+    with console.progress(*columns) as bar:
         task = bar.add_task(video.name, total=video.frame_count, rate=0.0)
         yield lambda done: bar.update(task, completed=done, rate=done / max(time.monotonic() - began, 1e-6))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from cyclopts import App
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flowdet.checkpoint import read_system, save_native
@@ -88,7 +88,7 @@ def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingW
 @contextmanager
 def _download_bar(system: str) -> Iterator[Report]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+    with console.progress(*columns) as bar:
         task = bar.add_task(system, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

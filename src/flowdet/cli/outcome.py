@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
 from flowdet.data.cocovid import CocoVID
@@ -38,7 +38,7 @@ def bar(name: str, total: int | None, unit: str) -> Iterator[Move]:
         TextColumn(f"of {total} {unit}" if total else "", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as progress:
+    with console.progress(*columns) as progress:
         task = progress.add_task(name, total=total)
 
         def move(*, advance: float | None = None, completed: float | None = None) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
 from flowdet.cli.data_report import print_report
@@ -45,7 +45,7 @@ def synthesize(
         raise ConfigError(f"the number of clips is 1 or more, not {clips}")
     splits = SPLITS if split == "both" else (split,)
     columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console.err, transient=True, disable=not console.err.is_terminal) as bar:
+    with console.progress(*columns) as bar:
         task = bar.add_task("clips", total=clip_count(splits, clips))
         written = write_benchmark(
             out,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flowdet.checkpoint import read_native
@@ -205,9 +205,7 @@ def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
 def _progress() -> Iterator[tuple[Callable[[Report], None], Callable[[int, int], None], Callable[[str], None]]]:
     """A bar with epoch, step, loss, clips a second and time left; beside it one for the evaluation."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console.err, transient=True, disable=not console.err.is_terminal
-    ) as bar:
+    with console.progress(*columns, TimeRemainingColumn()) as bar:
         training = bar.add_task("train", total=None, state="")
         evaluation = bar.add_task("evaluate", total=None, state="", visible=False)
 

@@ -1,13 +1,10 @@
 """How long and how fast to train: the plan of a run, and the plans that are known to work."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-import cattrs
-from cattrs.strategies import configure_tagged_union
-from cattrs.v import format_exception
-
+from flowdet.config import structure_json, tagging_converter
 from flowdet.errors import ConfigError, check_positive
 
 __all__ = [
@@ -175,32 +172,15 @@ def lite_plan() -> Plan:
 
 def fine_tuning_plan() -> Plan:
     """For weights that detect already and are to learn other classes or another camera."""
-    return Plan(
-        epochs=12,
-        clips_per_device=4,
-        learning_rate=3e-4,
-        optimizer=AdamW(),
-        schedule=Cosine(),
-        warm_up_steps=50,
-        warm_up_ratio=0.01,
-        max_gradient_norm=10.0,
-        backbone_factor=0.2,
-        ema=0.998,
-        channels_last=True,
-        save_every=100,
-    )
+    return replace(lite_plan(), clips_per_device=4, learning_rate=3e-4, warm_up_steps=50, save_every=100)
 
 
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (OptimizerConfig, ScheduleConfig):
-        configure_tagged_union(union, converter, tag_name="kind")
-    return converter
+_CONVERTER = tagging_converter(OptimizerConfig, ScheduleConfig)
 
 
 def plan_to_json(plan: Plan) -> str:
     """The plan as JSON text; the choice of optimizer and schedule is named by its "kind"."""
-    return json.dumps(_converter().unstructure(plan))
+    return json.dumps(_CONVERTER.unstructure(plan))
 
 
 def plan_from_json(text: str) -> Plan:
@@ -209,20 +189,4 @@ def plan_from_json(text: str) -> Plan:
     Raises:
         ConfigError: The text is no plan.
     """
-    try:
-        return _converter().structure(json.loads(text), Plan)
-    except cattrs.BaseValidationError as error:
-        reason = cattrs.transform_error(error, format_exception=_in_words)[0]
-        raise ConfigError(f"this is not the plan of a training run: {reason}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"this is not the plan of a training run: {error}") from error
-
-
-def _in_words(error: BaseException, expected: type | None) -> str:
-    match error:
-        case ConfigError():
-            return str(error)
-        case KeyError():
-            return f"{error} is missing, or no kind of this version"
-        case _:
-            return format_exception(error, expected)
+    return structure_json(text, Plan, _CONVERTER, "the plan of a training run")
