@@ -30,7 +30,7 @@ from flowdet.ops.aggregate import cosine_similarity
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, WindowFrame, window_slots
-from flowdet.types import FrameFeatures, NetworkInput
+from flowdet.types import Aggregation, FrameFeatures, NetworkInput
 
 __all__ = ["Recording", "record", "roi_outputs"]
 
@@ -109,7 +109,7 @@ def _flows(prediction: Tensor) -> Recording:
 def _record_dff(
     system: VideoDetector, method: DFF, inputs: Sequence[NetworkInput]
 ) -> Iterator[tuple[Recording, FrameFeatures]]:
-    assert system.flow_net
+    assert isinstance(system.flow_net, FlowNetS)
     state = method.initial_state()
     with _Calls(system.flow_net.predictions["2"]) as predictions, _Calls(system.detector.neck) as neck:
         for item in inputs:
@@ -146,10 +146,10 @@ class _WatchedFGFA(FGFA):
 
     def aggregate(
         self, current: WindowFrame, references: Sequence[WindowFrame], repeats: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Aggregation]:
         self.predictions.clear()
         self.embeddings.clear()
-        features, weights = super().aggregate(current, references, repeats)
+        features, origin = super().aggregate(current, references, repeats)
         aggregation = _Aggregation(
             current=current,
             references=tuple(references),
@@ -158,17 +158,17 @@ class _WatchedFGFA(FGFA):
             warped=torch.cat([maps for (maps,) in self.embeddings.arguments[1:]]),
             keys=torch.cat(self.embeddings.results[1:]),
             query=self.embeddings.results[0],
-            weights=weights,
+            weights=origin.weights,
         )
         self.aggregations.append(aggregation)
-        return features, weights
+        return features, origin
 
 
 @torch.inference_mode()
 def _record_fgfa(
     system: VideoDetector, method: FGFA, inputs: Sequence[NetworkInput], frames: int
 ) -> Iterator[tuple[Recording, FrameFeatures]]:
-    assert system.flow_net
+    assert isinstance(system.flow_net, FlowNetS)
     assert system.embedding
     last = len(inputs) - 1
     with (

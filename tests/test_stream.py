@@ -7,7 +7,7 @@ import torch
 
 from flowdet.build import build
 from flowdet.errors import ConfigError, VideoError
-from flowdet.stream import detect
+from flowdet.stream import detect, detect_with_features
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
@@ -45,6 +45,19 @@ def test_every_frame_comes_out_in_order_beside_its_own_detections(make: Maker) -
             "float32",
             "int64",
         ]
+
+
+@EVERY_METHOD
+def test_features_come_beside_their_frame_and_change_no_detection(make: Maker) -> None:
+    parts = [*video(6), *video(4, seed=1, size=(64, 48))]
+    pairs = found_in(frames_of(parts), make())
+    triples = list(detect_with_features(frames_of(parts), make(), tiny_detector(), INPUTS, CLASSES))
+    assert [features.index for _, _, features in triples] == [*range(6), *range(4)]
+    for (frame, one), (same, other, features) in zip(pairs, triples, strict=True):
+        assert frame.index == same.index
+        assert features.geometries[0].original == other.image_size
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.scores, other.scores)
 
 
 @EVERY_METHOD

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flowdet.errors import VideoError
+from flowdet.config import SystemConfig
+from flowdet.errors import ConfigError, VideoError
 from flowdet.system import VideoDetector
-from flowdet.video.draw import draw_detections
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
+from flowdet.video.views import View, draw_view
 from flowdet.video.writer import VideoWriter
 
-__all__ = ["Annotated", "annotate"]
+__all__ = ["Annotated", "annotate", "view_of"]
+
+_PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
+_BARE = View(frozenset(), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,32 @@ class Annotated:
     problems: tuple[str, ...]
 
 
+def view_of(config: SystemConfig, parts: Collection[str]) -> View:
+    """How the inside of a system is drawn.
+
+    Args:
+        config: Of the system.
+        parts: What to show: "flow", "weights" (FGFA only), "key" (DFF only); may be empty.
+
+    Raises:
+        ConfigError: There is no such part, or the system has none.
+    """
+    match config.method:
+        case FGFAConfig(past=past, future=future):
+            view = View(frozenset(("flow", "weights")), past, future)
+        case DFFConfig():
+            view = View(frozenset(("flow", "key")), 1, 0)
+        case _:
+            view = View(frozenset(), 0, 0)
+    for part in parts:
+        if part not in _PARTS:
+            raise ConfigError(f"there is no {part!r} to show; name some of {', '.join(_PARTS)}")
+        if part not in view.parts:
+            others = " and ".join(sorted(view.parts)) or "nothing, for every frame stands for itself"
+            raise ConfigError(f"{config.name} has no {_PARTS[part]} to show; what it can show is {others}")
+    return replace(view, parts=view.parts & set(parts))
+
+
 def annotate(
     system: VideoDetector,
     video: Video,
@@ -35,6 +67,7 @@ def annotate(
     settings: dict[str, Any],
     score: float = 0.0,
     classes: Collection[str] | None = None,
+    view: View = _BARE,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead in its own thread.
@@ -49,6 +82,7 @@ def annotate(
         settings: What made the result, saved with it.
         score: Detections below it are left out.
         classes: Names of the classes to keep; all if not given.
+        view: What to draw beside the detections, see `view_of`.
         progress: Told after every frame how many are done.
 
     Raises:
@@ -65,13 +99,13 @@ def annotate(
         )
         writer = None
         if video_path:
-            height, width = first.image.shape[:2]
-            writer = stack.enter_context(VideoWriter(video_path, (height, width), video.fps))
-        pairs = system.detect_with_frames(chain([first], frames), score=score, classes=classes)
-        for frame, detections in pairs:
+            size = view.picture_size((first.image.shape[0], first.image.shape[1]))
+            writer = stack.enter_context(VideoWriter(video_path, size, video.fps))
+        outcomes = system.detect_with_features(chain([first], frames), score=score, classes=classes)
+        for frame, detections, features in outcomes:
             lines.write(detections)
             if writer:
-                writer.write(draw_detections(frame.image, detections), frame.time)
+                writer.write(draw_view(frame.image, detections, features, view), frame.time)
             done += 1
             found += len(detections)
             progress(done)

@@ -12,7 +12,7 @@ from flowdet.models.inputs import InputConfig, prepare
 from flowdet.temporal.base import TemporalMethod
 from flowdet.types import Detections, Frame, FrameFeatures
 
-__all__ = ["detect"]
+__all__ = ["detect", "detect_with_features"]
 
 
 def detect(
@@ -33,30 +33,40 @@ def detect(
         inputs: How frames become network inputs.
         class_names: In the order of the labels.
 
-    Yields:
+    Returns:
         Every frame with its detections.
     """
+    outcomes = detect_with_features(frames, method, detector, inputs, class_names)
+    return ((frame, found) for frame, found, _ in outcomes)
+
+
+def detect_with_features(
+    frames: Iterable[Frame],
+    method: TemporalMethod[Any],
+    detector: Detector,
+    inputs: InputConfig,
+    class_names: tuple[str, ...],
+) -> Iterator[tuple[Frame, Detections, FrameFeatures]]:
+    """As `detect`, each frame also beside the features that its objects were found in, which know their origin."""
     device = next(detector.parameters()).device
     waiting: deque[Frame] = deque()
     state = method.initial_state()
 
-    def finish(ready: list[FrameFeatures]) -> Iterator[tuple[Frame, Detections]]:
+    def finish(ready: list[FrameFeatures]) -> Iterator[tuple[Frame, Detections, FrameFeatures]]:
         for features in ready:
             frame = waiting.popleft()
             with torch.inference_mode():
                 ((boxes, scores, labels),) = detector.detect(features.features, features.geometries)
-            yield (
-                frame,
-                Detections(
-                    frame_index=frame.index,
-                    time=frame.time,
-                    boxes=boxes.cpu().numpy(),
-                    scores=scores.cpu().numpy(),
-                    labels=labels.cpu().numpy(),
-                    class_names=class_names,
-                    image_size=features.geometries[0].original,
-                ),
+            found = Detections(
+                frame_index=frame.index,
+                time=frame.time,
+                boxes=boxes.cpu().numpy(),
+                scores=scores.cpu().numpy(),
+                labels=labels.cpu().numpy(),
+                class_names=class_names,
+                image_size=features.geometries[0].original,
             )
+            yield frame, found, features
 
     size, failure = None, None
     source = iter(frames)

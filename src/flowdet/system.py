@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from flowdet import stream
 from flowdet.config import SystemConfig
 from flowdet.models.detector import Detector
-from flowdet.models.flownet import FlowNetS
+from flowdet.models.flow import FlowModule
 from flowdet.ops.boxes import Chooser, choose_randomly
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.single_frame import SingleFrame
-from flowdet.types import ClipBatch, Detections, Frame, check_class_names
+from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures, check_class_names
 
 __all__ = ["VideoDetector"]
 
@@ -30,7 +30,11 @@ class VideoDetector(nn.Module):
     """
 
     def __init__(
-        self, config: SystemConfig, detector: Detector, flow_net: FlowNetS | None, embedding: nn.Module | None
+        self,
+        config: SystemConfig,
+        detector: Detector,
+        flow_net: FlowModule | None,
+        embedding: nn.Module | None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -69,9 +73,17 @@ class VideoDetector(nn.Module):
         self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
     ) -> Iterator[tuple[Frame, Detections]]:
         """As `detect`, each frame beside its detections: a method that looks ahead gives them late."""
+        outcomes = self.detect_with_features(frames, score=score, classes=classes)
+        return ((frame, found) for frame, found, _ in outcomes)
+
+    def detect_with_features(
+        self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
+    ) -> Iterator[tuple[Frame, Detections, FrameFeatures]]:
+        """As `detect_with_frames`, and the features of each frame with their origin, for `draw_view`."""
         check_class_names(classes or (), self.config.class_names)
-        pairs = stream.detect(frames, self.method, self.detector, self.config.inputs, self.config.class_names)
-        return ((frame, found.select(score, classes)) for frame, found in pairs)
+        config = self.config
+        outcomes = stream.detect_with_features(frames, self.method, self.detector, config.inputs, config.class_names)
+        return ((frame, found.select(score, classes), features) for frame, found, features in outcomes)
 
     def losses(self, clips: ClipBatch, choosers: Sequence[Chooser] | None = None) -> dict[str, Tensor]:
         """The losses of a batch of training clips by name, each the mean over the clips.

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import supervision
 
 __all__ = [
+    "Aggregation",
     "ClipBatch",
     "Detections",
     "Frame",
     "FrameFeatures",
     "Geometry",
     "NetworkInput",
+    "Propagation",
     "Targets",
     "check_class_names",
 ]
@@ -88,6 +90,35 @@ class NetworkInput:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Aggregation:
+    """How the features of n reference frames were averaged with those of the current frame.
+
+    Attributes:
+        references: Numbers of the reference frames in the stream of inputs, each once, oldest first. At the ends of a
+            video the current frame may be one of them.
+        flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in feature cells.
+        weights: [b, 1 + n, h, w], that of the current frame's own features first; they sum to one over 1 + n.
+    """
+
+    references: tuple[int, ...]
+    flows: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Propagation:
+    """Which key frame the features come from, and along which flow.
+
+    Attributes:
+        key_frame: Its number in the stream of inputs.
+        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in feature cells; None on the key frame itself.
+    """
+
+    key_frame: int
+    flow: Tensor | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class FrameFeatures:
     """What a temporal method hands to the detection heads for one current frame of b streams.
 
@@ -95,11 +126,13 @@ class FrameFeatures:
         index: Number of the frame in the stream of inputs, from 0.
         features: [b, c, H / 16, W / 16].
         geometries: As in the network input.
+        origin: How other frames took part; None where every frame stands for itself.
     """
 
     index: int
     features: Tensor
     geometries: tuple[Geometry, ...]
+    origin: Aggregation | Propagation | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 import flowdet
-from flowdet.annotate import annotate
+from flowdet.annotate import annotate, view_of
 from flowdet.cli import console
 from flowdet.download import file_sha256
 from flowdet.errors import ConfigError, FlowdetError, VideoError
@@ -46,6 +46,8 @@ class _Settings:
     start: float | None
     end: float | None
     causal: bool
+    flow: str | None
+    show: list[str]
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ def detect(
     end: float | None = None,
     device: str = "cpu",
     causal: bool = False,
+    flow: Literal["dis"] | None = None,
     out: Path = Path("detections"),
     results: Literal["json", "jsonl"] = "json",
     video: bool = True,
+    show: Names = (),
     overwrite: bool = False,
 ) -> int:
     """Detect objects in videos.
@@ -118,9 +122,12 @@ def detect(
         end: Stop at this second.
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
         video: Write the annotated video.
+        show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
+            repeating the option or with commas.
         overwrite: Do finished sources again.
     """
     if not sources:
@@ -128,10 +135,13 @@ def detect(
     if not 0 <= score <= 1:
         raise ConfigError(f"a score lies between 0 and 1, not at {score}")
     check_selection(start, end, every)
-    wanted = sorted({name.strip() for part in classes for name in part.split(",")} - {""})
+    wanted, shown = _listed(classes), _listed(show)
+    if shown and not video:
+        raise ConfigError("--show draws into the annotated video; leave --no-video out")
     file = weights or weights_of(system or DEFAULT_SYSTEM)
-    detector = load(system, weights=file, device=device, causal=causal)
+    detector = load(system, weights=file, device=device, causal=causal, flow=flow)
     check_class_names(wanted, detector.config.class_names)
+    view_of(detector.config, shown)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -143,6 +153,8 @@ def detect(
         start=start,
         end=end,
         causal=causal,
+        flow=flow,
+        show=shown,
     )
     failures = 0
     outputs = _Outputs(out, results, video, set())
@@ -155,6 +167,11 @@ def detect(
             failures += 1
             console.complain(error)
     return 1 if failures else 0
+
+
+def _listed(names: Names) -> list[str]:
+    """What was named by repeating an option or with commas, each once."""
+    return sorted({name.strip() for part in names for name in part.split(",")} - {""})
 
 
 def _expanded(sources: Sequence[str]) -> Iterator[str]:
@@ -206,7 +223,7 @@ def _is_done(job: _Job) -> bool:
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
         return False
-    before, now = finished["settings"], job.record
+    before, now = {"show": [], **finished["settings"]}, job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(
@@ -233,6 +250,7 @@ def _detect_one(detector: VideoDetector, job: _Job) -> None:
             settings=job.record,
             score=settings.score,
             classes=settings.classes or None,
+            view=view_of(detector.config, settings.show),
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -8,7 +8,7 @@ from torch import Tensor
 from flowdet.errors import check_positive
 from flowdet.ops.warp import WarpConvention, warp
 from flowdet.temporal.base import Extract, FlowNet
-from flowdet.types import ClipBatch, FrameFeatures, NetworkInput
+from flowdet.types import ClipBatch, FrameFeatures, NetworkInput, Propagation
 
 __all__ = ["DFF", "DFFConfig", "DFFState"]
 
@@ -60,12 +60,14 @@ class DFF:
         flow_input = self.flow_net.prepare(inputs)
         if state.features is None or state.flow_input is None or state.received % self.config.key_frame_interval == 0:
             features = self.extract(inputs.images)
+            origin = Propagation(state.received, None)
             following = DFFState(state.received + 1, features, flow_input)
         else:
             flow = self.flow_net(flow_input, state.flow_input)
             features = warp(state.features, flow, self.config.warp)
+            origin = Propagation(state.received - state.received % self.config.key_frame_interval, flow)
             following = DFFState(state.received + 1, state.features, state.flow_input)
-        return [FrameFeatures(state.received, features, inputs.geometries)], following
+        return [FrameFeatures(state.received, features, inputs.geometries, origin)], following
 
     def flush(self, state: DFFState) -> list[FrameFeatures]:
         """Nothing is ever held back."""

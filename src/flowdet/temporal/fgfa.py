@@ -11,7 +11,7 @@ from flowdet.errors import ConfigError, check_positive
 from flowdet.ops.aggregate import aggregate, cosine_similarity
 from flowdet.ops.warp import WarpConvention, warp
 from flowdet.temporal.base import Embed, Extract, FlowNet
-from flowdet.types import ClipBatch, FrameFeatures, Geometry, NetworkInput
+from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Geometry, NetworkInput
 
 __all__ = ["FGFA", "FGFAConfig", "FGFAState", "WindowFrame", "window_slots"]
 
@@ -25,6 +25,8 @@ class FGFAConfig:
         future: Reference frames after it; 0 is the causal mode, which the paper does not have.
         stride: Frames from one reference frame to the next.
         warp: Which sampling grid, see `WarpConvention`.
+        sharpness: Factor on the similarities before the softmax; with 1, as published, the largest weight of two maps
+            is at most e^2 times the other.
         embedding_channels: Of the map whose similarity gives the weights.
         references_at_once: Reference frames that go through flow net and warp together.
     """
@@ -33,12 +35,15 @@ class FGFAConfig:
     future: int = 15
     stride: int = 1
     warp: WarpConvention = "identity"
+    sharpness: float = 1.0
     embedding_channels: int = 512
     references_at_once: int = 4
 
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
+        if self.sharpness < 0:
+            raise ConfigError(f"the sharpness of aggregation weights is 0 or more, not {self.sharpness}")
         check_positive(self, "stride", "embedding_channels", "references_at_once")
 
 
@@ -121,12 +126,13 @@ class FGFA:
         del slots[self.config.past]
         repeats = Counter(slots)
         references = [frames[index] for index in sorted(repeats)]
-        features, _ = self.aggregate(frames[current], references, [repeats[frame.index] for frame in references])
-        return FrameFeatures(current, features, frames[current].geometries)
+        counts = [repeats[frame.index] for frame in references]
+        features, origin = self.aggregate(frames[current], references, counts)
+        return FrameFeatures(current, features, frames[current].geometries, origin)
 
     def aggregate(
         self, current: WindowFrame, references: Sequence[WindowFrame], repeats: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Aggregation]:
         """Averages the current frame's own features and the warped ones of its references.
 
         Args:
@@ -135,26 +141,30 @@ class FGFA:
             repeats: How many slots each of them fills.
 
         Returns:
-            Features [b, c, h, w] and weights [b, 1 + n, h, w], those of the current frame first.
+            Features [b, c, h, w], and the flows and weights that led to them.
         """
         query = self.embed(current.features)
         maps, similarity = [current.features[:, None]], [cosine_similarity(query, query[:, None])]
+        flows = [query.new_empty(len(query), 0, 2, *query.shape[2:])]
         for start in range(0, len(references), self.config.references_at_once):
             chunk = references[start : start + self.config.references_at_once]
-            warped, keys = self._warp(current, chunk)
+            flow, warped, keys = self._warp(current, chunk)
+            flows.append(flow)
             maps.append(warped)
             similarity.append(cosine_similarity(query, keys))
         multiplicity = query.new_tensor([1, *repeats])
-        return aggregate(torch.cat(maps, dim=1), torch.cat(similarity, dim=1), multiplicity)
+        scores = self.config.sharpness * torch.cat(similarity, dim=1)
+        features, weights = aggregate(torch.cat(maps, dim=1), scores, multiplicity)
+        return features, Aggregation(tuple(frame.index for frame in references), torch.cat(flows, dim=1), weights)
 
-    def _warp(self, current: WindowFrame, references: Sequence[WindowFrame]) -> tuple[Tensor, Tensor]:
-        """Warped features [b, n, c, h, w] of n references and their embeddings [b, n, e, h, w]."""
+    def _warp(self, current: WindowFrame, references: Sequence[WindowFrame]) -> tuple[Tensor, Tensor, Tensor]:
+        """Flows [b, n, 2, h, w] to n references, their warped features [b, n, c, h, w] and the embeddings of these."""
         shape = (len(current.features), len(references))
         flow_input = torch.stack([frame.flow_input for frame in references], dim=1).flatten(0, 1)
         flow = self.flow_net(current.flow_input.repeat_interleave(len(references), dim=0), flow_input)
         features = torch.stack([frame.features for frame in references], dim=1).flatten(0, 1)
         warped = warp(features, flow, self.config.warp)
-        return warped.unflatten(0, shape), self.embed(warped).unflatten(0, shape)
+        return flow.unflatten(0, shape), warped.unflatten(0, shape), self.embed(warped).unflatten(0, shape)
 
     def training_features(self, clips: ClipBatch) -> Tensor:
         """The warped references, averaged; the current frame gives only the query (section 3.4, temporal dropout)."""
@@ -164,6 +174,6 @@ class FGFA:
             WindowFrame(index, maps, self.flow_net.prepare(i), i.geometries)
             for index, (maps, i) in enumerate(zip(features, inputs, strict=True))
         )
-        warped, keys = self._warp(current, references)
-        similarity = cosine_similarity(self.embed(current.features), keys)
+        _, warped, keys = self._warp(current, references)
+        similarity = self.config.sharpness * cosine_similarity(self.embed(current.features), keys)
         return aggregate(warped, similarity, similarity.new_ones(len(references)))[0]

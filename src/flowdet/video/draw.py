@@ -7,17 +7,15 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from flowdet.types import Detections
+from flowdet.video.labels import Color, font_of, write_label
 
 __all__ = ["draw_detections"]
 
 _GOLDEN_RATIO = 0.618034  # steps of it spread hues so that near labels differ most
 _SMALLEST_TEXT = 11  # pixels; below it the default font cannot be read
-
-_Color = tuple[int, int, int]
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
@@ -38,7 +36,7 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(height, width) / 300))
-    font = _font(max(_SMALLEST_TEXT, round(min(height, width) / 36)))
+    font = font_of(max(_SMALLEST_TEXT, round(min(height, width) / 36)))
     for index in np.argsort(detections.scores, kind="stable"):
         x1, y1, x2, y2 = detections.boxes[index]
         if not (x1 <= x2 and y1 <= y2 and x1 < width and y1 < height and x2 >= 0 and y2 >= 0):
@@ -49,39 +47,14 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
         top, bottom = (round(float(np.clip(y, 0, height - 1))) for y in (y1, y2))
         color = _color(label)
         pen.rectangle((left, top, right, bottom), outline=color, width=line)
-        _write(pen, font, text, color=color, corner=(left, top), size=canvas.size)
+        write_label(pen, font, text, color=color, corner=(left, top), size=canvas.size)
     return np.array(canvas)
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, font: _Font, text: str, *, color: _Color, corner: tuple[int, int], size: tuple[int, int]
-) -> None:
-    """Writes on a coloured ground above this corner of a box, or wherever next to it the picture has room."""
-    _, ascent, length, descent = font.getbbox(text)
-    margin = max(1, round(descent / 6))
-    width, height = round(length) + 2 * margin, round(descent - ascent) + 2 * margin
-    left = max(0, min(corner[0], size[0] - width))
-    top = corner[1] - height if corner[1] >= height else corner[1]
-    top = max(0, min(top, size[1] - height))
-    pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
-    pen.text((left + margin, top + margin - ascent), text, font=font, fill=_ink(color))
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> _Font:
-    return ImageFont.load_default(size=size)
-
-
 @lru_cache(maxsize=256)
-def _color(label: int) -> _Color:
+def _color(label: int) -> Color:
     """A bright colour of the class; near labels get distant hues."""
     hue = label * _GOLDEN_RATIO % 1.0
     value = 1.0 if label % 2 else 0.85
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _ink(ground: _Color) -> _Color:
-    """Black or white, whichever is easier to read on this ground."""
-    red, green, blue = ground
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else (255, 255, 255)
