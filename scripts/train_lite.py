@@ -1,43 +1,53 @@
-"""Trains fgfa-lite from still pictures, in three stages that can be run one by one.
+"""Trains the small systems (single-lite, dff-lite, fgfa-lite), in three stages that can be run one by one.
 
 flow      the flow net, on clips whose flow is known exactly
 detector  backbone, neck and heads, on single frames
-together  all of it, on clips with two references
+together  all of it: one set of weights for the three systems
 
-The commands that made the shipped weights are in docs/fgfa-lite.md.
+The commands that made the shipped weights are in docs/lite.md.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from cyclopts import App, Parameter
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
 
 from flowdet.build import build
 from flowdet.checkpoint import save_native
 from flowdet.data.coco import read_stills
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
-from flowdet.models.flownet import PIXELS_PER_UNIT, FlowNetS
+from flowdet.data.synthetic.training import SyntheticClips
+from flowdet.data.transforms import recoloured
+from flowdet.models.inputs import FEATURE_STRIDE
+from flowdet.models.matching_flow import MatchingFlow
 from flowdet.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.system import VideoDetector
-from flowdet.training.clips import clip_batches, to_clip_batch, to_inputs
-from flowdet.training.loop import train
+from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.training.clips import to_clip_batch, to_inputs
+from flowdet.training.loop import Report, train
 from flowdet.training.plan import REFERENCE_BATCH, lite_plan
 from flowdet.training.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
 Stage = Literal["flow", "detector", "together"]
 
-_FLOW_SCALE_WEIGHTS = (1.0, 0.5, 0.25, 0.12, 0.06)
+_REPORTS = 100
+_MATCH_SHARE = 0.1
+_EARLIER = 0.7
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pictures are: a COCO file, its images, and folders with unlabelled backgrounds."""
+    """Where the photographs are: a COCO file, its images, and folders with unlabelled backgrounds."""
 
     coco: Path
     images: Path
@@ -49,42 +59,99 @@ class Sources:
         return MovingStills(read_stills(self.coco, self.images, VID_CLASSES), pictures, config)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Batches of clips drawn at random; there is no end to them, so the whole training is one epoch."""
+@dataclass
+class Draws(IterableDataset[list[StillClip]]):
+    """Batches of clips drawn at random, each from drawings or from photographs, without end.
 
+    A batch depends on the seed and its number alone.
+    """
+
+    synthetic: SyntheticClips
     stills: MovingStills
+    stills_share: float
     references: int
-    clips: int
+    clips: tuple[int, int]
     seed: int
+    first: int = 0
+
+    def __iter__(self) -> Iterator[list[StillClip]]:
+        for step in count(self.first):
+            rng = np.random.default_rng([self.seed, step])
+            is_photograph = rng.random() < self.stills_share
+            source = self.stills if is_photograph else self.synthetic
+            yield [_in_other_colours(source.draw(rng, self.references), rng) for _ in range(self.clips[is_photograph])]
+
+
+def _in_other_colours(clip: StillClip, rng: np.random.Generator) -> StillClip:
+    brightness, contrast = rng.uniform(0.7, 1.3, 2)
+    frames = torch.stack([recoloured(frame, brightness, contrast, rng.uniform(0.2, 1.6)) for frame in clip.frames])
+    return replace(clip, frames=frames)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The draws, read ahead by one process; the whole training is one epoch."""
+
+    draws: Draws
     steps_per_epoch: int
 
     def __call__(self, first_step: int) -> Generator[tuple[list[StillClip]], None, None]:
         """One batch a step."""
-        batches = clip_batches(self.stills, first_step, references=self.references, clips=self.clips, seed=self.seed)
-        return ((batch,) for batch in batches)
+        # A generator of its own, so that starting the process does not move torch's global one.
+        own = torch.Generator()
+        draws = replace(self.draws, first=first_step)
+        return ((batch,) for batch in DataLoader(draws, None, num_workers=1, prefetch_factor=4, generator=own))
 
 
 def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
-    """End-point error at five scales (FlowNet, section 4), relative to the clip's mean motion plus one pixel."""
-    assert isinstance(model, FlowNetS)
+    """How unlikely the true match is, and the error of every flow relative to the clip's mean motion plus one pixel."""
+    assert isinstance(model, MatchingFlow)
     frames = torch.stack([clip.frames for clip in clips], dim=1)
-    truth = torch.cat([clip.flows for clip in clips]) / PIXELS_PER_UNIT
-    size = (truth.square().sum(dim=1).sqrt().mean(dim=(1, 2)) + 1 / PIXELS_PER_UNIT)[:, None, None]
+    truth = torch.cat([clip.flows for clip in clips])
+    size = truth.square().sum(dim=1).sqrt().mean(dim=(1, 2))[:, None, None] + 1
     config = fgfa_lite().inputs
-    flows = model.predict(*(model.prepare(to_inputs(frame, config)) for frame in frames))
-    losses = {}
-    for scale, (flow, weight) in enumerate(zip(flows, _FLOW_SCALE_WEIGHTS, strict=True)):
-        wanted = F.adaptive_avg_pool2d(truth, flow.shape[-2:])
-        errors = ((flow - wanted).square().sum(dim=1) + 1e-8).sqrt()
-        losses[f"flow{scale}"] = weight * (errors / size).mean()
+    pair = [model.prepare(to_inputs(frame, config)) for frame in frames]
+    wanted = F.avg_pool2d(truth, FEATURE_STRIDE) / FEATURE_STRIDE
+    losses = {"match": _MATCH_SHARE * _match_loss(model.similarity(*pair), wanted)}
+    flows = model.predict(*pair)
+    for number, flow in enumerate(flows, 1 - len(flows)):
+        errors = ((flow - wanted).square().sum(dim=1) + 1e-6).sqrt() * FEATURE_STRIDE
+        losses[f"flow{number}"] = _EARLIER**-number * (errors / size).mean()
     return losses
 
 
+def _match_loss(similarity: Tensor, flow: Tensor) -> Tensor:
+    """Cross-entropy of the place where each cell went, of the cells that are still in the frame; flow in cells."""
+    height, width = flow.shape[2:]
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    # Places are half a cell apart.
+    column, row = (2 * (x + flow[:, 0])).floor().long(), (2 * (y + flow[:, 1])).floor().long()
+    inside = (column >= 0) & (column < 2 * width) & (row >= 0) & (row < 2 * height)
+    place = torch.where(inside, row * 2 * width + column, -1)
+    return F.cross_entropy(similarity.transpose(1, 2), place.flatten(1), ignore_index=-1)
+
+
 def detection_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
-    """The losses of the detector on the features of its method."""
+    """The losses of the detector on single frames."""
     assert isinstance(model, VideoDetector)
     return model.losses(to_clip_batch(clips, model.config.inputs))
+
+
+def joint_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
+    """The losses of the heads on the features of all three methods, which share what the backbone made of a frame."""
+    assert isinstance(model, VideoDetector)
+    assert model.flow_net
+    assert model.embedding
+    assert isinstance(model.config.method, FGFAConfig)
+    batch = to_clip_batch(clips, model.config.inputs)
+    images = torch.cat([inputs.images for inputs in (batch.current, *batch.references)])
+    features = model.detector.extract(images)
+    single, reference, *_ = features.chunk(1 + len(batch.references))
+    dff = DFF(lambda _: reference, model.flow_net, DFFConfig())
+    fgfa = FGFA(lambda _: features, model.flow_net, model.embedding, model.config.method)
+    carried = dff.training_features(replace(batch, references=batch.references[:1]))
+    every = torch.cat((single, carried, fgfa.training_features(batch)))
+    return model.detector.losses(every, batch.current.geometries * 3, batch.targets * 3)
 
 
 @app.default
@@ -94,46 +161,81 @@ def main(
     *,
     out: Path,
     steps: int,
-    clips: int = 4,
+    clips: tuple[int, int],
     rate: float = 1e-3,
+    backbone_factor: float = 0.2,
+    stills_share: float = 0.3,
+    frozen_flow: bool = False,
     seed: int = 0,
 ) -> None:
-    """Runs one stage; the last one writes fgfa-lite.safetensors."""
+    """Runs one stage; the last one writes lite.safetensors.
+
+    Args:
+        stage: Which.
+        sources: The photographs.
+        out: Folder of the run, of all stages.
+        steps: How many.
+        clips: Clips a step, of drawings and of photographs, which are larger.
+        rate: Learning rate.
+        backbone_factor: The backbone's share of it.
+        stills_share: Share of the steps on photographs.
+        frozen_flow: Leave the flow net as it is.
+        seed: Of everything that is drawn at random.
+    """
     torch.manual_seed(seed)
     plan = replace(
         lite_plan(),
         epochs=1,
-        batch=clips,
-        clips_per_device=clips,
-        learning_rate=rate * REFERENCE_BATCH / clips,
+        batch=clips[0],
+        clips_per_device=clips[0],
+        learning_rate=rate * REFERENCE_BATCH / clips[0],
         warm_up_steps=min(lite_plan().warm_up_steps, steps // 2),
+        backbone_factor=backbone_factor,
         seed=seed,
     )
     match stage:
         case "flow":
-            stills = sources.stills(MovingStillsConfig(background_share=0.7, speed=4.0, reach=5, zoom=(1.0, 2.2)))
-            draws = Draws(stills, 1, clips, seed, steps)
-            flow_net = build(fgfa_lite()).flow_net
-            assert flow_net
-            trained = train(flow_net, draws, flow_losses, plan, out / stage)
-            torch.save(trained.state_dict(), out / "flow_net.pt")
+            moving = MovingStillsConfig(size=(192, 320), background_share=0.7, speed=4.0, zoom=(1.0, 2.2))
+            model: nn.Module = _flow_net(build(fgfa_lite()))
+            losses, references = flow_losses, 1
         case "detector":
-            system = build(single_lite())
-            load_imagenet_weights(system.detector.backbone)
-            stills = sources.stills(MovingStillsConfig())
-            draws = Draws(stills, 0, clips, seed, steps)
-            trained = train(system, draws, detection_losses, plan, out / stage)
-            torch.save(trained.detector.state_dict(), out / "detector.pt")
+            moving = MovingStillsConfig(size=(288, 512))
+            model = build(single_lite())
+            load_imagenet_weights(model.detector.backbone)
+            losses, references = detection_losses, 0
         case "together":
-            system = build(fgfa_lite())
-            assert system.flow_net
-            system.detector.load_state_dict(torch.load(out / "detector.pt", weights_only=True))
-            system.flow_net.load_state_dict(torch.load(out / "flow_net.pt", weights_only=True))
-            stills = sources.stills(MovingStillsConfig())
-            draws = Draws(stills, 2, clips, seed, steps)
-            trained = train(system, draws, detection_losses, plan, out / stage)
-            assert isinstance(trained, VideoDetector)
-            save_native(trained, out / "fgfa-lite.safetensors", torch.float16)
+            moving = MovingStillsConfig(size=(288, 512))
+            model = build(fgfa_lite())
+            flow_net = _flow_net(model)
+            model.detector.load_state_dict(_load(out / "detector.pt"))
+            flow_net.load_state_dict(_load(out / "flow.pt"))
+            flow_net.requires_grad_(not frozen_flow)
+            losses, references = joint_losses, 2
+    draws = Draws(SyntheticClips(VID_CLASSES), sources.stills(moving), stills_share, references, clips, seed)
+    folder = out / (f"{stage}-frozen-flow" if frozen_flow else stage)
+    trained = train(model, Feed(draws, steps), losses, plan, folder, watch=_tell, say=app.console.print)
+    match trained:
+        case MatchingFlow():
+            torch.save(trained.state_dict(), out / "flow.pt")
+        case VideoDetector() if stage == "detector":
+            torch.save(trained.detector.state_dict(), out / "detector.pt")
+        case VideoDetector():
+            save_native(trained, folder / "lite.safetensors", torch.float16)
+
+
+def _flow_net(system: VideoDetector) -> MatchingFlow:
+    assert isinstance(system.flow_net, MatchingFlow)
+    return system.flow_net
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True)
+    return weights
+
+
+def _tell(report: Report) -> None:
+    if report.step % _REPORTS == 0:
+        app.console.print(f"step {report.step} of {report.steps}, loss {report.loss:.3f}")
 
 
 if __name__ == "__main__":

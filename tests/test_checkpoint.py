@@ -12,6 +12,7 @@ from flowdet.checkpoint import Start, read_native, read_system, save_native, sta
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.errors import CheckpointError
 from flowdet.loading import weights_of
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.models.neck import ConvNeckConfig
 from flowdet.models.weights import published_to_native
 from flowdet.recipes import RECIPES, VID_CLASSES, fgfa_lite, single_lite
@@ -259,9 +260,32 @@ def test_a_published_checkpoint_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_a_published_checkpoint_of_another_system(tmp_path: Path) -> None:
-    torch.save(published(random_system(fgfa_config())), tmp_path / "fgfa.pth")
-    with pytest.raises(CheckpointError, match=r"2 unexpected \(embedding.bias, embedding.weight\)"):
-        read_system(tmp_path / "fgfa.pth", replace(fgfa_config(), method=DFFConfig()))
+    fgfa, dff = fgfa_config(), replace(fgfa_config(), name="tiny-dff", method=DFFConfig())
+    torch.save(published(random_system(dff)), tmp_path / "dff.pth")
+    with pytest.raises(CheckpointError, match=r"2 missing \(embedding.bias, embedding.weight\)"):
+        read_system(tmp_path / "dff.pth", fgfa)
+
+
+@pytest.mark.parametrize("kind", ["native", "published"])
+def test_dff_takes_the_weights_of_fgfa(kind: str, tmp_path: Path) -> None:
+    fgfa, dff = fgfa_config(), replace(fgfa_config(), name="tiny-dff", method=DFFConfig())
+    system, path = random_system(fgfa), tmp_path / ("fgfa.safetensors" if kind == "native" else "fgfa.pth")
+    if kind == "native":
+        save_native(system, path)
+    else:
+        torch.save(published(system), path)
+    found = read_system(path, dff)
+    assert found.config == dff
+    wanted = {key: tensor for key, tensor in system.state_dict().items() if not key.startswith("embedding.")}
+    assert list(found.state_dict()) == list(wanted)
+    assert all(torch.equal(tensor, wanted[key]) for key, tensor in found.state_dict().items())
+
+
+def test_dis_takes_the_place_of_a_flow_net_in_a_file(tmp_path: Path) -> None:
+    save_native(random_system(fgfa_config()), tmp_path / "fgfa.safetensors")
+    found = read_system(tmp_path / "fgfa.safetensors", replace(fgfa_config(), name="own", flow_net=DISFlowConfig()))
+    assert isinstance(found.flow_net, DISFlow)
+    assert found.embedding is not None
 
 
 def test_a_published_checkpoint_needs_to_be_named(tmp_path: Path) -> None:

@@ -254,6 +254,8 @@ def test_without_matplotlib_there_are_figures_without_plots(
         ([], "name a system"),
         (["fgfa-lite", "--results", "r.json"], "leave out the system"),
         (["--weights", "w.safetensors", "--results", "r.json"], "leave out the system"),
+        (["--flow", "dis", "--results", "r.json"], "leave out the system and its options"),
+        (["fgfa-lite", "--flow", "raft"], "raft"),
         (["fgfa-liet"], "there is no system 'fgfa-liet'"),
         (["fgfa-lite", "--device", "abacus"], "the device abacus cannot be used here"),
         (["fgfa-lite", "--processes", "0"], "processes and threads must be 1 or more"),

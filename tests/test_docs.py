@@ -18,4 +18,4 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_there_are_pages() -> None:
-    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "reference.md", "fgfa-lite.md"} <= {p.name for p in PAGES}
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "reference.md", "lite.md"} <= {p.name for p in PAGES}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from flowdet.build import build
 from flowdet.checkpoint import save_native
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.loading import load, starting_weights, weights_of
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.models.inputs import prepare
+from flowdet.models.matching_flow import MatchingFlowConfig
 from flowdet.recipes import fgfa_lite, recipe
 from flowdet.system import VideoDetector
 from flowdet.temporal.base import TemporalMethod
+from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.types import Frame
 from flowdet.zoo import PUBLISHED, SHIPPED, ShippedWeights
@@ -35,6 +39,54 @@ def test_another_system_of_the_same_parts_takes_the_file(weights: Path) -> None:
     assert load("single-lite", weights=weights).flow_net is None
 
 
+@pytest.mark.parametrize("name", ["dff-lite", "fgfa-lite", "single-lite"])
+def test_the_lite_systems_read_one_file(name: str, weights: Path) -> None:
+    system = load(name, weights=weights)
+    assert system.config == recipe(name)
+    expected = load(weights=weights).state_dict()
+    own = system.state_dict()
+    assert own
+    assert all(torch.equal(expected[key], tensor) for key, tensor in own.items())
+    assert {key.partition(".")[0] for key in set(expected) - set(own)} == {
+        "dff-lite": {"embedding"},
+        "fgfa-lite": set(),
+        "single-lite": {"embedding", "flow_net"},
+    }[name]
+
+
+def test_dff_takes_the_parts_of_a_customised_file(tmp_path: Path) -> None:
+    method = FGFAConfig(past=1, future=1, embedding_channels=8)
+    own = replace(fgfa_lite(), method=method, flow_net=MatchingFlowConfig(encoder=(4, 4, 8), refinement=8, rounds=1))
+    save_native(build(own), tmp_path / "own.safetensors")
+    found = load("dff-lite", weights=tmp_path / "own.safetensors").config
+    assert found == replace(own, name="dff-lite", method=DFFConfig())
+
+
+def test_dis_takes_the_place_of_the_trained_flow_net(weights: Path) -> None:
+    system = load("dff-lite", weights=weights, flow="dis")
+    assert system.config == replace(recipe("dff-lite"), flow_net=DISFlowConfig())
+    assert isinstance(system.flow_net, DISFlow)
+    method = system.method
+    assert isinstance(method, DFF)
+    assert method.flow_net is system.flow_net
+    assert {key.partition(".")[0] for key in system.state_dict()} == {"detector"}
+
+
+def test_a_system_with_dis_is_saved_and_read(weights: Path, tmp_path: Path) -> None:
+    system = load(weights=weights, flow="dis")
+    save_native(system, tmp_path / "dis.safetensors")
+    again = load(weights=tmp_path / "dis.safetensors")
+    assert again.config == system.config
+    assert isinstance(again.flow_net, DISFlow)
+
+
+def test_only_flow_can_be_replaced_and_only_by_dis(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="single-lite takes every frame for itself and has no flow to replace"):
+        load("single-lite", weights=weights, flow="dis")
+    with pytest.raises(ConfigError, match="is \"dis\", not 'raft'"):
+        load(weights=weights, flow="raft")  # type: ignore[arg-type]
+
+
 def test_causal_gives_every_frame_at_once(weights: Path) -> None:
     method = load(weights=weights, causal=True).method
     assert isinstance(method, FGFA)
@@ -45,7 +97,7 @@ def test_causal_gives_every_frame_at_once(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "device", "expected"),
     [
-        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; the systems are fgfa-lite, single-lite"),
+        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; the systems are fgfa-lite, dff-lite, single-lite"),
         (None, "abacus", "the device abacus cannot be used here"),
     ],
 )
@@ -85,18 +137,20 @@ def test_shipped_systems_are_as_listed(row: ShippedWeights) -> None:
     assert weights_of(row.system).stat().st_size < 25e6
     assert system.config == recipe(row.system)
     assert sum(parameter.numel() for parameter in system.parameters()) == row.parameters
-    assert _steady_gflop(system) == pytest.approx(row.gflop, abs=0.05)
+    assert _gflop(system, is_first=False) == pytest.approx(row.gflop, abs=0.05)
+    if row.gflop_key is not None:
+        assert _gflop(system, is_first=True) == pytest.approx(row.gflop_key, abs=0.05)
 
 
-def _steady_gflop(system: VideoDetector) -> float:
-    """GFLOP of one 16:9 frame once the window is full."""
+def _gflop(system: VideoDetector, *, is_first: bool) -> float:
+    """GFLOP of one 16:9 frame: the first, which is a key frame, or the next one for which all references are there."""
     inputs = prepare([np.zeros((720, 1280, 3), np.uint8)], system.config.inputs)
     config, detector = system.config.method, system.detector
     method: TemporalMethod[Any] = system.method
     frames = config.past + config.future + 1 if isinstance(config, FGFAConfig) else 1
     state = method.initial_state()
     with torch.inference_mode():
-        for _ in range(frames):
+        for _ in range(0 if is_first else frames):
             ready, state = method.step(inputs, state)
         with FlopCounterMode(display=False) as flops:
             ready, state = method.step(inputs, state)

@@ -2,12 +2,20 @@ from dataclasses import replace
 
 import pytest
 
-from flowdet.zoo import ORIGIN, PUBLISHED, STARTING
+from flowdet.recipes import RECIPES
+from flowdet.zoo import ORIGIN, PUBLISHED, SHIPPED, STARTING
 
 
 def test_six_systems_under_their_names() -> None:
     assert list(PUBLISHED) == ["dff-r50", "dff-r101", "dff-x101", "fgfa-r50", "fgfa-r101", "fgfa-x101"]
     assert all(weights.system == name for name, weights in PUBLISHED.items())
+
+
+def test_three_systems_ship_and_read_one_file() -> None:
+    assert list(SHIPPED) == ["fgfa-lite", "dff-lite", "single-lite"]
+    assert all(weights.system == name and name in RECIPES for name, weights in SHIPPED.items())
+    assert len({weights.file_name for weights in SHIPPED.values()}) == 1
+    assert [weights.system for weights in SHIPPED.values() if weights.gflop_key is not None] == ["dff-lite"]
 
 
 def test_addresses_are_the_published_ones() -> None:

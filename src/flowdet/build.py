@@ -2,10 +2,14 @@
 
 from torch import nn
 
-from flowdet.config import BackboneConfig, NeckConfig, SystemConfig
+from flowdet.config import BackboneConfig, FlowConfig, NeckConfig, SystemConfig
 from flowdet.models.detector import Detector
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
-from flowdet.models.flownet import FlowNetS
+from flowdet.models.flow import FlowModule
+from flowdet.models.flownet import FlowNetConfig, FlowNetS
+from flowdet.models.inputs import InputConfig
+from flowdet.models.matching_flow import MatchingFlow, MatchingFlowConfig
 from flowdet.models.neck import ConvNeck, ConvNeckConfig, MergeNeck, MergeNeckConfig
 from flowdet.models.resnet import ResNet, ResNetConfig
 from flowdet.models.roi_head import RoIHead
@@ -24,7 +28,7 @@ def build(config: SystemConfig) -> VideoDetector:
     rpn = RPN(config.heads.rpn, channels)
     roi_head = RoIHead(config.heads.roi_head, channels, len(config.class_names))
     detector = Detector(backbone, neck, rpn, roi_head)
-    flow_net = FlowNetS(config.flow_net, config.inputs) if config.flow_net else None
+    flow_net = _flow_net(config.flow_net, config.inputs) if config.flow_net else None
     embedding = None
     if isinstance(config.method, FGFAConfig):
         embedding = nn.Conv2d(channels, config.method.embedding_channels, 3, padding=1)
@@ -45,3 +49,13 @@ def _neck(config: NeckConfig, channels: tuple[int, ...]) -> ConvNeck | MergeNeck
             return ConvNeck(config, channels)
         case MergeNeckConfig():
             return MergeNeck(config, channels)
+
+
+def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
+    match config:
+        case FlowNetConfig():
+            return FlowNetS(config, inputs)
+        case MatchingFlowConfig():
+            return MatchingFlow(config)
+        case DISFlowConfig():
+            return DISFlow(config, inputs)

@@ -1,7 +1,7 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,8 @@ from flowdet.models.weights import fill, published_to_native
 from flowdet.openmmlab import read_openmmlab
 from flowdet.recipes import VID_CLASSES
 from flowdet.system import VideoDetector
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = ["Start", "read_native", "read_system", "save_native", "start_from"]
@@ -84,7 +86,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     Args:
         path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
         config: The system to build, for other classes if the file knows others. It may be left out for a native
-            file, which knows its own; a single-frame system takes the weights of DFF or FGFA too.
+            file, which knows its own; a single-frame system takes the weights of DFF or FGFA too, DFF those of FGFA.
 
     Raises:
         CheckpointError: The file cannot be read, or its weights do not fit the system.
@@ -99,7 +101,7 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
         weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
         class_names = published.class_names or config.class_names
     system = build(config.with_classes(class_names))
-    unused = _TEMPORAL_PARTS if isinstance(system.config.method, SingleFrameConfig) else ()
+    unused = set(_TEMPORAL_PARTS) - _parts(system.state_dict())
     fill(system, {key: tensor for key, tensor in weights.items() if _part(key) not in unused}, path, system.config.name)
     return system
 
@@ -108,7 +110,13 @@ def _fitting(wanted: SystemConfig | None, own: SystemConfig) -> SystemConfig:
     """The configuration to build for a native file: its own where that is what is wanted, for it may be customised."""
     if wanted is None or wanted.name == own.name:
         return own
-    return single_frame(own, wanted.name) if isinstance(wanted.method, SingleFrameConfig) else wanted
+    match wanted.method, own.method:
+        case SingleFrameConfig(), _:
+            return single_frame(own, wanted.name)
+        case DFFConfig(), FGFAConfig():
+            return replace(own, name=wanted.name, method=wanted.method)
+        case _:
+            return wanted
 
 
 @dataclass(frozen=True, eq=False, slots=True)

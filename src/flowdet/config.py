@@ -10,9 +10,11 @@ from cattrs.v import format_exception
 
 from flowdet.errors import ConfigError
 from flowdet.models.detector import HeadsConfig
+from flowdet.models.dis_flow import DISFlowConfig
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.flownet import FlowNetConfig
 from flowdet.models.inputs import InputConfig
+from flowdet.models.matching_flow import MatchingFlowConfig
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
 from flowdet.temporal.dff import DFFConfig
@@ -21,6 +23,7 @@ from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = [
     "BackboneConfig",
+    "FlowConfig",
     "MethodConfig",
     "NeckConfig",
     "SystemConfig",
@@ -35,6 +38,7 @@ Structured = TypeVar("Structured")
 
 BackboneConfig = ResNetConfig | EfficientNetLite0Config
 NeckConfig = ConvNeckConfig | MergeNeckConfig
+FlowConfig = FlowNetConfig | MatchingFlowConfig | DISFlowConfig
 MethodConfig = SingleFrameConfig | DFFConfig | FGFAConfig
 
 
@@ -60,7 +64,7 @@ class SystemConfig:
     neck: NeckConfig
     heads: HeadsConfig
     method: MethodConfig
-    flow_net: FlowNetConfig | None = None
+    flow_net: FlowConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
@@ -80,11 +84,29 @@ def single_frame(config: SystemConfig, name: str) -> SystemConfig:
 
 
 def tagging_converter(*unions: Any) -> cattrs.Converter:
-    """Turns dataclasses into JSON values and back; the choice within each of these unions is named by its "kind"."""
+    """Turns dataclasses into JSON values and back; the choice within each of these unions is named by its "kind".
+
+    A field may also hold one of a union or None.
+    """
     converter = cattrs.Converter(forbid_extra_keys=True)
     for union in unions:
         configure_tagged_union(union, converter, tag_name="kind")
+        _allow_none(union, converter)
     return converter
+
+
+def _allow_none(union: Any, converter: cattrs.Converter) -> None:
+    def is_optional(kind: Any) -> bool:
+        return bool(kind == union | None)
+
+    def structure(value: Any, _: Any) -> Any:
+        return None if value is None else converter.structure(value, union)
+
+    def unstructure(value: Any) -> Any:
+        return None if value is None else converter.unstructure(value, union)
+
+    converter.register_structure_hook_func(is_optional, structure)
+    converter.register_unstructure_hook_func(is_optional, unstructure)
 
 
 def structure_json(text: str, kind: type[Structured], converter: cattrs.Converter, what: str) -> Structured:
@@ -102,7 +124,7 @@ def structure_json(text: str, kind: type[Structured], converter: cattrs.Converte
         raise ConfigError(f"this is not {what}: {error}") from error
 
 
-_CONVERTER = tagging_converter(BackboneConfig, NeckConfig, MethodConfig)
+_CONVERTER = tagging_converter(BackboneConfig, NeckConfig, MethodConfig, FlowConfig)
 
 
 def config_to_json(config: SystemConfig) -> str:

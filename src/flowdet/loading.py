@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from flowdet.checkpoint import read_system
 from flowdet.download import cache_folder
 from flowdet.errors import CheckpointError, ConfigError
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.recipes import recipe
 from flowdet.system import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig
@@ -26,6 +28,7 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     causal: bool = False,
+    flow: Literal["dis"] | None = None,
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
 
@@ -37,9 +40,11 @@ def load(
         device: Where the model runs.
         causal: FGFA without frames after the current one, for live video. It gives every frame at once but has seen
             half the window; this is not the published protocol.
+        flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
+            `flowdet[opencv]`.
 
     Raises:
-        ConfigError: There is no such system, or no such device.
+        ConfigError: There is no such system, flow or device, or the system has no flow to replace.
         CheckpointError: There are no weights, or they do not fit.
     """
     config = None
@@ -50,10 +55,22 @@ def load(
     detector = read_system(Path(weights), config)
     if causal and isinstance(detector.config.method, FGFAConfig):
         detector.config = replace(detector.config, method=replace(detector.config.method, future=0))
+    if flow is not None:
+        _replace_flow_net(detector, flow)
     try:
         return detector.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {device!s} cannot be used here: {error}") from error
+
+
+def _replace_flow_net(detector: VideoDetector, flow: str) -> None:
+    if flow != "dis":
+        raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {flow!r}')
+    if detector.flow_net is None:
+        raise ConfigError(f"{detector.config.name} takes every frame for itself and has no flow to replace")
+    config = DISFlowConfig()
+    detector.flow_net = DISFlow(config, detector.config.inputs)
+    detector.config = replace(detector.config, flow_net=config)
 
 
 def weights_of(system: str) -> Path:

@@ -1,6 +1,7 @@
 """The systems by name: plain functions that return a full configuration."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from flowdet.config import BackboneConfig, SystemConfig, single_frame
 from flowdet.errors import ConfigError
@@ -8,6 +9,7 @@ from flowdet.models.detector import HeadsConfig
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.flownet import FlowNetConfig
 from flowdet.models.inputs import InputConfig
+from flowdet.models.matching_flow import MatchingFlowConfig
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
 from flowdet.models.roi_head import RoIHeadConfig
@@ -18,6 +20,7 @@ from flowdet.temporal.fgfa import FGFAConfig
 __all__ = [
     "RECIPES",
     "VID_CLASSES",
+    "dff_lite",
     "dff_r50",
     "dff_r101",
     "dff_x101",
@@ -128,20 +131,31 @@ def fgfa_x101() -> SystemConfig:
 
 
 def fgfa_lite() -> SystemConfig:
-    """FGFA small enough for a laptop's processor: EfficientNet-Lite0 and a narrow FlowNet-S."""
+    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
     return SystemConfig(
         name="fgfa-lite",
         class_names=VID_CLASSES,
-        inputs=InputConfig(long_side=512, short_side=320, mean=(127.0,) * 3, std=(128.0,) * 3, multiple=32),
-        backbone=EfficientNetLite0Config(frozen_stages=3),
+        inputs=InputConfig(512, 320, mean=(127.0,) * 3, std=(128.0,) * 3, multiple=32, enlarge=False),
+        backbone=EfficientNetLite0Config(),
         neck=MergeNeckConfig(channels=128),
         heads=HeadsConfig(
-            RPNConfig(channels=128, scales=(1.0, 2.0, 4.0, 8.0, 16.0), pre_nms_top_n=1000, post_nms_top_n=100),
-            RoIHeadConfig(hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=128),
+            RPNConfig(
+                channels=128,
+                scales=(1.0, 2.0, 4.0, 8.0, 16.0),
+                pre_nms_top_n=1000,
+                post_nms_top_n=100,
+                training_post_nms_top_n=300,
+            ),
+            RoIHeadConfig(hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=64),
         ),
-        method=FGFAConfig(past=5, future=5, embedding_channels=64, references_at_once=5),
-        flow_net=FlowNetConfig(encoder=(16, 32, 48, 64, 96, 128), decoder=(64, 48, 32, 24)),
+        method=FGFAConfig(past=5, future=5, sharpness=4.0, embedding_channels=64, references_at_once=5),
+        flow_net=MatchingFlowConfig(),
     )
+
+
+def dff_lite() -> SystemConfig:
+    """DFF with the parts of fgfa-lite; takes the same weights."""
+    return replace(fgfa_lite(), name="dff-lite", method=DFFConfig())
 
 
 def single_lite() -> SystemConfig:
@@ -166,6 +180,7 @@ def single_x101() -> SystemConfig:
 
 RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "fgfa-lite": fgfa_lite,
+    "dff-lite": dff_lite,
     "single-lite": single_lite,
     "fgfa-r50": fgfa_r50,
     "fgfa-r101": fgfa_r101,

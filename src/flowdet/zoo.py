@@ -1,7 +1,7 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
-Six systems were published by mmtracking for ImageNet VID, two small ones ship with the package. The training of the six
-starts from files that others have published.
+Six systems were published by mmtracking for ImageNet VID, three small ones ship with the package. The training of
+the six starts from files that others have published.
 
 AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
 between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
@@ -182,26 +182,31 @@ class ShippedWeights:
         backbone: Its name.
         file_name: In the package's folder of weights.
         parameters: How many, frozen ones included.
-        gflop: 10^9 multiplications and additions for a 16:9 frame once the window is full.
+        gflop: 10^9 multiplications and additions for a 16:9 frame: with FGFA once the window is full, with DFF between
+            two key frames.
+        gflop_key: The same for a key frame of DFF; None for the other methods.
     """
 
     system: str
-    method: Literal["FGFA", "single frame"]
+    method: Literal["DFF", "FGFA", "single frame"]
     backbone: str
     file_name: str
     parameters: int
     gflop: float
+    gflop_key: float | None = None
 
 
 _LITE = "EfficientNet-Lite0"
+_LITE_FILE = "fgfa-lite.safetensors"
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {
-        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, "fgfa-lite.safetensors", 5_967_262, 7.0),
-        "single-lite": ShippedWeights("single-lite", "single frame", _LITE, "fgfa-lite.safetensors", 4_999_918, 2.9),
+        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 5_644_491, 11.9),
+        "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 5_570_699, 2.0, gflop_key=3.6),
+        "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_999_918, 2.9),
     }
 )
-"""The small systems by name; both read the same file."""
+"""The small systems by name; all read the same file."""
 
 
 @dataclass(frozen=True, slots=True)

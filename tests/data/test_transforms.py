@@ -11,13 +11,13 @@ from flowdet.models.inputs import InputConfig, prepare
 from flowdet.ops.resize import resize_bilinear
 from tests.data.pictures import waves
 
-LIMITS = (100, 60)
+INPUTS = InputConfig(long_side=100, short_side=60)
 
 
 def view_of(
     size: tuple[int, int], boxes: NDArray[np.float32], changes: Changes = PUBLISHED_CHANGES, seed: int = 0
 ) -> View:
-    return draw_view(size, boxes, LIMITS, changes, np.random.default_rng(seed))
+    return draw_view(size, boxes, INPUTS.fit(size), changes, np.random.default_rng(seed))
 
 
 BOX = np.array([[10, 20, 40, 50]], np.float32)
@@ -38,7 +38,7 @@ def test_the_published_training_resizes_and_flips_and_no_more() -> None:
 
 def test_boxes_are_scaled_as_the_network_input_is() -> None:
     size = (97, 131)
-    geometry = prepare([np.zeros((*size, 3), np.uint8)], InputConfig(long_side=100, short_side=60)).geometries[0]
+    geometry = prepare([np.zeros((*size, 3), np.uint8)], INPUTS).geometries[0]
     view = view_of(size, BOX, Changes(flip=0))
     assert view.size == geometry.valid
     boxes, kept = view.of_boxes(BOX)

@@ -26,6 +26,27 @@ def test_resizing_goes_to_the_limit_that_is_met_first_and_the_scale_is_that_of_e
     assert geometry.scale == (200 / 240, 113 / 136)
 
 
+@pytest.mark.parametrize(
+    ("size", "fitted"),
+    [((90, 160), (90, 160)), ((120, 160), (120, 160)), ((120, 200), (120, 200)), ((136, 240), (113, 200))],
+)
+def test_small_frames_stay_as_they_are_where_nothing_is_enlarged(
+    size: tuple[int, int], fitted: tuple[int, int]
+) -> None:
+    config = InputConfig(long_side=200, short_side=120, enlarge=False)
+    assert config.fit(size) == fitted
+    (image,) = video(1, size=(size[0] // 8 * 8, size[1]))
+    (geometry,) = prepare([image], config).geometries
+    assert geometry.valid == config.fit(image.shape[:2])
+
+
+def test_small_frames_are_enlarged_as_published() -> None:
+    assert InputConfig(long_side=200, short_side=120).fit((60, 80)) == (120, 160)
+    assert InputConfig(long_side=200, short_side=120, enlarge=False).fit((60, 80)) == (60, 80)
+    # Narrow: below the short side but above the long one.
+    assert InputConfig(long_side=200, short_side=120, enlarge=False).fit((50, 400)) == (25, 200)
+
+
 def test_images_of_a_batch_have_one_size() -> None:
     one, other = (video(1, size=size)[0] for size in ((40, 80), (80, 40)))
     with pytest.raises(ValueError, match="one size"):

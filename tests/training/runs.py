@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flowdet.build import build
 from flowdet.config import MethodConfig, SystemConfig
 from flowdet.errors import FlowdetError
+from flowdet.models.flownet import FlowNetS
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFFConfig
@@ -175,7 +176,7 @@ def system_of(name: str) -> VideoDetector:
         roi_head, rpn = system.detector.roi_head, system.detector.rpn
         for head in (rpn.conv, rpn.objectness, rpn.deltas, roi_head.classes, roi_head.deltas):
             nn.init.normal_(head.weight, std=0.3)
-        assert system.flow_net
+        assert isinstance(system.flow_net, FlowNetS)
         finest = system.flow_net.predictions["2"]
         assert isinstance(finest, nn.Conv2d)
         nn.init.normal_(finest.weight, std=0.3)

@@ -79,6 +79,7 @@ def evaluate(
     protocol: Protocols = ("coco",),
     device: str = "cpu",
     causal: bool = False,
+    flow: Literal["dis"] | None = None,
     processes: int = 1,
     threads: int | None = None,
     motion_iou: Path | None = None,
@@ -102,6 +103,7 @@ def evaluate(
         protocol: Repeat the option for several. [default: coco]
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         processes: How many share the videos.
         threads: Of torch in each process. [default: the cores, shared by the processes]
         motion_iou: Motion IoUs in place of computed ones: JSON {annotation id: value}, or the authors' .mat.
@@ -112,7 +114,7 @@ def evaluate(
         json: Also write the figures to this file.
         pictures: Draw so many of the worst frames.
     """
-    _check_source(system, results, weights, causal=causal)
+    _check_source(system, results, weights, is_changed=causal or flow is not None)
     if results:
         detecting = {"--device": device != "cpu", "--processes": processes != 1, "--threads": threads is not None}
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
@@ -129,7 +131,9 @@ def evaluate(
         result = _Result(_read(results, annotated), f"{results.name} on {data.name}", {"results": str(results)})
     else:
         running = _Running(below, (folder or Path()) / "detections", processes, threads)
-        result = _detect(load(system, weights=weights, device=device, causal=causal), weights, annotated, running)
+        result = _detect(
+            load(system, weights=weights, device=device, causal=causal, flow=flow), weights, annotated, running
+        )
     if folder and not results:
         write_results(result.table, annotated, folder / "results.json")
     evaluation = _judged(annotated, result, judging)
@@ -141,12 +145,12 @@ def evaluate(
     return 0
 
 
-def _check_source(system: str | None, results: Path | None, weights: Path | None, *, causal: bool) -> None:
+def _check_source(system: str | None, results: Path | None, weights: Path | None, *, is_changed: bool) -> None:
     if results is None and system is None and weights is None:
         raise ConfigError(
             "name a system, as in `flowdet evaluate fgfa-lite --data val.json`, or a results file with --results"
         )
-    if results is not None and (system is not None or weights is not None or causal):
+    if results is not None and (system is not None or weights is not None or is_changed):
         raise ConfigError("--results judges detections that are there already: leave out the system and its options")
 
 

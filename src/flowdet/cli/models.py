@@ -29,7 +29,8 @@ def list_models() -> None:
     """List every system: published AP50 and speed, size, cost, and where its weights are."""
     table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
     for own in SHIPPED.values():
-        table.add_row(own.system, own.backbone, "-", "-", f"{own.parameters / 1e6:.1f} M", f"{own.gflop:.1f}")
+        cost = f"{own.gflop:.1f}" if own.gflop_key is None else f"{own.gflop:.1f}, key {own.gflop_key:.1f}"
+        table.add_row(own.system, own.backbone, "-", "-", f"{own.parameters / 1e6:.1f} M", cost)
     for row in PUBLISHED.values():
         cost = f"{row.gflop:g}" if row.gflop_key is None else f"{row.gflop:g}, key {row.gflop_key:g}"
         fps = f"{row.fps_v100}" if row.fps_v100 else "-"

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowdet.errors import ConfigError
-from flowdet.ops.resize import fit_size, resize_bilinear
+from flowdet.ops.resize import resize_bilinear
 
-__all__ = ["PUBLISHED_CHANGES", "STRONGER_CHANGES", "Changes", "View", "draw_view"]
+__all__ = ["PUBLISHED_CHANGES", "STRONGER_CHANGES", "Changes", "View", "draw_view", "recoloured"]
 
 _GREY = (0.299, 0.587, 0.114)
 
@@ -68,7 +68,7 @@ class View:
         part = torch.from_numpy(np.require(image[y1:y2, x1:x2], requirements=("C", "W")))
         frame = resize_bilinear(part, self.size)
         frame = frame.flip(1) if self.flip else frame
-        return frame if self.colour == (1.0, 1.0, 1.0) else _recoloured(frame, *self.colour)
+        return frame if self.colour == (1.0, 1.0, 1.0) else recoloured(frame, *self.colour)
 
     def of_boxes(self, boxes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Boxes [n, 4] xyxy px of the original image, cut to the window and moved with the pixels.
@@ -90,7 +90,7 @@ class View:
 def draw_view(
     size: tuple[int, int],
     boxes: NDArray[np.float32],
-    limits: tuple[int, int],
+    fitted: tuple[int, int],
     changes: Changes,
     rng: np.random.Generator,
 ) -> View:
@@ -99,7 +99,7 @@ def draw_view(
     Args:
         size: (height, width) of the original images.
         boxes: [n, 4] xyxy px of the current frame, n at least 1.
-        limits: Longest long and short side after resizing, px.
+        fitted: (height, width) that a whole image is resized to for detection.
         changes: What chance may do.
         rng: Source of chance.
     """
@@ -110,7 +110,6 @@ def draw_view(
     chosen = boxes[rng.integers(len(boxes))]
     x = _start(size[1], width, (chosen[0] + chosen[2]) / 2, rng)
     y = _start(size[0], height, (chosen[1] + chosen[3]) / 2, rng)
-    fitted = fit_size(size, *limits)
     seen = (max(round(fitted[0] * min(zoom, 1)), 1), max(round(fitted[1] * min(zoom, 1)), 1))
     return View((x, y, x + width, y + height), seen, flip, (brightness, contrast, saturation))
 
@@ -122,7 +121,7 @@ def _start(length: int, part: int, inside: float, rng: np.random.Generator) -> i
     return int(rng.integers(first, last + 1))
 
 
-def _recoloured(frame: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+def recoloured(frame: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
     """A frame [h, w, 3] uint8 in other colours; contrast is about the middle grey."""
     pixels = frame.to(torch.float32)
     grey = (pixels * pixels.new_tensor(_GREY)).sum(dim=-1, keepdim=True)

@@ -28,6 +28,7 @@ class InputConfig:
         mean: Of the red, green and blue channel, 0 to 255.
         std: Divisor of each channel.
         multiple: The padded sides are multiples of this.
+        enlarge: Whether frames below those sides are enlarged to them; else they stay as they are, which is faster.
     """
 
     long_side: int = 1000
@@ -35,6 +36,7 @@ class InputConfig:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     multiple: int = 16
+    enlarge: bool = True
 
     def __post_init__(self) -> None:
         if self.multiple < FEATURE_STRIDE or self.multiple % FEATURE_STRIDE:
@@ -43,6 +45,11 @@ class InputConfig:
             raise ConfigError(
                 f"the short side ({self.short_side} px) must not exceed the long one ({self.long_side} px)"
             )
+
+    def fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) to which a frame of this (height, width) is resized."""
+        fitted = fit_size(size, self.long_side, self.short_side)
+        return fitted if self.enlarge or fitted < size else size
 
 
 def prepare(
@@ -59,7 +66,7 @@ def prepare(
     if any(image.shape[:2] != original for image in images):
         sizes = sorted({image.shape[:2] for image in images})
         raise ValueError(f"the images of one batch have one size, not {sizes}")
-    valid = fit_size(original, config.long_side, config.short_side)
+    valid = config.fit(original)
     padded = tuple(-(-side // config.multiple) * config.multiple for side in valid)
     resized = torch.stack(
         [resize_bilinear(torch.from_numpy(np.require(i, requirements=("C", "W"))), valid) for i in images]

@@ -128,8 +128,8 @@ class ClipDataset:
         current = int(part.drawn[index - ends[number] + len(part)])
         references = part.references(current, self.sampling, rng) if self.sampling else ()
         boxes, labels = part.targets(current)
-        limits = self.inputs.long_side, self.inputs.short_side
-        view = draw_view(part.size(current), boxes, limits, self.changes, rng)
+        size = part.size(current)
+        view = draw_view(size, boxes, self.inputs.fit(size), self.changes, rng)
         frames = {image: view.of_frame(part.picture(image)) for image in {current, *references}}
         moved, kept = view.of_boxes(boxes)
         return Clip(

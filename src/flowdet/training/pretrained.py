@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from flowdet.errors import CheckpointError
 from flowdet.models.efficientnet_lite import EfficientNetLite0
-from flowdet.models.flownet import FlowNetS
 from flowdet.models.weights import fill, published_to_native
 from flowdet.openmmlab import read_openmmlab
 
@@ -50,8 +49,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     fill(backbone, counts | without_classifier, path, "this backbone")
 
 
-def load_flow_net(flow_net: FlowNetS, path: Path) -> None:
-    """Fills a flow net with mmtracking's `flownet_simple.pth`, or with the one in a published checkpoint.
+def load_flow_net(flow_net: nn.Module, path: Path) -> None:
+    """Fills a FlowNet-S with mmtracking's `flownet_simple.pth`, or with the one in a published checkpoint.
 
     Raises:
         CheckpointError: The file cannot be read, or holds no such flow net.

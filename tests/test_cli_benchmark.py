@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from flowdet.cli import main
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", *arguments])
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_two_systems_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowdet.runtime.benchmark._IMAGES", 3)
+    file = tmp_path / "o" / "out.json"
+    options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--vs-size", "32x64", "--json", str(file))
+    assert call("single-lite", *options) == 0
+    shown = capsys.readouterr().out
+    assert "frames 64x96, network input 64x96" in shown
+    assert "frames 32x64, network input 32x64" in shown
+    assert "forward and post-processing" in shown
+    assert "single-lite takes" in shown
+    found = json.loads(file.read_text())
+    assert found["seconds_per_frame"] > 0
+    assert found["seconds_per_frame_everything"] > 0
+    assert found["system"] == found["versus"]["system"]["system"] == "single-lite"
+    assert found["gflop_per_frame"] > found["versus"]["system"]["gflop_per_frame"] > 0
+    assert found["peak_memory_bytes"] is None or found["peak_memory_bytes"] > found["memory_before_bytes"] > 10_000_000
+    assert found["first_detections_seconds"] > 0
+    assert found["frames"]["frame"]["count"] == 3
+    assert {"decode", "backbone", "neck", "rpn", "roi_head", "nms", "encoding"} <= set(found["mean"]["parts"])
+    assert (not found["trusted"]) == bool(found["machine"]["doubts"])
+    assert ("Not to be trusted" in shown) == bool(found["machine"]["doubts"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fgfa-lite", "--size", "600"], "such as 600x1000, not '600'"),
+        (["fgfa-lite", "--size", "4x4"], "16 to 8192"),
+        (["fgfa-lite", "--frames", "0"], "frames is a whole number from 1 on"),
+        (["fgfa-lite", "--threads", "0"], "threads is a whole number from 1 on"),
+        (["fgfa"], "there is no system 'fgfa'"),
+        (["--weights", "none.safetensors"], "there is no weight file"),
+        (["fgfa-lite", "--json", "."], "is a folder"),
+    ],
+)
+def test_a_mistake_is_one_message(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*arguments) == 1
+    assert words in capsys.readouterr().err.replace("\n", " ")
