@@ -24,7 +24,7 @@ ORDER = (
     ("checkpoint",),
     ("loading", "annotate"),
     ("evaluate",),
-    ("fit",),
+    ("fit", "runtime"),
     ("flowdet",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,1 @@
+"""What a system costs on this machine: seconds by part, arithmetic, memory."""
