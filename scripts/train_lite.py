@@ -28,6 +28,7 @@ from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.data.transforms import recoloured
 from flowdet.models.inputs import FEATURE_STRIDE
 from flowdet.models.matching_flow import MatchingFlow
+from flowdet.ops.boxes import choose_randomly
 from flowdet.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFF, DFFConfig
@@ -151,7 +152,8 @@ def joint_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
     fgfa = FGFA(lambda _: features, model.flow_net, model.embedding, model.config.method)
     carried = dff.training_features(replace(batch, references=batch.references[:1]))
     every = torch.cat((single, carried, fgfa.training_features(batch)))
-    return model.detector.losses(every, batch.current.geometries * 3, batch.targets * 3)
+    targets = batch.targets * 3
+    return model.detector.losses(every, batch.current.geometries * 3, targets, (choose_randomly,) * len(targets))
 
 
 @app.default

@@ -83,4 +83,5 @@ def heat_bar(width: int, height: int) -> _Picture:
 
 
 def _bytes(color: NDArray[np.floating]) -> _Picture:
-    return np.clip(np.rint(color), 0, 255).astype(np.uint8)
+    picture: _Picture = np.clip(np.rint(color), 0, 255).astype(np.uint8)
+    return picture

@@ -105,7 +105,7 @@ def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, 
     if layout.rows:
         panels = panels_of(features, view.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
-        shade = np.asarray(gray, np.float32) / 255
+        shade = np.asarray(gray, np.float32) / np.float32(255)
         _write_labels(canvas, layout, panels)
         if "flow" in layout.rows:
             _draw_flow(canvas, layout, panels, shade)
@@ -149,7 +149,7 @@ def _draw_flow(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel], gr
 def _draw_weights(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel], gray: NDArray[np.float32]) -> None:
     weights = [panel.weight for panel in panels if panel.weight is not None]
     # Equal shares get a colour from the lower half.
-    full = round_up(max(np.percentile(weights, _HEAVY), 2 * np.mean(weights))) if weights else 1.0
+    full = round_up(float(max(np.percentile(weights, _HEAVY), 2 * np.mean(weights)))) if weights else 1.0
     pictures = [None if panel.weight is None else heat_colors(panel.weight, full, gray) for panel in panels]
     _draw_row(canvas, layout, "weights", pictures)
     bar_at = _write_caption(canvas, layout, "weights", "weight of each frame, 0")

@@ -1,0 +1,234 @@
+"""Detections of many variants of a system in one pass over a data set: what they share is computed once a frame."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowdet.checkpoint import read_system
+from flowdet.config import MethodConfig
+from flowdet.data.cocovid import CocoVID, VideoRecord
+from flowdet.data.image_files import read_picture
+from flowdet.evaluation.detections import DetectionTable, concatenate
+from flowdet.evaluation.flow import ZeroFlow
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
+from flowdet.models.inputs import prepare
+from flowdet.system import VideoDetector
+from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
+from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.temporal.single_frame import SingleFrame
+from flowdet.types import Frame, NetworkInput
+
+__all__ = ["Variant", "detect_variants", "seconds_per_frame"]
+
+Flow = Literal["own", "none", "dis"]
+_COLUMNS = ("images", "labels", "boxes", "scores")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to use a weight file.
+
+    Attributes:
+        name: What it is called.
+        method: With all its parameters.
+        weights: The file.
+        flow: The flow net of the file; no flow, so that nothing is warped; or OpenCV's DIS.
+    """
+
+    name: str
+    method: MethodConfig
+    weights: Path
+    flow: Flow = "own"
+
+
+class Once:
+    """A part of a system that remembers what it made of each frame of one video."""
+
+    def __init__(self, part: Callable[[Any], Tensor]) -> None:
+        self.part = part
+        self.made: dict[int, Tensor] = {}
+
+    def __call__(self, frame: Any) -> Tensor:
+        """The same as the part; frames are known by where their pixels lie."""
+        images = frame.images if isinstance(frame, NetworkInput) else frame
+        place = images.data_ptr()
+        if place not in self.made:
+            self.made[place] = self.part(frame)
+        return self.made[place]
+
+
+@dataclass(frozen=True)
+class OnceFlow:
+    """A flow net that prepares each frame of one video once."""
+
+    prepare: Once
+    between: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
+        """Flow [b, 2, H / 16, W / 16] from the current to the reference frame, in feature cells."""
+        return self.between(current, reference)
+
+
+def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: Embed) -> TemporalMethod[Any]:
+    """The temporal method over these parts."""
+    match config:
+        case DFFConfig():
+            return DFF(extract, flow_net, config)
+        case FGFAConfig():
+            return FGFA(extract, flow_net, embed, config)
+        case _:
+            return SingleFrame(extract)
+
+
+@cache
+def _system(weights: Path) -> VideoDetector:
+    return read_system(weights)
+
+
+def _flow_net(system: VideoDetector, flow: Flow) -> FlowNet:
+    assert system.flow_net
+    match flow:
+        case "own":
+            return system.flow_net
+        case "none":
+            return ZeroFlow()
+        case "dis":
+            return DISFlow(DISFlowConfig(), system.config.inputs)
+
+
+@torch.inference_mode()
+def _detect_video(
+    variants: Sequence[Variant], data: CocoVID, video: VideoRecord, images: Path
+) -> dict[str, DetectionTable]:
+    """What each variant finds in one video."""
+    found = {}
+    for weights in dict.fromkeys(variant.weights for variant in variants):
+        system = _system(weights)
+        assert system.embedding
+        inputs = [prepare([image], system.config.inputs) for image in _pictures(data, video, images)]
+        extract = Once(system.detector.extract)
+        flows = {
+            flow: OnceFlow(Once(net.prepare), net)
+            for flow in dict.fromkeys(variant.flow for variant in variants if variant.weights == weights)
+            for net in [_flow_net(system, flow)]
+        }
+        for variant in variants:
+            if variant.weights == weights:
+                method = method_of(variant.method, extract, flows[variant.flow], system.embedding)
+                found[variant.name] = _table(system, method, inputs, video.frames)
+    return found
+
+
+def _table(
+    system: VideoDetector, method: TemporalMethod[Any], inputs: Sequence[NetworkInput], positions: Sequence[int]
+) -> DetectionTable:
+    tables, state = [], method.initial_state()
+    for step in (*inputs, None):
+        if step is None:
+            ready = method.flush(state)
+        else:
+            ready, state = method.step(step, state)
+        for features in ready:
+            ((boxes, scores, labels),) = system.detector.detect(features.features, features.geometries)
+            where = np.full(len(boxes), positions[features.index])
+            tables.append(DetectionTable(where, labels.numpy(), boxes.double().numpy(), scores.double().numpy()))
+    return concatenate(tables)
+
+
+def _pictures(data: CocoVID, video: VideoRecord, images: Path) -> Iterator[Any]:
+    for position in video.frames:
+        record = data.images[position]
+        yield read_picture(images / record.file_name, (record.height, record.width), record.file_name)
+
+
+def _do_video(variants: Sequence[Variant], data: CocoVID, number: int, images: Path, folder: Path) -> None:
+    path = folder / f"video-{data.videos[number].id}.npz"
+    if path.exists():
+        return
+    tables = _detect_video(variants, data, data.videos[number], images)
+    columns = {f"{name}/{column}": getattr(table, column) for name, table in tables.items() for column in _COLUMNS}
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, allow_pickle=False, **columns)
+    partial.replace(path)
+
+
+def detect_variants(
+    variants: Sequence[Variant],
+    data: CocoVID,
+    images: Path,
+    folder: Path,
+    *,
+    processes: int,
+    progress: Callable[[int], None],
+) -> dict[str, DetectionTable]:
+    """What each variant finds in a data set, by its name.
+
+    Args:
+        variants: Their names differ.
+        data: Its class names are those of the systems, in their order.
+        images: The folder that its file names lie below.
+        folder: Takes a file for each finished video; another call goes on from there.
+        processes: How many work at the same time, with a thread each.
+        progress: Told 1 after each video.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
+        jobs = [pool.submit(_do_video, variants, data, n, images, folder) for n in range(len(data.videos))]
+        for job in as_completed(jobs):
+            job.result()
+            progress(1)
+    tables: dict[str, list[DetectionTable]] = {variant.name: [] for variant in variants}
+    for video in data.videos:
+        with np.load(folder / f"video-{video.id}.npz") as file:
+            for name, parts in tables.items():
+                parts.append(DetectionTable(*(file[f"{name}/{column}"] for column in _COLUMNS)))
+    return {name: concatenate(parts) for name, parts in tables.items()}
+
+
+def seconds_per_frame(
+    variants: Sequence[Variant], data: CocoVID, images: Path, *, videos: int, rounds: int
+) -> dict[str, float]:
+    """Median time of each variant for one frame, from the decoded frame to its detections, in alternation.
+
+    Args:
+        variants: Their names differ.
+        data: Its first videos are taken.
+        images: The folder that its file names lie below.
+        videos: How many.
+        rounds: How often each video is gone through.
+    """
+    clips = [
+        [Frame(number, float(number), image) for number, image in enumerate(_pictures(data, video, images))]
+        for video in data.videos[:videos]
+    ]
+    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    for _ in range(rounds):
+        for clip in clips:
+            for variant in variants:
+                system = _with_method(variant)
+                began = time.perf_counter()
+                for _ in system.detect(clip):
+                    pass
+                seconds[variant.name].append((time.perf_counter() - began) / len(clip))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@cache
+def _with_method(variant: Variant) -> VideoDetector:
+    system = read_system(variant.weights)
+    flow_net: Any = _flow_net(system, variant.flow)
+    is_single = not isinstance(variant.method, DFFConfig | FGFAConfig)
+    config = replace(system.config, method=variant.method, flow_net=None if is_single else system.config.flow_net)
+    return VideoDetector(config, system.detector, flow_net, system.embedding).eval()

@@ -1,0 +1,198 @@
+"""Makes every table and plot of docs/evidence.md from the shipped weights.
+
+    flowdet data synthesize synthetic --split val
+    python scripts/make_evidence.py synthetic --real REAL_VID
+
+The figures go to docs/evidence/figures.json, plots beside it, and the tables into docs/evidence.md between their marks.
+"""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cyclopts import App
+from evidence_pages import write_pages
+from evidence_runs import Variant, detect_variants, seconds_per_frame
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from flowdet.config import MethodConfig
+from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.data.motion import motion_iou
+from flowdet.data.synthetic.benchmark import Benchmark
+from flowdet.evaluate import detect_data_set
+from flowdet.evaluation.bootstrap import Interval, bootstrap, bootstrap_difference
+from flowdet.evaluation.detections import DetectionTable
+from flowdet.evaluation.flow import ZeroFlow, end_point_errors, flow_pairs
+from flowdet.evaluation.protocols import evaluate
+from flowdet.evaluation.restrict import restrict
+from flowdet.evaluation.seq_nms import seq_nms
+from flowdet.loading import load, weights_of
+from flowdet.models.dis_flow import DISFlow, DISFlowConfig
+from flowdet.recipes import VID_CLASSES, fgfa_lite
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single_frame import SingleFrameConfig
+
+app = App(help=__doc__)
+
+WINDOWS = (1, 5, 9, 13, 17, 21, 25, 31)
+INTERVALS = (1, 2, 5, 10, 15, 20)
+_SYSTEMS = ("single-lite", "dff-lite", "fgfa-lite")
+_ROOT = Path(__file__).parents[1]
+_OUT = _ROOT / "docs" / "evidence"
+_FROZEN = Path(__file__).with_name("lite-frozen-flow.safetensors")
+_GAPS = (1, 2, 5, 9, 15)
+
+
+def variants() -> list[Variant]:
+    """Everything that is compared."""
+    shipped = weights_of("fgfa-lite")
+    fgfa = fgfa_lite().method
+    assert isinstance(fgfa, FGFAConfig)
+    dff = DFFConfig()
+
+    def of_window(frames: int) -> MethodConfig:
+        return replace(fgfa, past=frames // 2, future=frames // 2)
+
+    return [
+        *(Variant(n, m, shipped) for n, m in zip(_SYSTEMS, (SingleFrameConfig(), dff, fgfa), strict=True)),
+        *(Variant(f"window {n}", of_window(n), shipped) for n in WINDOWS),
+        *(Variant(f"interval {n}", DFFConfig(key_frame_interval=n), shipped) for n in INTERVALS),
+        Variant("fgfa, no flow", fgfa, shipped, "none"),
+        Variant("fgfa, equal weights", replace(fgfa, sharpness=0.0), shipped),
+        Variant("fgfa, no flow, equal weights", replace(fgfa, sharpness=0.0), shipped, "none"),
+        Variant("fgfa, causal", replace(fgfa, future=0), shipped),
+        Variant("fgfa, causal, 10 past", replace(fgfa, past=10, future=0), shipped),
+        Variant("fgfa, DIS flow", fgfa, shipped, "dis"),
+        Variant("dff, no flow", dff, shipped, "none"),
+        Variant("dff, DIS flow", dff, shipped, "dis"),
+        *(
+            Variant(f"{name}, flow net not trained along", method, _FROZEN)
+            for name, method in (("single", SingleFrameConfig()), ("dff", dff), ("fgfa", fgfa))
+        ),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Compares results on the benchmark with what is annotated, and with the single-frame detector's.
+
+    Attributes:
+        data: The validation split.
+        degraded: [i] whether each image is degraded.
+        motion: [n] motion IoU of each object.
+        first: The single-frame detector's.
+        samples: Resamples of the confidence intervals.
+    """
+
+    data: CocoVID
+    degraded: NDArray[np.bool_]
+    motion: NDArray[np.float64]
+    first: DetectionTable
+    samples: int
+
+    def __call__(self, name: str, table: DetectionTable) -> dict[str, Any]:
+        """The figures of a result; its gains by speed and on degraded frames if it is a system's."""
+        figures = {name: value for name, value in evaluate(self.data, table, "coco").headline.items() if name != "AP75"}
+        for part, images in (("degraded", self.degraded), ("sharp", ~self.degraded)):
+            figures[part] = evaluate(*restrict(self.data, table, images=images), "coco").headline["AP50"]
+        figures |= evaluate(self.data, table, "ilsvrc-motion", motion_iou=self.motion).headline
+        document: dict[str, Any] = {"figures": figures, "gain": {"AP50": self.gain(table, None)}}
+        document["interval"] = bootstrap(self.data, table, "coco", samples=self.samples)["AP50"]
+        if name.startswith(_SYSTEMS):
+            gain = document["gain"]
+            gain |= {"degraded": self.gain(table, self.degraded), "sharp": self.gain(table, ~self.degraded)}
+            gain |= bootstrap_difference(
+                self.data, self.first, table, "ilsvrc-motion", motion_iou=self.motion, samples=self.samples
+            )
+        return document
+
+    def gain(self, table: DetectionTable, images: NDArray[np.bool_] | None) -> Interval:
+        """What AP50 gains over the single-frame detector on these images, or on all."""
+        data, after = restrict(self.data, table, images=images)
+        _, before = restrict(self.data, self.first, images=images)
+        return bootstrap_difference(data, before, after, "coco", samples=self.samples)["AP50"]
+
+
+@app.default
+def main(
+    synthetic: Path,
+    *,
+    real: Path | None = None,
+    work: Path = Path("runs/evidence"),
+    processes: int = 2,
+    samples: int = 1000,
+) -> None:
+    """Runs everything; a call that was interrupted goes on.
+
+    Args:
+        synthetic: Folder of the benchmark's validation split.
+        real: Folder in the layout of ImageNet VID with the labelled real clips; without it their figures stay.
+        work: Takes what is found, video by video.
+        processes: How many work at the same time.
+        samples: Resamples of the confidence intervals.
+    """
+    _OUT.mkdir(exist_ok=True)
+    path = _OUT / "figures.json"
+    figures: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    rows = variants()
+    data = read_cocovid(synthetic / "annotations" / "synthetic_val.json")
+    with Progress() as bars:
+        task = bars.add_task("clips", total=len(data.videos))
+        found = detect_variants(rows, data, synthetic, work, processes=processes, progress=partial(bars.advance, task))
+        found |= {f"{name}, Seq-NMS": seq_nms(data, found[name]) for name in _SYSTEMS}
+        figures["synthetic"] = {}
+        task = bars.add_task("figures", total=len(found))
+        judge = Judge(data, _degraded(data), motion_iou(data), found["single-lite"], samples)
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            for name, document in zip(found, pool.map(judge, found, found.values()), strict=True):
+                figures["synthetic"][name] = document
+                bars.advance(task)
+    figures["flow"] = flow_errors()
+    if real:
+        figures["real"] = judge_real(real, work / "real", samples)
+    figures["seconds"] = seconds_per_frame(rows, data, synthetic, videos=2, rounds=5)
+    figures["threads"] = torch.get_num_threads()
+    path.write_text(json.dumps(figures, indent=1, default=asdict) + "\n")
+    write_pages(_OUT.with_suffix(".md"), _OUT)
+
+
+def _degraded(data: CocoVID) -> NDArray[np.bool_]:
+    return np.array([image["degraded"] for image in json.loads(data.path.read_bytes())["images"]])
+
+
+def flow_errors() -> dict[str, Any]:
+    """End-point errors of the shipped flow net, DIS and zero flow on pairs of held-out clips."""
+    system = load("fgfa-lite")
+    pairs = list(flow_pairs(Benchmark("val", VID_CLASSES), range(0, 180, 3), _GAPS))
+    assert system.flow_net
+    inputs = system.config.inputs
+    nets = {"shipped": system.flow_net, "DIS": DISFlow(DISFlowConfig(), inputs), "no flow": ZeroFlow()}
+    return {name: end_point_errors(net, inputs, pairs) for name, net in nets.items()}
+
+
+def judge_real(folder: Path, work: Path, samples: int) -> dict[str, Any]:
+    """The systems as they are shipped on the labelled real clips."""
+    data = read_cocovid(folder / "annotations" / "davis_vid_val.json")
+    images = folder / "Data" / "VID"
+    found = {name: detect_data_set(load(name), data, images, work / name).table for name in _SYSTEMS}
+    found |= {f"{name}, Seq-NMS": seq_nms(data, found[name]) for name in _SYSTEMS}
+    return {
+        name: {
+            **evaluate(data, table, "coco").headline,
+            "per_class": evaluate(data, table, "coco").per_class["AP50"],
+            "gain": bootstrap_difference(data, found["single-lite"], table, "coco", samples=samples)["AP50"],
+        }
+        for name, table in found.items()
+    }
+
+
+if __name__ == "__main__":
+    app()
