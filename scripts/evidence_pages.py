@@ -31,34 +31,33 @@ def write_pages(document: Path, folder: Path) -> None:
 
 def tables(figures: Mapping[str, Any]) -> dict[str, str]:
     """The tables in Markdown, by the name of their marks."""
-    rows, seconds = figures["synthetic"], figures["seconds"]
+    systems, rows, seconds = figures["systems"], figures["ablations"], figures["seconds"]
     single = seconds["single-lite"]
+    seconds |= {"window 1": single, "interval 1": single}
 
-    def found(name: str, *parts: str) -> list[str]:
-        return [f"{100 * rows[name]['figures'][part]:.1f}" for part in parts]
+    def found(name: str, *parts: str, group: Mapping[str, Any] = rows) -> list[str]:
+        return [f"{100 * group[name]['figures'][part]:.1f}" for part in parts]
 
     def time(name: str) -> list[str]:
         took = seconds.get(name)
         return [f"{1000 * took:.1f}", f"{single / took:.2f}"] if took else ["", ""]
 
     def numbered(kind: str) -> Iterable[tuple[str, list[str]]]:
-        for name in rows:
-            if name.startswith(f"{kind} "):
-                cells = [*found(name, "AP50"), _interval(rows[name]["gain"]["AP50"])]
-                yield name.removeprefix(f"{kind} "), [*cells, *found(name, "degraded", "fast"), *time(name)]
+        for name in sorted((n for n in rows if n.startswith(f"{kind} ")), key=_number):
+            cells = [*found(name, "AP50"), _interval(rows[name]["gain"]["AP50"])]
+            yield name.removeprefix(f"{kind} "), [*cells, *found(name, "degraded", "fast"), *time(name)]
 
-    systems = [name for name in rows if name.startswith(("single-lite", "dff-lite", "fgfa-lite"))]
     ablations = ["fgfa-lite", *(n for n in rows if n.startswith("fgfa, ")), "dff-lite"]
     ablations += [name for name in rows if name.startswith(("dff, ", "single, "))]
     common = ["AP50", "against single-lite", "degraded", "fast", "ms a frame", "times as fast"]
     return {
         "systems": _table(
             ["", "AP", "AP50", *list(_PARTS.values())[1:], "ms a frame", "times as fast"],
-            [[n, *found(n, "AP", *_PARTS), *time(n)] for n in systems],
+            [[n, *found(n, "AP", *_PARTS, group=systems), *time(n)] for n in systems],
         ),
         "gains": _table(
             ["AP50 or mAP against single-lite", *_PARTS.values()],
-            [[n, *(_interval(rows[n]["gain"][part]) for part in _PARTS)] for n in systems if n != "single-lite"],
+            [[n, *(_interval(s["gain"][part]) for part in _PARTS)] for n, s in systems.items() if n != "single-lite"],
         ),
         "windows": _table(["frames", *common], [[n, *cells] for n, cells in numbered("window")]),
         "intervals": _table(["interval", *common], [[n, *cells] for n, cells in numbered("interval")]),
@@ -72,6 +71,10 @@ def tables(figures: Mapping[str, Any]) -> dict[str, str]:
         "flow": _flow_table(figures["flow"]),
         "real": _real_table(figures["real"]),
     }
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(" ")[2])
 
 
 def _flow_table(flow: Mapping[str, Any]) -> str:
@@ -113,10 +116,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _plot_line(figures: Mapping[str, Any], kind: str, label: str, path: Path) -> None:
     """AP50 with its interval against single-lite's, and the time of a frame, over a parameter."""
-    names = [name for name in figures["synthetic"] if name.startswith(f"{kind} ")]
-    numbers = [int(name.rpartition(" ")[2]) for name in names]
-    gains = [figures["synthetic"][name]["gain"]["AP50"] for name in names]
-    base = 100 * figures["synthetic"]["single-lite"]["figures"]["AP50"]
+    rows = figures["ablations"]
+    names = sorted((name for name in rows if name.startswith(f"{kind} ")), key=_number)
+    numbers = [_number(name) for name in names]
+    gains = [rows[name]["gain"]["AP50"] for name in names]
+    base = 100 * rows["single-lite"]["figures"]["AP50"]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     values = [base + 100 * gain["value"] for gain in gains]
@@ -145,7 +149,7 @@ def _plot_gains(figures: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     shown = {"dff-lite": _ORANGE, "fgfa-lite": _BLUE}
     for number, (name, colour) in enumerate(shown.items()):
-        gains = [figures["synthetic"][name]["gain"][part] for part in _PARTS]
+        gains = [figures["systems"][name]["gain"][part] for part in _PARTS]
         places = [place + 0.24 * (number - 0.5) for place in range(len(gains))]
         values = [100 * gain["value"] for gain in gains]
         errors = [[100 * abs(gain["value"] - gain[end]) for gain in gains] for end in ("low", "high")]

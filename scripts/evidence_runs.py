@@ -53,31 +53,45 @@ class Variant:
 
 
 class Once:
-    """A part of a system that remembers what it made of each frame of one video."""
+    """Features of the frames of one video, each computed once; a frame is known by where its pixels lie."""
 
-    def __init__(self, part: Callable[[Any], Tensor]) -> None:
-        self.part = part
+    def __init__(self, extract: Extract) -> None:
+        self.extract = extract
         self.made: dict[int, Tensor] = {}
 
-    def __call__(self, frame: Any) -> Tensor:
-        """The same as the part; frames are known by where their pixels lie."""
-        images = frame.images if isinstance(frame, NetworkInput) else frame
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [1, 3, H, W] to features [1, c, H / 16, W / 16]."""
         place = images.data_ptr()
         if place not in self.made:
-            self.made[place] = self.part(frame)
+            self.made[place] = self.extract(images)
         return self.made[place]
 
 
-@dataclass(frozen=True)
 class OnceFlow:
-    """A flow net that prepares each frame of one video once."""
+    """Flows between the frames of one video, each pair computed once; what is prepared of a frame is its number."""
 
-    prepare: Once
-    between: Callable[[Tensor, Tensor], Tensor]
+    def __init__(self, flow_net: FlowNet) -> None:
+        self.flow_net = flow_net
+        self.numbers: dict[int, int] = {}
+        self.prepared: list[Tensor] = []
+        self.flows: dict[tuple[int, int], Tensor] = {}
+
+    def prepare(self, inputs: NetworkInput) -> Tensor:
+        """The frame's number, [1, 1]."""
+        place = inputs.images.data_ptr()
+        if place not in self.numbers:
+            self.numbers[place] = len(self.prepared)
+            self.prepared.append(self.flow_net.prepare(inputs))
+        return torch.tensor([[self.numbers[place]]])
 
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow [b, 2, H / 16, W / 16] from the current to the reference frame, in feature cells."""
-        return self.between(current, reference)
+        """Flow [n, 2, H / 16, W / 16] between the frames with these numbers [n, 1], in feature cells."""
+        pairs = list(zip(current.flatten().tolist(), reference.flatten().tolist(), strict=True))
+        missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.flows]
+        if missing:
+            first, second = (torch.cat([self.prepared[n] for n in side]) for side in zip(*missing, strict=True))
+            self.flows |= dict(zip(missing, self.flow_net(first, second).split(1), strict=True))
+        return torch.cat([self.flows[pair] for pair in pairs])
 
 
 def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: Embed) -> TemporalMethod[Any]:
@@ -93,7 +107,7 @@ def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: 
 
 @cache
 def _system(weights: Path) -> VideoDetector:
-    return read_system(weights)
+    return read_system(weights).to(memory_format=torch.channels_last)
 
 
 def _flow_net(system: VideoDetector, flow: Flow) -> FlowNet:
@@ -119,9 +133,8 @@ def _detect_video(
         inputs = [prepare([image], system.config.inputs) for image in _pictures(data, video, images)]
         extract = Once(system.detector.extract)
         flows = {
-            flow: OnceFlow(Once(net.prepare), net)
+            flow: OnceFlow(_flow_net(system, flow))
             for flow in dict.fromkeys(variant.flow for variant in variants if variant.weights == weights)
-            for net in [_flow_net(system, flow)]
         }
         for variant in variants:
             if variant.weights == weights:

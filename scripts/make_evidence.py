@@ -48,6 +48,7 @@ _SYSTEMS = ("single-lite", "dff-lite", "fgfa-lite")
 _ROOT = Path(__file__).parents[1]
 _OUT = _ROOT / "docs" / "evidence"
 _FROZEN = Path(__file__).with_name("lite-frozen-flow.safetensors")
+_CLIPS_OF_ABLATIONS = 60
 _GAPS = (1, 2, 5, 9, 15)
 
 
@@ -63,11 +64,10 @@ def variants() -> list[Variant]:
 
     return [
         *(Variant(n, m, shipped) for n, m in zip(_SYSTEMS, (SingleFrameConfig(), dff, fgfa), strict=True)),
-        *(Variant(f"window {n}", of_window(n), shipped) for n in WINDOWS),
-        *(Variant(f"interval {n}", DFFConfig(key_frame_interval=n), shipped) for n in INTERVALS),
+        *(Variant(f"window {n}", of_window(n), shipped) for n in WINDOWS if n > 1),
+        *(Variant(f"interval {n}", DFFConfig(key_frame_interval=n), shipped) for n in INTERVALS if n > 1),
         Variant("fgfa, no flow", fgfa, shipped, "none"),
         Variant("fgfa, equal weights", replace(fgfa, sharpness=0.0), shipped),
-        Variant("fgfa, no flow, equal weights", replace(fgfa, sharpness=0.0), shipped, "none"),
         Variant("fgfa, causal", replace(fgfa, future=0), shipped),
         Variant("fgfa, causal, 10 past", replace(fgfa, past=10, future=0), shipped),
         Variant("fgfa, DIS flow", fgfa, shipped, "dis"),
@@ -106,7 +106,7 @@ class Judge:
         figures |= evaluate(self.data, table, "ilsvrc-motion", motion_iou=self.motion).headline
         document: dict[str, Any] = {"figures": figures, "gain": {"AP50": self.gain(table, None)}}
         document["interval"] = bootstrap(self.data, table, "coco", samples=self.samples)["AP50"]
-        if name.startswith(_SYSTEMS):
+        if name.startswith(_SYSTEMS) and len(self.data.videos) > _CLIPS_OF_ABLATIONS:
             gain = document["gain"]
             gain |= {"degraded": self.gain(table, self.degraded), "sharp": self.gain(table, ~self.degraded)}
             gain |= bootstrap_difference(
@@ -144,17 +144,29 @@ def main(
     figures: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     rows = variants()
     data = read_cocovid(synthetic / "annotations" / "synthetic_val.json")
+    degraded = _degraded(data)
+    first = np.array([image.video is not None and image.video < _CLIPS_OF_ABLATIONS for image in data.images])
     with Progress() as bars:
-        task = bars.add_task("clips", total=len(data.videos))
-        found = detect_variants(rows, data, synthetic, work, processes=processes, progress=partial(bars.advance, task))
+        detect = partial(detect_variants, images=synthetic, processes=processes)
+        task = bars.add_task("clips of the systems", total=len(data.videos))
+        found = detect(rows[:3], data, folder=work / "systems", progress=partial(bars.advance, task))
+        part, _ = restrict(data, found["single-lite"], images=first)
+        task = bars.add_task("clips of the ablations", total=len(part.videos))
+        varied = {name: restrict(data, table, images=first)[1] for name, table in found.items()}
+        varied |= detect(rows[3:], part, folder=work / "ablations", progress=partial(bars.advance, task))
+        varied |= {"window 1": varied["single-lite"], "interval 1": varied["single-lite"]}
         found |= {f"{name}, Seq-NMS": seq_nms(data, found[name]) for name in _SYSTEMS}
-        figures["synthetic"] = {}
-        task = bars.add_task("figures", total=len(found))
-        judge = Judge(data, _degraded(data), motion_iou(data), found["single-lite"], samples)
+        task = bars.add_task("figures", total=len(found) + len(varied))
+        judges = {
+            "systems": (Judge(data, degraded, motion_iou(data), found["single-lite"], samples), found),
+            "ablations": (Judge(part, degraded[first], motion_iou(part), varied["single-lite"], samples), varied),
+        }
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            for name, document in zip(found, pool.map(judge, found, found.values()), strict=True):
-                figures["synthetic"][name] = document
-                bars.advance(task)
+            for group, (judge, tables) in judges.items():
+                figures[group] = {}
+                for name, document in zip(tables, pool.map(judge, tables, tables.values()), strict=True):
+                    figures[group][name] = document
+                    bars.advance(task)
     figures["flow"] = flow_errors()
     if real:
         figures["real"] = judge_real(real, work / "real", samples)

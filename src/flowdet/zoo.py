@@ -197,7 +197,7 @@ class ShippedWeights:
 
 
 _LITE = "EfficientNet-Lite0"
-_LITE_FILE = "fgfa-lite.safetensors"
+_LITE_FILE = "lite.safetensors"
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {

@@ -101,18 +101,21 @@ class MatchingFlow(nn.Module):
         """The flow after each match and after each refinement, first to last, as `forward` gives the last one."""
         cells = F.avg_pool2d(current, 2)
         batch, channels, height, width = cells.shape
-        similarity = self.similarity(current, reference)
-        look = F.normalize(cells, dim=1) * channels**0.5
+        look = F.normalize(cells, dim=1)
+        queries = self.sharpness * look.flatten(2).transpose(1, 2)
         here, places = _centres(height, width, cells, 1.0), _centres(2 * height, 2 * width, cells, 0.5)
+        # The similarity and the squared distance to each place, but for a term that the softmax does not see, are one
+        # product of these with the queries and where they are expected.
+        where = torch.cat((places, places.square().sum(dim=1, keepdim=True)), dim=1).T.expand(batch, -1, -1)
+        keys = torch.cat((F.normalize(reference, dim=1).flatten(2), where), dim=1)
         flow, found = cells.new_zeros(batch, 2, height, width), []
         for pull, refinement in zip(self.pulls.exp(), self.refinements, strict=True):
             expected = here + flow.flatten(2).transpose(1, 2)
-            # The squared distance to each place but for a term that the softmax does not see.
-            nearness = 2 * expected @ places.T - places.square().sum(dim=1)
-            odds = (similarity + pull * nearness).softmax(dim=2)
+            drawn = torch.cat((2 * pull * expected, -pull.expand(*expected.shape[:2], 1)), dim=2)
+            odds = (torch.cat((queries, drawn), dim=2) @ keys).softmax(dim=2)
             match = (odds @ places - here).transpose(1, 2).unflatten(2, (height, width))
             certainty = odds.amax(dim=2).unflatten(1, (height, width))[:, None]
-            seen = torch.cat((look, match / _UNIT, (match - flow) / _UNIT, certainty), dim=1)
+            seen = torch.cat((look * channels**0.5, match / _UNIT, (match - flow) / _UNIT, certainty), dim=1)
             trust, correction = refinement(seen).split((1, 2), dim=1)
             flow = torch.lerp(flow, match, trust.sigmoid()) + correction
             found += [match, flow]
