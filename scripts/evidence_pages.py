@@ -88,7 +88,7 @@ def _flow_table(flow: Mapping[str, Any]) -> str:
 
 
 def _real_table(real: Mapping[str, Any]) -> str:
-    classes = list(next(iter(real.values()))["per_class"])
+    classes = [name for name, ap in next(iter(real.values()))["per_class"].items() if ap is not None]
     return _table(
         ["six real clips", "AP", "AP50", "against single-lite", *classes],
         [
