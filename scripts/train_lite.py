@@ -21,11 +21,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from flowdet.build import build
-from flowdet.checkpoint import save_native
+from flowdet.checkpoint import read_system, save_native
+from flowdet.config import SystemConfig
 from flowdet.data.coco import read_stills
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
+from flowdet.data.synthetic.config import SyntheticConfig
+from flowdet.data.synthetic.restyle import RestyleConfig
 from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.data.transforms import recoloured
+from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.inputs import FEATURE_STRIDE
 from flowdet.models.matching_flow import MatchingFlow
 from flowdet.ops.boxes import choose_randomly
@@ -44,6 +48,8 @@ Stage = Literal["flow", "detector", "together"]
 _REPORTS = 100
 _MATCH_SHARE = 0.1
 _EARLIER = 0.7
+# More objects than the benchmark has, so that a step teaches more.
+_CROWDED = SyntheticConfig(objects=(0.1, 0.2, 0.2, 0.2, 0.15, 0.15), same_class=0.2)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
     config = fgfa_lite().inputs
     pair = [model.prepare(to_inputs(frame, config)) for frame in frames]
     wanted = F.avg_pool2d(truth, FEATURE_STRIDE) / FEATURE_STRIDE
-    losses = {"match": _MATCH_SHARE * _match_loss(model.similarity(*pair), wanted)}
+    losses = {"match": _MATCH_SHARE * _match_loss(model.similarity(*pair), wanted, model.places_a_side)}
     flows = model.predict(*pair)
     for number, flow in enumerate(flows, 1 - len(flows)):
         errors = ((flow - wanted).square().sum(dim=1) + 1e-6).sqrt() * FEATURE_STRIDE
@@ -121,14 +127,13 @@ def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
     return losses
 
 
-def _match_loss(similarity: Tensor, flow: Tensor) -> Tensor:
+def _match_loss(similarity: Tensor, flow: Tensor, finer: int) -> Tensor:
     """Cross-entropy of the place where each cell went, of the cells that are still in the frame; flow in cells."""
     height, width = flow.shape[2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    # Places are half a cell apart.
-    column, row = (2 * (x + flow[:, 0])).floor().long(), (2 * (y + flow[:, 1])).floor().long()
-    inside = (column >= 0) & (column < 2 * width) & (row >= 0) & (row < 2 * height)
-    place = torch.where(inside, row * 2 * width + column, -1)
+    column, row = (finer * (x + flow[:, 0])).floor().long(), (finer * (y + flow[:, 1])).floor().long()
+    inside = (column >= 0) & (column < finer * width) & (row >= 0) & (row < finer * height)
+    place = torch.where(inside, row * finer * width + column, -1)
     return F.cross_entropy(similarity.transpose(1, 2), place.flatten(1), ignore_index=-1)
 
 
@@ -168,6 +173,9 @@ def main(
     backbone_factor: float = 0.2,
     stills_share: float = 0.3,
     frozen_flow: bool = False,
+    frozen_stages: int = 3,
+    start: Path | None = None,
+    threads: int = 2,
     seed: int = 0,
 ) -> None:
     """Runs one stage; the last one writes lite.safetensors.
@@ -182,9 +190,13 @@ def main(
         backbone_factor: The backbone's share of it.
         stills_share: Share of the steps on photographs.
         frozen_flow: Leave the flow net as it is.
+        frozen_stages: Stages of the backbone that stay as they are.
+        start: Weight file whose detector the second stage goes on from, in place of ImageNet weights.
+        threads: Of torch; one more process draws the clips.
         seed: Of everything that is drawn at random.
     """
     torch.manual_seed(seed)
+    torch.set_num_threads(threads)
     plan = replace(
         lite_plan(),
         epochs=1,
@@ -199,21 +211,24 @@ def main(
         case "flow":
             moving = MovingStillsConfig(size=(192, 320), background_share=0.7, speed=4.0, zoom=(1.0, 2.2))
             model: nn.Module = _flow_net(build(fgfa_lite()))
-            losses, references = flow_losses, 1
+            losses, references, drawn = flow_losses, 1, SyntheticClips(VID_CLASSES)
         case "detector":
             moving = MovingStillsConfig(size=(288, 512))
-            model = build(single_lite())
-            load_imagenet_weights(model.detector.backbone)
-            losses, references = detection_losses, 0
+            model = build(_partly_frozen(single_lite(), frozen_stages))
+            if start:
+                model.load_state_dict(read_system(start, single_lite()).state_dict())
+            else:
+                load_imagenet_weights(model.detector.backbone)
+            losses, references, drawn = detection_losses, 0, _drawn()
         case "together":
             moving = MovingStillsConfig(size=(288, 512))
-            model = build(fgfa_lite())
+            model = build(_partly_frozen(fgfa_lite(), frozen_stages))
             flow_net = _flow_net(model)
             model.detector.load_state_dict(_load(out / "detector.pt"))
             flow_net.load_state_dict(_load(out / "flow.pt"))
             flow_net.requires_grad_(not frozen_flow)
-            losses, references = joint_losses, 2
-    draws = Draws(SyntheticClips(VID_CLASSES), sources.stills(moving), stills_share, references, clips, seed)
+            losses, references, drawn = joint_losses, 2, _drawn()
+    draws = Draws(drawn, sources.stills(moving), stills_share, references, clips, seed)
     folder = out / (f"{stage}-frozen-flow" if frozen_flow else stage)
     trained = train(model, Feed(draws, steps), losses, plan, folder, watch=_tell, say=app.console.print)
     match trained:
@@ -223,6 +238,14 @@ def main(
             torch.save(trained.detector.state_dict(), out / "detector.pt")
         case VideoDetector():
             save_native(trained, folder / "lite.safetensors", torch.float16)
+
+
+def _drawn() -> SyntheticClips:
+    return SyntheticClips(VID_CLASSES, _CROWDED, restyle=RestyleConfig())
+
+
+def _partly_frozen(config: SystemConfig, stages: int) -> SystemConfig:
+    return replace(config, backbone=EfficientNetLite0Config(frozen_stages=stages))
 
 
 def _flow_net(system: VideoDetector) -> MatchingFlow:

@@ -149,7 +149,7 @@ def fgfa_lite() -> SystemConfig:
             RoIHeadConfig(hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=64),
         ),
         method=FGFAConfig(past=5, future=5, sharpness=4.0, embedding_channels=64, references_at_once=5),
-        flow_net=MatchingFlowConfig(),
+        flow_net=MatchingFlowConfig(rounds=2, shrink=2),
     )
 
 

@@ -45,6 +45,18 @@ def test_one_flow_for_each_cell_and_two_for_each_round(size: tuple[int, int], ro
 
 
 @torch.inference_mode()
+def test_a_shrunk_frame_has_a_place_for_each_cell() -> None:
+    net = flow_net(replace(CONFIG, shrink=2))
+    current, reference = (prepared(net, seed) for seed in (0, 1))
+    assert current.shape == (2, 8, 3, 5)
+    assert net.similarity(current, reference).shape == (2, 15, 15)
+    assert net(current, reference).shape == (2, 2, 3, 5)
+    # What lies within 2x2 pixels does not matter.
+    coarse = F.interpolate(F.avg_pool2d(random_images(), 2), scale_factor=2.0)
+    torch.testing.assert_close(net.prepare(inputs_of(coarse)), current)
+
+
+@torch.inference_mode()
 def test_a_batch_equals_one_by_one() -> None:
     net = flow_net()
     current, reference = prepared(net, 0, batch=3), prepared(net, 1, batch=3)

@@ -1,6 +1,7 @@
 """Optical flow for small systems: each frame is encoded once, and cells of two frames are matched by similarity."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +25,17 @@ class MatchingFlowConfig:
     """How wide the encoder and the refinement are, and how often a pair of frames is matched.
 
     Attributes:
-        encoder: Channels at stride 2, 4 and 8; the last are compared.
+        encoder: Channels at stride 2, 4 and 8 of the encoder's input; the last are compared.
         refinement: Channels of the convolutions that turn matches into flow.
         rounds: 1 to 3.
+        shrink: Network-input pixels on a side of one pixel that the encoder sees. With 2 a frame has a quarter of the
+            places, as many as it has feature cells, so that everything costs less and small motion is found less well.
     """
 
     encoder: tuple[int, int, int] = (24, 48, 64)
     refinement: int = 64
     rounds: int = 3
+    shrink: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         check_positive(self, "refinement", "rounds")
@@ -40,6 +44,8 @@ class MatchingFlowConfig:
                 f"a matching flow has 1 channel or more at each stride and {len(_FIRST_PULLS)} rounds at most, "
                 f"not {self.encoder} and {self.rounds}"
             )
+        if self.shrink not in {1, 2}:
+            raise ConfigError(f"a matching flow shrinks frames by 1 or 2, not by {self.shrink}")
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -59,6 +65,7 @@ class MatchingFlow(nn.Module):
 
     def __init__(self, config: MatchingFlowConfig) -> None:
         super().__init__()
+        self.config = config
         c1, c2, c3 = config.encoder
         self.encoder = nn.Sequential(
             _conv(3, c1, 5, 2),
@@ -86,24 +93,30 @@ class MatchingFlow(nn.Module):
         self.pulls = nn.Parameter(torch.tensor(_FIRST_PULLS[: config.rounds]).log())
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        """What is compared of a frame: [b, c, H / 8, W / 8], whatever its brightness and contrast."""
-        images = inputs.images
+        """What is compared of a frame: [b, c, H / 8, W / 8] or, shrunk, half of that; whatever its brightness."""
+        images = F.avg_pool2d(inputs.images, self.config.shrink)
         mean, deviation = images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
         encoded: Tensor = self.encoder((images - mean) / (deviation + _LEAST_DEVIATION))
         return encoded
 
+    @property
+    def places_a_side(self) -> int:
+        """How many places of the reference frame lie along one side of a feature cell."""
+        return 2 // self.config.shrink
+
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
-        """How alike each cell of the current and each place of the reference frame are, [b, h * w, 4 * h * w]."""
-        cells = F.normalize(F.avg_pool2d(current, 2), dim=1).flatten(2)
+        """How alike each cell of the current and each of the k places of the reference frame are, [b, h * w, k]."""
+        cells = F.normalize(F.avg_pool2d(current, self.places_a_side), dim=1).flatten(2)
         return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference, dim=1).flatten(2))
 
     def predict(self, current: Tensor, reference: Tensor) -> list[Tensor]:
         """The flow after each match and after each refinement, first to last, as `forward` gives the last one."""
-        cells = F.avg_pool2d(current, 2)
+        finer = self.places_a_side
+        cells = F.avg_pool2d(current, finer)
         batch, channels, height, width = cells.shape
         look = F.normalize(cells, dim=1)
         queries = self.sharpness * look.flatten(2).transpose(1, 2)
-        here, places = _centres(height, width, cells, 1.0), _centres(2 * height, 2 * width, cells, 0.5)
+        here, places = _centres(height, width, cells, 1.0), _centres(finer * height, finer * width, cells, 1 / finer)
         # The similarity and the squared distance to each place, but for a term that the softmax does not see, are one
         # product of these with the queries and where they are expected.
         where = torch.cat((places, places.square().sum(dim=1, keepdim=True)), dim=1).T.expand(batch, -1, -1)
@@ -125,8 +138,8 @@ class MatchingFlow(nn.Module):
         """Flow for warping features.
 
         Args:
-            current: [b, c, H / 8, W / 8], prepared.
-            reference: [b, c, H / 8, W / 8], prepared.
+            current: [b, c, H / 8, W / 8] or half of that, prepared.
+            reference: The same of the reference frame.
 
         Returns:
             [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells of 16 px.

@@ -14,6 +14,7 @@ from flowdet.data.synthetic.assets import Assets, Picture
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import Layer, Place, Wobble
 from flowdet.data.synthetic.motion import Jolt, Shake, Wander, draw_wander
+from flowdet.data.synthetic.restyle import RestyleConfig, restyled
 
 __all__ = ["Burst", "Scene", "draw_scene"]
 
@@ -73,6 +74,7 @@ def draw_scene(
     class_names: Sequence[str],
     length: int,
     config: SyntheticConfig,
+    restyle: RestyleConfig | None = None,
 ) -> Scene:
     """Draws a scene.
 
@@ -83,6 +85,7 @@ def draw_scene(
         class_names: Classes that further objects may have.
         length: Frames that bursts are planned for.
         config: Its parameters.
+        restyle: Other styles for its objects; None leaves them as they were drawn.
     """
     motion = _log_uniform(rng, config.motion)
     bursts = _bursts(rng, length, config)
@@ -96,7 +99,8 @@ def draw_scene(
     chosen: list[tuple[str | None, Picture, Layer]] = []
     for name in names:
         drawing = assets.drawings[name][rng.integers(len(assets.drawings[name]))]
-        chosen.append((name, drawing, _object(rng, drawing, shake, motion, config)))
+        image = restyled(drawing.image(), rng, restyle) if restyle else drawing.image()
+        chosen.append((name, drawing, _object(rng, image, shake, motion, config)))
     for _ in range(rng.integers(config.props + 1)):
         prop = assets.props[rng.integers(len(assets.props))]
         chosen.append((None, prop, _prop(rng, prop, ground, config)))
@@ -172,10 +176,12 @@ def _ground(
     return Layer(_premultiplied(np.array(image)), place, shake, Wobble(), is_ground=True)
 
 
-def _object(rng: np.random.Generator, drawing: Picture, shake: Shake, motion: float, config: SyntheticConfig) -> Layer:
+def _object(
+    rng: np.random.Generator, drawing: Image.Image, shake: Shake, motion: float, config: SyntheticConfig
+) -> Layer:
     height, width = config.size
     share = math.exp(np.interp(rng.random(), config.box_quantiles, np.log(config.box_sizes)))
-    image, scale = _sized(drawing.image(), share * math.sqrt(height * width))
+    image, scale = _sized(drawing, share * math.sqrt(height * width))
     pixels = _tinted(rng, np.array(_mirrored(rng, image)))
     sides = np.array(image.size) * scale
     speed = np.minimum(config.speed * motion * math.sqrt(sides.prod()), config.fastest)

@@ -12,6 +12,7 @@ from flowdet.data.moving_stills import StillClip
 from flowdet.data.synthetic.assets import load_assets
 from flowdet.data.synthetic.clip import SyntheticClip
 from flowdet.data.synthetic.config import SyntheticConfig
+from flowdet.data.synthetic.restyle import RestyleConfig
 from flowdet.data.synthetic.scene import draw_scene
 from flowdet.errors import ConfigError
 from flowdet.types import Targets
@@ -26,15 +27,23 @@ class SyntheticClips:
         class_names: In the order of the labels.
         config: Parameters, those of the benchmark if not given; a larger size for larger frames.
         reach: References lie at most so many frames from the current one.
+        restyle: Other styles for the drawings; None leaves them as they are.
 
     Raises:
         ConfigError: A class has no drawing, or the reach is below 1.
     """
 
-    def __init__(self, class_names: Sequence[str], config: SyntheticConfig | None = None, reach: int = 9) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        config: SyntheticConfig | None = None,
+        reach: int = 9,
+        restyle: RestyleConfig | None = None,
+    ) -> None:
         self.class_names = tuple(class_names)
         self.config = config or SyntheticConfig()
         self.reach = reach
+        self.restyle = restyle
         self._assets = load_assets("train")
         missing = [name for name in self.class_names if name not in self._assets.drawings]
         if missing or not self.class_names:
@@ -55,6 +64,7 @@ class SyntheticClips:
             class_names=self.class_names,
             length=2 * self.reach + 1,
             config=self.config,
+            restyle=self.restyle,
         )
         clip = SyntheticClip(scene, self.config, (int(rng.integers(2**62)),))
         now = self.reach
