@@ -1,17 +1,19 @@
-"""Trains the small systems (single-lite, dff-lite, fgfa-lite), in three stages that can be run one by one.
+"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in five stages.
 
-flow      the flow net, on clips whose flow is known exactly
-detector  backbone, neck and heads, on single frames
-together  all of it: one set of weights for the three systems
+flow         the flow net, on clips whose flow is known exactly
+detector     backbone, neck and heads, on single frames
+styles       the same, on more objects a frame, their drawings in other styles
+together     all but the flow net, for the three methods at once; writes lite.safetensors
+with-flow    as together, the flow net along with the rest, for comparison
 
-The commands that made the shipped weights are in docs/lite.md.
+Without the name of a stage all of them run; what is finished is not done again, and what was interrupted goes on.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -39,17 +41,17 @@ from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.training.clips import to_clip_batch, to_inputs
 from flowdet.training.loop import Report, train
-from flowdet.training.plan import REFERENCE_BATCH, lite_plan
+from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
 from flowdet.training.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
-Stage = Literal["flow", "detector", "together"]
 
 _REPORTS = 100
 _MATCH_SHARE = 0.1
 _EARLIER = 0.7
 # More objects than the benchmark has, so that a step teaches more.
 _CROWDED = SyntheticConfig(objects=(0.1, 0.2, 0.2, 0.2, 0.15, 0.15), same_class=0.2)
+_WIDE = MovingStillsConfig(size=(288, 512))
 
 
 @dataclass(frozen=True)
@@ -161,87 +163,121 @@ def joint_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
     return model.detector.losses(every, batch.current.geometries * 3, targets, (choose_randomly,) * len(targets))
 
 
-@app.default
-def main(
-    stage: Stage,
-    sources: Annotated[Sources, Parameter(name="*")],
-    *,
-    out: Path,
-    steps: int,
-    clips: tuple[int, int],
-    rate: float = 1e-3,
-    backbone_factor: float = 0.2,
-    stills_share: float = 0.3,
-    frozen_flow: bool = False,
-    frozen_stages: int = 3,
-    start: Path | None = None,
-    threads: int = 2,
-    seed: int = 0,
-) -> None:
-    """Runs one stage; the last one writes lite.safetensors.
+@dataclass(frozen=True)
+class Stage:
+    """The settings of a stage.
 
-    Args:
-        stage: Which.
-        sources: The photographs.
-        out: Folder of the run, of all stages.
+    Attributes:
+        losses: Of a batch of clips.
+        references: Reference frames of a clip.
         steps: How many.
         clips: Clips a step, of drawings and of photographs, which are larger.
         rate: Learning rate.
-        backbone_factor: The backbone's share of it.
         stills_share: Share of the steps on photographs.
-        frozen_flow: Leave the flow net as it is.
+        drawn: The clips of drawings.
+        moving: Those of photographs.
         frozen_stages: Stages of the backbone that stay as they are.
-        start: Weight file whose detector the second stage goes on from, in place of ImageNet weights.
-        threads: Of torch; one more process draws the clips.
         seed: Of everything that is drawn at random.
     """
-    torch.manual_seed(seed)
+
+    losses: Callable[[nn.Module, list[StillClip]], dict[str, Tensor]]
+    references: int
+    steps: int
+    clips: tuple[int, int]
+    rate: float
+    stills_share: float = 0.35
+    drawn: SyntheticConfig = _CROWDED
+    moving: MovingStillsConfig = _WIDE
+    frozen_stages: int = 3
+    seed: int = 0
+
+    def plan(self) -> Plan:
+        """How the training loop does it."""
+        return replace(
+            lite_plan(),
+            epochs=1,
+            batch=self.clips[0],
+            clips_per_device=self.clips[0],
+            learning_rate=self.rate * REFERENCE_BATCH / self.clips[0],
+            backbone_factor=0.3,
+            seed=self.seed,
+        )
+
+
+_SMALL = MovingStillsConfig(size=(192, 320), background_share=0.7, speed=4.0, zoom=(1.0, 2.2))
+_STAGES = {
+    "flow": Stage(flow_losses, 1, 1000, (8, 8), 1e-3, 0.3, drawn=SyntheticConfig(), moving=_SMALL),
+    "detector": Stage(detection_losses, 0, 2000, (12, 5), 1e-3, 0.3, drawn=SyntheticConfig(), frozen_stages=1),
+    "styles": Stage(detection_losses, 0, 2400, (12, 5), 7e-4, seed=2),
+    "together": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
+    "with-flow": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
+}
+
+
+@app.default
+def main(
+    *stages: str,
+    sources: Annotated[Sources, Parameter(name="*")],
+    out: Path,
+    start: Path | None = None,
+    threads: int = 2,
+) -> None:
+    """Trains.
+
+    Args:
+        stages: Which stages; all of them if not given.
+        sources: The photographs.
+        out: Folder of the run, of all stages.
+        start: Weight file whose detector `styles` goes on from, in place of that of the stage before.
+        threads: Of torch; one more process draws the clips.
+    """
     torch.set_num_threads(threads)
-    plan = replace(
-        lite_plan(),
-        epochs=1,
-        batch=clips[0],
-        clips_per_device=clips[0],
-        learning_rate=rate * REFERENCE_BATCH / clips[0],
-        warm_up_steps=min(lite_plan().warm_up_steps, steps // 2),
-        backbone_factor=backbone_factor,
-        seed=seed,
+    for name in stages or _STAGES:
+        if name not in _STAGES:
+            raise SystemExit(f"there is no stage {name!r}; the stages are {', '.join(_STAGES)}")
+        _run(name, sources, out, start)
+
+
+def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
+    stage = _STAGES[name]
+    torch.manual_seed(stage.seed)
+    restyle = RestyleConfig() if stage.drawn is _CROWDED else None
+    draws = Draws(
+        SyntheticClips(VID_CLASSES, stage.drawn, restyle=restyle),
+        sources.stills(stage.moving),
+        stage.stills_share,
+        stage.references,
+        stage.clips,
+        stage.seed,
     )
-    match stage:
+    model = _model(name, stage, out, start)
+    feed = Feed(draws, stage.steps)
+    trained = train(model, feed, stage.losses, stage.plan(), out / name, watch=_tell, say=app.console.print)
+    torch.save(trained.state_dict(), out / name / "weights.pt")
+    if name in {"together", "with-flow"}:
+        system = build(fgfa_lite())
+        system.load_state_dict(trained.state_dict())
+        save_native(system, out / name / "lite.safetensors", torch.float16)
+
+
+def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
+    """What the stage trains, as it begins."""
+    system = build(_partly_frozen(fgfa_lite() if stage.references else single_lite(), stage.frozen_stages))
+    match name:
         case "flow":
-            moving = MovingStillsConfig(size=(192, 320), background_share=0.7, speed=4.0, zoom=(1.0, 2.2))
-            model: nn.Module = _flow_net(build(fgfa_lite()))
-            losses, references, drawn = flow_losses, 1, SyntheticClips(VID_CLASSES)
+            return _flow_net(system)
         case "detector":
-            moving = MovingStillsConfig(size=(288, 512))
-            model = build(_partly_frozen(single_lite(), frozen_stages))
-            if start:
-                model.load_state_dict(read_system(start, single_lite()).state_dict())
-            else:
-                load_imagenet_weights(model.detector.backbone)
-            losses, references, drawn = detection_losses, 0, _drawn()
-        case "together":
-            moving = MovingStillsConfig(size=(288, 512))
-            model = build(_partly_frozen(fgfa_lite(), frozen_stages))
-            flow_net = _flow_net(model)
-            model.detector.load_state_dict(_load(out / "detector.pt"))
-            flow_net.load_state_dict(_load(out / "flow.pt"))
-            flow_net.requires_grad_(not frozen_flow)
-            losses, references, drawn = joint_losses, 2, _drawn()
-    draws = Draws(drawn, sources.stills(moving), stills_share, references, clips, seed)
-    folder = out / (f"{stage}-frozen-flow" if frozen_flow else stage)
-    trained = train(model, Feed(draws, steps), losses, plan, folder, watch=_tell, say=app.console.print)
-    match trained:
-        case MatchingFlow():
-            torch.save(trained.state_dict(), out / "flow.pt")
-        case VideoDetector() if stage == "detector":
-            torch.save(trained.detector.state_dict(), out / "detector.pt")
-        case VideoDetector():
-            save_native(trained, folder / "lite.safetensors", torch.float16)
-
-
-def _drawn() -> SyntheticClips:
-    return SyntheticClips(VID_CLASSES, _CROWDED, restyle=RestyleConfig())
+            load_imagenet_weights(system.detector.backbone)
+        case "styles" if start:
+            system.load_state_dict(read_system(start, single_lite()).state_dict())
+        case "styles":
+            system.load_state_dict(_load(out / "detector"))
+        case _:
+            system.load_state_dict(system.state_dict() | _load(out / "styles"))
+            flow_net = _flow_net(system)
+            flow_net.load_state_dict(_load(out / "flow"))
+            flow_net.requires_grad_(name == "with-flow")
+    return system
 
 
 def _partly_frozen(config: SystemConfig, stages: int) -> SystemConfig:
@@ -253,8 +289,9 @@ def _flow_net(system: VideoDetector) -> MatchingFlow:
     return system.flow_net
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True)
+def _load(stage: Path) -> dict[str, Any]:
+    """The weights that a stage has made."""
+    weights: dict[str, Any] = torch.load(stage / "weights.pt", weights_only=True)
     return weights
 
 
