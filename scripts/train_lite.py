@@ -215,9 +215,9 @@ class Stage:
 
 _SMALL = MovingStillsConfig(size=(192, 320), background_share=0.7, speed=4.0, zoom=(1.0, 2.2))
 _STAGES = {
-    "flow": Stage(flow_losses, 1, 1000, (8, 8), 1e-3, 0.3, drawn=SyntheticConfig(), moving=_SMALL),
+    "flow": Stage(flow_losses, 1, 800, (8, 8), 1e-3, 0.3, drawn=SyntheticConfig(), moving=_SMALL),
     "detector": Stage(detection_losses, 0, 2000, (12, 5), 1e-3, 0.3, drawn=SyntheticConfig(), frozen_stages=1),
-    "styles": Stage(detection_losses, 0, 2400, (12, 5), 7e-4, seed=2),
+    "styles": Stage(detection_losses, 0, 1700, (12, 5), 7e-4, seed=2),
     "together": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
     "frozen-flow": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
 }
