@@ -23,10 +23,13 @@ from flowdet.evaluation.flow import ZeroFlow
 from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.models.inputs import prepare
 from flowdet.system import VideoDetector
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.temporal.single_frame import SingleFrame
+from flowdet.temporal.recursive import Recursive, RecursiveConfig
+from flowdet.temporal.single_frame import SingleFrame, SingleFrameConfig
 from flowdet.types import Frame, NetworkInput
 
 __all__ = ["Variant", "detect_variants", "seconds_per_frame"]
@@ -101,7 +104,13 @@ def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: 
             return DFF(extract, flow_net, config)
         case FGFAConfig():
             return FGFA(extract, flow_net, embed, config)
-        case _:
+        case AdaptiveDFFConfig():
+            return AdaptiveDFF(extract, flow_net, config)
+        case FastFGFAConfig():
+            return FastFGFA(extract, flow_net, embed, config)
+        case RecursiveConfig():
+            return Recursive(extract, flow_net, embed, config)
+        case SingleFrameConfig():
             return SingleFrame(extract)
 
 
@@ -242,6 +251,6 @@ def seconds_per_frame(
 def _with_method(variant: Variant) -> VideoDetector:
     system = read_system(variant.weights)
     flow_net: Any = _flow_net(system, variant.flow)
-    is_single = not isinstance(variant.method, DFFConfig | FGFAConfig)
+    is_single = isinstance(variant.method, SingleFrameConfig)
     config = replace(system.config, method=variant.method, flow_net=None if is_single else system.config.flow_net)
     return VideoDetector(config, system.detector, flow_net, system.embedding).eval()

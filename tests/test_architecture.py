@@ -19,7 +19,7 @@ ORDER = (
     ("ops",),
     ("video", "data", "models", "temporal", "openmmlab", "zoo"),
     ("config", "stream", "download", "evaluation"),
-    ("recipes", "system", "training"),
+    ("recipes", "system", "training", "modes"),
     ("build",),
     ("checkpoint",),
     ("loading", "annotate"),

@@ -10,8 +10,11 @@ from typing import Any
 from flowdet.config import SystemConfig
 from flowdet.errors import ConfigError, VideoError
 from flowdet.system import VideoDetector
+from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
 from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.views import View, draw_view
@@ -45,8 +48,13 @@ def view_of(config: SystemConfig, parts: Collection[str]) -> View:
     match config.method:
         case FGFAConfig(past=past, future=future):
             view = View(frozenset(("flow", "weights")), past, future)
-        case DFFConfig():
+        case FastFGFAConfig(offsets=offsets):
+            past = sum(offset < 0 for offset in offsets)
+            view = View(frozenset(("flow", "weights")), past, len(offsets) - past)
+        case DFFConfig() | AdaptiveDFFConfig():
             view = View(frozenset(("flow", "key")), 1, 0)
+        case RecursiveConfig():
+            view = View(frozenset(("flow", "weights", "key")), 1, 0)
         case _:
             view = View(frozenset(), 0, 0)
     for part in parts:

@@ -15,7 +15,9 @@ from flowdet.models.resnet import ResNet, ResNetConfig
 from flowdet.models.roi_head import RoIHead
 from flowdet.models.rpn import RPN
 from flowdet.system import VideoDetector
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 
 __all__ = ["build"]
 
@@ -30,7 +32,7 @@ def build(config: SystemConfig) -> VideoDetector:
     detector = Detector(backbone, neck, rpn, roi_head)
     flow_net = _flow_net(config.flow_net, config.inputs) if config.flow_net else None
     embedding = None
-    if isinstance(config.method, FGFAConfig):
+    if isinstance(config.method, FGFAConfig | FastFGFAConfig | RecursiveConfig):
         embedding = nn.Conv2d(channels, config.method.embedding_channels, 3, padding=1)
     return VideoDetector(config, detector, flow_net, embedding).eval()
 

@@ -17,7 +17,9 @@ from flowdet.openmmlab import read_openmmlab
 from flowdet.recipes import VID_CLASSES
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = ["Start", "read_native", "read_system", "save_native", "start_from"]
@@ -113,7 +115,7 @@ def _fitting(wanted: SystemConfig | None, own: SystemConfig) -> SystemConfig:
     match wanted.method, own.method:
         case SingleFrameConfig(), _:
             return single_frame(own, wanted.name)
-        case DFFConfig(), FGFAConfig():
+        case DFFConfig(), FGFAConfig() | FastFGFAConfig() | RecursiveConfig():
             return replace(own, name=wanted.name, method=wanted.method)
         case _:
             return wanted

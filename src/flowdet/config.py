@@ -17,8 +17,11 @@ from flowdet.models.inputs import InputConfig
 from flowdet.models.matching_flow import MatchingFlowConfig
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
+from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
 from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 
 __all__ = [
@@ -39,7 +42,7 @@ Structured = TypeVar("Structured")
 BackboneConfig = ResNetConfig | EfficientNetLite0Config
 NeckConfig = ConvNeckConfig | MergeNeckConfig
 FlowConfig = FlowNetConfig | MatchingFlowConfig | DISFlowConfig
-MethodConfig = SingleFrameConfig | DFFConfig | FGFAConfig
+MethodConfig = SingleFrameConfig | DFFConfig | FGFAConfig | AdaptiveDFFConfig | FastFGFAConfig | RecursiveConfig
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from flowdet.checkpoint import read_system
 from flowdet.download import cache_folder
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.models.dis_flow import DISFlow, DISFlowConfig
+from flowdet.modes import Mode, in_mode
 from flowdet.recipes import recipe
 from flowdet.system import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig
@@ -28,6 +29,7 @@ def load(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     causal: bool = False,
+    mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
@@ -40,11 +42,14 @@ def load(
         device: Where the model runs.
         causal: FGFA without frames after the current one, for live video. It gives every frame at once but has seen
             half the window; this is not the published protocol.
+        mode: How much arithmetic is saved at the price of other numbers: "exact", "early", "composed", "fast" or
+            "recursive", see `flowdet.modes`.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
             `flowdet[opencv]`.
 
     Raises:
-        ConfigError: There is no such system, flow or device, or the system has no flow to replace.
+        ConfigError: There is no such system, mode, flow or device, or the system does not have this mode, or
+            has no flow to replace.
         CheckpointError: There are no weights, or they do not fit.
     """
     config = None
@@ -55,6 +60,7 @@ def load(
     detector = read_system(Path(weights), config)
     if causal and isinstance(detector.config.method, FGFAConfig):
         detector.config = replace(detector.config, method=replace(detector.config.method, future=0))
+    detector.config = in_mode(detector.config, mode)
     if flow is not None:
         _replace_flow_net(detector, flow)
     try:

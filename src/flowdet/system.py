@@ -10,9 +10,12 @@ from flowdet.config import SystemConfig
 from flowdet.models.detector import Detector
 from flowdet.models.flow import FlowModule
 from flowdet.ops.boxes import Chooser, choose_randomly
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrame
 from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures, check_class_names
 
@@ -51,6 +54,12 @@ class VideoDetector(nn.Module):
                 return DFF(extract, self.flow_net, config)
             case FGFAConfig() as config if self.flow_net and self.embedding:
                 return FGFA(extract, self.flow_net, self.embedding, config)
+            case AdaptiveDFFConfig() as config if self.flow_net:
+                return AdaptiveDFF(extract, self.flow_net, config)
+            case FastFGFAConfig() as config if self.flow_net and self.embedding:
+                return FastFGFA(extract, self.flow_net, self.embedding, config)
+            case RecursiveConfig() as config if self.flow_net and self.embedding:
+                return Recursive(extract, self.flow_net, self.embedding, config)
             case _:
                 return SingleFrame(extract)
 

@@ -98,11 +98,13 @@ class Aggregation:
             video the current frame may be one of them.
         flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in feature cells.
         weights: [b, 1 + n, h, w], that of the current frame's own features first; they sum to one over 1 + n.
+        fallbacks: How many of the b * n flows were evaluated by themselves because composed ones had drifted.
     """
 
     references: tuple[int, ...]
     flows: Tensor
     weights: Tensor
+    fallbacks: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,11 +112,12 @@ class Propagation:
     """Which key frame the features come from, and along which flow.
 
     Attributes:
-        key_frame: Its number in the stream of inputs.
-        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in feature cells; None on the key frame itself.
+        key_frames: For each of the b streams its number in the stream of inputs.
+        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in feature cells; zero for a stream whose key frame
+            this is, None if it is that of all.
     """
 
-    key_frame: int
+    key_frames: tuple[int, ...]
     flow: Tensor | None
 
 

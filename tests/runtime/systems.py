@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 
 from flowdet.build import build
+from flowdet.config import MethodConfig
 from flowdet.models.inputs import prepare
 from flowdet.system import VideoDetector
-from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 from flowdet.types import NetworkInput
@@ -19,7 +19,7 @@ __all__ = ["inputs_for", "narrow_system"]
 FGFA = FGFAConfig(past=2, future=1, embedding_channels=4, references_at_once=2)
 
 
-def narrow_system(method: DFFConfig | FGFAConfig | SingleFrameConfig) -> VideoDetector:
+def narrow_system(method: MethodConfig) -> VideoDetector:
     """An untrained system with this method."""
     flow_net = None if isinstance(method, SingleFrameConfig) else lite_flow_config()
     with torch.random.fork_rng():

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowdet.config import MethodConfig
 from flowdet.runtime.parts import Meter
 from flowdet.runtime.steady import runner
 from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 from tests.runtime.systems import FGFA, inputs_for, narrow_system
 
@@ -38,9 +40,11 @@ def test_a_part_within_itself_is_counted_once() -> None:
         (SingleFrameConfig(), {"backbone", "neck", "other"}),
         (DFFConfig(key_frame_interval=3), {"backbone", "neck", "flow", "warp"}),
         (FGFA, {"backbone", "neck", "flow", "warp", "aggregation"}),
+        (FastFGFAConfig((-2, -1, 1), embedding_channels=4), {"backbone", "neck", "flow", "warp", "aggregation"}),
+        (RecursiveConfig(2, embedding_channels=4), {"backbone", "neck", "flow", "warp", "aggregation"}),
     ],
 )
-def test_metered_results_are_the_same(method: SingleFrameConfig | DFFConfig | FGFAConfig, parts: set[str]) -> None:
+def test_metered_results_are_the_same(method: MethodConfig, parts: set[str]) -> None:
     system = narrow_system(method)
     meter = Meter(iter(range(10**6)).__next__)
     plain, with_meter = runner(system), runner(system, meter)

@@ -32,6 +32,7 @@ def cost(frames: dict[str, FrameCost], kinds: tuple[str, ...] = ("frame",)) -> S
         system="s",
         weights="random",
         causal=False,
+        mode="exact",
         size=(64, 96),
         padded=(64, 96),
         kinds=kinds,

@@ -4,7 +4,9 @@ import pytest
 from flowdet.runtime.steady import first_detections, frame_kinds, runner, steady_state
 from flowdet.stream import detect
 from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 from tests.runtime.systems import FGFA, inputs_for, narrow_system
 from tests.tiny import frames_of, video
@@ -46,6 +48,32 @@ def test_a_steady_window_is_full_and_true(method: FGFAConfig, *, begun: bool) ->
     assert found.frame_index == method.past * method.stride == expected[-1].frame_index
     np.testing.assert_array_equal(found.boxes, expected[-1].boxes)
     assert [frame.index for frame in following.window] == [frame.index for frame in state.window]
+
+
+@pytest.mark.parametrize("offsets", [(-3, -1, 1, 2), (-3, -1), (2,), ()])
+@pytest.mark.parametrize("composed", [False, True])
+def test_a_steady_window_of_fast_fgfa_is_full_and_true(offsets: tuple[int, ...], *, composed: bool) -> None:
+    method = FastFGFAConfig(offsets, composed, embedding_channels=4)
+    system = narrow_system(method)
+    run, count = runner(system), method.past + method.future + 1
+    state, expected = system.method.initial_state(), []
+    for item in inputs_for(system, count):
+        ready, state = run(item, state)
+        expected += ready
+    inputs = inputs_for(system, count)
+    steady = steady_state(system.method, system.method.initial_state(), inputs)
+    (found,), following = run(next(inputs), steady)
+    assert found.frame_index == method.past == expected[-1].frame_index
+    np.testing.assert_array_equal(found.boxes, expected[-1].boxes)
+    assert [frame.index for frame in following.window] == [frame.index for frame in state.window]
+
+
+def test_the_turn_of_recursive_aggregation_begins_with_a_key_frame_that_has_a_memory() -> None:
+    system = narrow_system(RecursiveConfig(key_frame_interval=3, embedding_channels=4))
+    assert frame_kinds(system.method) == ("key", "other", "other")
+    state = steady_state(system.method, system.method.initial_state(), inputs_for(system, 4))
+    assert state.received == 3
+    assert state.memory is not None
 
 
 def test_the_turns_of_frames() -> None:

@@ -20,12 +20,13 @@ def test_dff_names_its_key_frame_and_the_flow_that_was_followed(interval: int) -
     outputs = run(DFF(Extract(), Flow(), DFFConfig(interval)), inputs_of(video(8), video(8, seed=1)))
     for output in outputs:
         assert isinstance(output.origin, Propagation)
-        assert output.origin.key_frame == output.index // interval * interval
-        if output.index == output.origin.key_frame:
+        key_frame = output.index // interval * interval
+        assert output.origin.key_frames == (key_frame, key_frame)
+        if output.index == key_frame:
             assert output.origin.flow is None
         else:
             assert output.origin.flow is not None
-            key = outputs[output.origin.key_frame].features
+            key = outputs[key_frame].features
             assert torch.equal(output.features, warp(key, output.origin.flow, "identity"))
 
 

@@ -1,4 +1,4 @@
-"""What every temporal method keeps to, and what each of the three is by definition."""
+"""What every temporal method keeps to, and what the three of the papers are by definition."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.ops.warp import WarpConvention, warp
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig, DFFState
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig, FGFAState
+from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrame
 from flowdet.types import ClipBatch, Geometry, NetworkInput, Targets
 from tests.tiny import Extract, Flow, NoFlow, embed, inputs_of, run, video
@@ -33,6 +36,14 @@ def dff(interval: int, *, extract: Extract | None = None, flow_net: FlowNet | No
     return DFF(extract or Extract(), flow_net or Flow(), DFFConfig(interval))
 
 
+def fast(**config: Any) -> FastFGFA:
+    return FastFGFA(Extract(), Flow(), embed, FastFGFAConfig(**config))
+
+
+def recursive(interval: int) -> Recursive:
+    return Recursive(Extract(), Flow(), embed, RecursiveConfig(interval))
+
+
 METHODS = {
     "single frame": lambda: SingleFrame(Extract()),
     "DFF 1": lambda: dff(1),
@@ -43,6 +54,14 @@ METHODS = {
     "FGFA 1+2 stride 2": lambda: fgfa(past=1, future=2, stride=2),
     "FGFA causal": lambda: fgfa(past=3, future=0),
     "FGFA causal stride 3": lambda: fgfa(past=2, future=0, stride=3),
+    "fast FGFA without references": lambda: fast(offsets=()),
+    "fast FGFA direct": lambda: fast(offsets=(-2, -1, 1, 2), composed=False),
+    "fast FGFA composed": lambda: fast(offsets=(-3, -1, 2), drift_limit=None),
+    "fast FGFA composed, drifting": lambda: fast(offsets=(-3, -2, -1, 1, 2, 3), drift_limit=2.5),
+    "fast FGFA causal": lambda: fast(offsets=(-4, -2, -1)),
+    "adaptive DFF": lambda: AdaptiveDFF(Extract(), Flow(), AdaptiveDFFConfig(1.35, 1, 4)),
+    "recursive 1": lambda: recursive(1),
+    "recursive 3": lambda: recursive(3),
 }
 EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
 
@@ -122,8 +141,8 @@ def test_a_batch_of_streams_equals_one_by_one(make: Maker) -> None:
 @EVERY_METHOD
 def test_a_static_clip_without_flow_equals_single_frame(make: Maker) -> None:
     method = make()
-    if isinstance(method, DFF | FGFA):
-        method = replace(method, flow_net=NoFlow())
+    if not isinstance(method, SingleFrame):
+        method = replace(method, flow_net=NoFlow())  # type: ignore[type-var]
     images = video(1) * 6
     assert_close(features_of(method, images), features_of(SingleFrame(Extract()), images))
 
@@ -143,6 +162,7 @@ def test_dff_with_every_frame_a_key_frame_and_fgfa_without_references_equal_sing
     single = features_of(SingleFrame(Extract()), images)
     assert_equal(features_of(dff(1), images), single)
     assert_close(features_of(fgfa(past=0, future=0), images), single)
+    assert_close(features_of(fast(offsets=()), images), single)
     assert not torch.allclose(features_of(dff(2), images)[1], single[1], atol=1e-2)
     assert not torch.allclose(features_of(fgfa(past=1, future=0), images)[1], single[1], atol=1e-2)
 
@@ -266,6 +286,9 @@ TRAINED = {
     "DFF": (lambda: dff(10), 1),
     "FGFA, one reference": (fgfa, 1),
     "FGFA": (fgfa, 2),
+    "fast FGFA": (fast, 2),
+    "adaptive DFF": (METHODS["adaptive DFF"], 1),
+    "recursive": (METHODS["recursive 3"], 2),
 }
 
 

@@ -25,7 +25,7 @@ def aggregated(index: int, references: tuple[int, ...], weights: list[float]) ->
 
 
 def propagated(index: int, key_frame: int, flow: Tensor | None) -> FrameFeatures:
-    return FrameFeatures(index, torch.zeros(1, 1, *CELLS), (GEOMETRY,), Propagation(key_frame, flow))
+    return FrameFeatures(index, torch.zeros(1, 1, *CELLS), (GEOMETRY,), Propagation((key_frame,), flow))
 
 
 def test_flow_is_in_original_pixels_and_the_padding_is_cut_off() -> None:

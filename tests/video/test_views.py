@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -37,7 +38,7 @@ def window(
 
 def carried(distance: int) -> FrameFeatures:
     flow = torch.full((1, 2, 17, 30), 1.5) if distance else None
-    return FrameFeatures(20 + distance, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Propagation(20, flow))
+    return FrameFeatures(20 + distance, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Propagation((20,), flow))
 
 
 def view(*parts: Any, past: int = 2, future: int = 2) -> View:
@@ -118,9 +119,15 @@ def test_key_frames_are_framed_and_the_others_are_counted() -> None:
     assert not np.array_equal(corners[1], corners[2])
 
 
+def test_an_aggregation_that_has_key_frames_is_on_one() -> None:
+    memory, key = window(past=1, future=0), view("key", past=1, future=0)
+    drawn, expected = (draw_view(noise(), found(), features, key) for features in (memory, carried(0)))
+    assert np.array_equal(drawn, expected)
+
+
 def test_what_is_asked_for_is_all_that_changes() -> None:
-    key_only = draw_view(noise(), found(), window(), view("key"))
-    assert np.array_equal(key_only, draw_detections(noise(), found()))
+    single = replace(window(), origin=None)
+    assert np.array_equal(draw_view(noise(), found(), single, view("key")), draw_detections(noise(), found()))
     assert not np.array_equal(
         draw_view(noise(), found(), carried(1), view("flow")),
         draw_view(noise(), found(), carried(1), view("flow", "key")),

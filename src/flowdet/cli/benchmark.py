@@ -12,6 +12,7 @@ from flowdet.cli import console
 from flowdet.cli.outcome import check_outputs, status
 from flowdet.errors import ConfigError
 from flowdet.evaluation.report import write_text
+from flowdet.modes import Mode
 from flowdet.runtime.benchmark import benchmark as measure
 from flowdet.runtime.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
 from flowdet.runtime.subject import Subject
@@ -38,9 +39,11 @@ def benchmark(
     device: str = "cpu",
     weights: Path | None = None,
     causal: bool = False,
+    mode: Mode = "exact",
     vs: str | None = None,
     vs_weights: Path | None = None,
     vs_causal: bool = False,
+    vs_mode: Mode = "exact",
     vs_size: str | None = None,
     json: Path | None = None,
 ) -> int:
@@ -56,17 +59,19 @@ def benchmark(
         device: Where the model runs, "cuda" for instance.
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        vs: Another system to measure in alternation; with one of the next three options the same one if left out.
+        mode: Less arithmetic for other numbers, see docs/modes.md.
+        vs: Another system to measure in alternation; with one of the next four options the same one if left out.
         vs_weights: Its weight file.
         vs_causal: Its FGFA is the one for live video.
+        vs_mode: Its mode.
         vs_size: Its frames. [default: as the first]
         json: Also write all figures to this file.
     """
     check_outputs(None, json)
-    subject = Subject(system, weights, causal, _size(size))
+    subject = Subject(system, weights, causal, _size(size), mode)
     other = None
-    if vs or vs_weights or vs_causal or vs_size:
-        other = Subject(vs or (None if vs_weights else system), vs_weights, vs_causal, _size(vs_size))
+    if vs or vs_weights or vs_causal or vs_size or vs_mode != "exact":
+        other = Subject(vs or (None if vs_weights else system), vs_weights, vs_causal, _size(vs_size), vs_mode)
     with status() as tell:
         report = measure(subject, other, frames=frames, threads=threads, device=device, tell=tell)
     _show(report)
@@ -170,7 +175,8 @@ def _number(seconds: float) -> str:
 
 
 def _name(cost: SystemCost) -> str:
-    return f"{cost.system}{' (causal)' if cost.causal else ''}"
+    options = [*(["causal"] if cost.causal else []), *([cost.mode] if cost.mode != "exact" else [])]
+    return f"{cost.system} ({', '.join(options)})" if options else cost.system
 
 
 def _times(ratio: Spread) -> str:

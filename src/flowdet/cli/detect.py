@@ -18,6 +18,7 @@ from flowdet.cli import console
 from flowdet.download import file_sha256
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
+from flowdet.modes import Mode
 from flowdet.system import VideoDetector
 from flowdet.types import check_class_names
 from flowdet.video.images import IMAGE_SUFFIXES
@@ -46,6 +47,7 @@ class _Settings:
     start: float | None
     end: float | None
     causal: bool
+    mode: Mode
     flow: str | None
     show: list[str]
 
@@ -99,6 +101,7 @@ def detect(
     end: float | None = None,
     device: str = "cpu",
     causal: bool = False,
+    mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
     out: Path = Path("detections"),
     results: Literal["json", "jsonl"] = "json",
@@ -122,6 +125,7 @@ def detect(
         end: Stop at this second.
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        mode: Less arithmetic for other numbers: early, composed, fast or recursive, see docs/modes.md.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
@@ -139,7 +143,7 @@ def detect(
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     file = weights or weights_of(system or DEFAULT_SYSTEM)
-    detector = load(system, weights=file, device=device, causal=causal, flow=flow)
+    detector = load(system, weights=file, device=device, causal=causal, mode=mode, flow=flow)
     check_class_names(wanted, detector.config.class_names)
     view_of(detector.config, shown)
     settings = _Settings(
@@ -153,6 +157,7 @@ def detect(
         start=start,
         end=end,
         causal=causal,
+        mode=mode,
         flow=flow,
         show=shown,
     )
@@ -223,7 +228,7 @@ def _is_done(job: _Job) -> bool:
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
         return False
-    before, now = {"show": [], **finished["settings"]}, job.record
+    before, now = {"show": [], "mode": "exact", **finished["settings"]}, job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(

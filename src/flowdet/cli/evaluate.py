@@ -24,6 +24,7 @@ from flowdet.evaluation.results_file import read_results, write_results
 from flowdet.loading import load, weights_of
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.resnet import ResNetConfig
+from flowdet.modes import Mode
 from flowdet.system import VideoDetector
 from flowdet.zoo import PUBLISHED, SHIPPED
 
@@ -79,6 +80,7 @@ def evaluate(
     protocol: Protocols = ("coco",),
     device: str = "cpu",
     causal: bool = False,
+    mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
     processes: int = 1,
     threads: int | None = None,
@@ -103,6 +105,7 @@ def evaluate(
         protocol: Repeat the option for several. [default: coco]
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        mode: Less arithmetic for other numbers, see docs/modes.md.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         processes: How many share the videos.
         threads: Of torch in each process. [default: the cores, shared by the processes]
@@ -114,7 +117,7 @@ def evaluate(
         json: Also write the figures to this file.
         pictures: Draw so many of the worst frames.
     """
-    _check_source(system, results, weights, is_changed=causal or flow is not None)
+    _check_source(system, results, weights, is_changed=causal or mode != "exact" or flow is not None)
     if results:
         detecting = {"--device": device != "cpu", "--processes": processes != 1, "--threads": threads is not None}
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
@@ -132,7 +135,10 @@ def evaluate(
     else:
         running = _Running(below, (folder or Path()) / "detections", processes, threads)
         result = _detect(
-            load(system, weights=weights, device=device, causal=causal, flow=flow), weights, annotated, running
+            load(system, weights=weights, device=device, causal=causal, mode=mode, flow=flow),
+            weights,
+            annotated,
+            running,
         )
     if folder and not results:
         write_results(result.table, annotated, folder / "results.json")

@@ -166,6 +166,7 @@ def _system_cost(row: _Row, forward: Sequence[Sequence[float]], stages: Sequence
         system=lane.system.config.name,
         weights=row.built.weights,
         causal=row.subject.causal,
+        mode=row.subject.mode,
         size=row.size,
         padded=lane.padded,
         kinds=lane.kinds,

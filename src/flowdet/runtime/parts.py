@@ -11,9 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from flowdet.models.detector import Detector
 from flowdet.system import VideoDetector
+from flowdet.temporal.adaptive_dff import AdaptiveDFF
 from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF
+from flowdet.temporal.fast_fgfa import FastFGFA
 from flowdet.temporal.fgfa import FGFA
+from flowdet.temporal.recursive import Recursive
 from flowdet.temporal.single_frame import SingleFrame
 from flowdet.types import FrameFeatures, Geometry, NetworkInput
 
@@ -148,10 +151,10 @@ def metered(system: VideoDetector, meter: Meter) -> tuple[MeteredMethod, Metered
 
 def _metered_method(method: TemporalMethod[Any], extract: Extract, meter: Meter) -> tuple[TemporalMethod[Any], str]:
     match method:
-        case FGFA():
+        case FGFA() | FastFGFA() | Recursive():
             flow_net, embed = _MeteredFlow(method.flow_net, meter), _metered_embedding(method.embed, meter)
             return replace(method, extract=extract, flow_net=flow_net, embed=embed), "aggregation"
-        case DFF():
+        case DFF() | AdaptiveDFF():
             return replace(method, extract=extract, flow_net=_MeteredFlow(method.flow_net, meter)), "warp"
         case SingleFrame():
             return replace(method, extract=extract), "other"

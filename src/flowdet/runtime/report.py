@@ -90,6 +90,7 @@ class SystemCost:
         system: Its name.
         weights: Where its weights are from.
         causal: FGFA without frames after the current one.
+        mode: As in `flowdet.load`.
         size: (height, width) of the frames.
         padded: (height, width) of the network input.
         kinds: The kinds of frames that take turns: one, or DFF's key frame and the others up to the next.
@@ -104,6 +105,7 @@ class SystemCost:
     system: str
     weights: str
     causal: bool
+    mode: str
     size: tuple[int, int]
     padded: tuple[int, int]
     kinds: tuple[str, ...]
@@ -191,6 +193,7 @@ def _system(cost: SystemCost, peak: float) -> dict[str, Any]:
         "system": cost.system,
         "weights": cost.weights,
         "causal": cost.causal,
+        "mode": cost.mode,
         "size": cost.size,
         "padded": cost.padded,
         "turn": cost.kinds,

@@ -11,7 +11,9 @@ from flowdet.runtime.parts import Meter, MeteredDetector, MeteredMethod, metered
 from flowdet.system import VideoDetector
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF
+from flowdet.temporal.fast_fgfa import FastFGFA
 from flowdet.temporal.fgfa import FGFA
+from flowdet.temporal.recursive import Recursive
 from flowdet.types import Detections, FrameFeatures, NetworkInput
 
 __all__ = ["Runner", "first_detections", "frame_kinds", "runner", "steady_state"]
@@ -57,8 +59,8 @@ def runner(system: VideoDetector, meter: Meter | None = None) -> Runner:
 
 
 def frame_kinds(method: TemporalMethod[Any]) -> tuple[str, ...]:
-    """The kinds of the frames that take turns in a steady stream: "key" and "other" of DFF, else one "frame"."""
-    if isinstance(method, DFF):
+    """The kinds of the frames that take turns in a steady stream: "key" and "other", or one "frame"."""
+    if isinstance(method, DFF | Recursive):
         return ("key", *["other"] * (method.config.key_frame_interval - 1))
     return ("frame",)
 
@@ -84,12 +86,23 @@ def steady_state(method: TemporalMethod[Any], state: Any, inputs: Iterator[Netwo
     match method:
         case FGFA(config=config):
             window = (config.past + config.future) * config.stride
-            patient = replace(method, config=replace(config, future=window + 1))
-            with torch.inference_mode():
-                while state.received < window:
-                    _, state = patient.step(next(inputs), state)
+            state = _fill(replace(method, config=replace(config, future=window + 1)), state, inputs, window)
             return replace(state, emitted=state.received - method.lookahead)
+        case FastFGFA(config=config):
+            window = config.past + config.future
+            state = _fill(replace(method, config=replace(config, offsets=(window + 1,))), state, inputs, window)
+            return replace(state, emitted=state.received - method.lookahead)
+        case Recursive(config=config):
+            return _fill(method, method.initial_state(), inputs, config.key_frame_interval)
         case DFF():
             return method.initial_state()
         case _:
             return state
+
+
+def _fill(method: TemporalMethod[Any], state: Any, inputs: Iterator[NetworkInput], received: int) -> Any:
+    """The state after so many frames; what they give is left aside."""
+    with torch.inference_mode():
+        while state.received < received:
+            _, state = method.step(next(inputs), state)
+    return state

@@ -8,8 +8,10 @@ import torch
 from flowdet.build import build
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
+from flowdet.modes import Mode, in_mode
 from flowdet.recipes import recipe
 from flowdet.system import VideoDetector
+from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.zoo import SHIPPED
 
@@ -30,6 +32,7 @@ class Subject:
         system: As in `flowdet models`; None: that of the weight file.
         weights: A weight file; None: those at hand, or random ones.
         causal: FGFA without frames after the current one.
+        mode: As in `flowdet.load`.
         size: (height, width) of the frames; None: the largest that the system takes without shrinking them.
     """
 
@@ -37,6 +40,7 @@ class Subject:
     weights: Path | None = None
     causal: bool = False
     size: tuple[int, int] | None = None
+    mode: Mode = "exact"
 
     def __post_init__(self) -> None:
         if self.size and not all(16 <= side <= 8192 for side in self.size):
@@ -62,21 +66,32 @@ def build_subject(subject: Subject, device: str) -> Built:
     """Builds the system; without weights at hand they are random, the same ones each time.
 
     Raises:
-        ConfigError: There is no such system, or no such device.
+        ConfigError: There is no such system, mode or device, or the cost of a frame is not the same for all videos.
         CheckpointError: The named weight file does not fit.
     """
+    built = _built(subject, device)
+    if isinstance(built.system.config.method, AdaptiveDFFConfig):
+        raise ConfigError(
+            "what DFF costs with key frames where they are needed depends on the video: without a mode you get the "
+            "cost of its key frames and of the others, with `flowdet evaluate` the seconds a frame on a data set"
+        )
+    return built
+
+
+def _built(subject: Subject, device: str) -> Built:
     if subject.weights:
-        system = load(subject.system, weights=subject.weights, device=device, causal=subject.causal)
+        system = load(subject.system, weights=subject.weights, device=device, causal=subject.causal, mode=subject.mode)
         return Built(system, subject.weights.name, ())
     name = subject.system or DEFAULT_SYSTEM
     try:
-        system = load(name, device=device, causal=subject.causal)
+        system = load(name, device=device, causal=subject.causal, mode=subject.mode)
         return Built(system, "shipped" if name in SHIPPED else weights_of(name).name, ())
     except CheckpointError as error:
         notes = (f"{_RANDOM_NOTE} ({error})",)
     config = recipe(name)
     if subject.causal and isinstance(config.method, FGFAConfig):
         config = replace(config, method=replace(config.method, future=0))
+    config = in_mode(config, subject.mode)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         system = build(config)

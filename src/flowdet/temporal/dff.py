@@ -60,12 +60,13 @@ class DFF:
         flow_input = self.flow_net.prepare(inputs)
         if state.features is None or state.flow_input is None or state.received % self.config.key_frame_interval == 0:
             features = self.extract(inputs.images)
-            origin = Propagation(state.received, None)
+            origin = Propagation((state.received,) * len(features), None)
             following = DFFState(state.received + 1, features, flow_input)
         else:
             flow = self.flow_net(flow_input, state.flow_input)
             features = warp(state.features, flow, self.config.warp)
-            origin = Propagation(state.received - state.received % self.config.key_frame_interval, flow)
+            key_frame = state.received - state.received % self.config.key_frame_interval
+            origin = Propagation((key_frame,) * len(features), flow)
             following = DFFState(state.received + 1, state.features, state.flow_input)
         return [FrameFeatures(state.received, features, inputs.geometries, origin)], following
 

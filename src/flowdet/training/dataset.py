@@ -17,8 +17,11 @@ from flowdet.data.sampling import ReferenceSampling
 from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
 from flowdet.models.inputs import InputConfig
+from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
 from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.training.samples import Samples, select_samples
 from flowdet.types import Targets
 
@@ -30,9 +33,9 @@ _SHOWN = 5
 def published_sampling(method: MethodConfig) -> ReferenceSampling | None:
     """How the references of a method are drawn in its published training; None for single frames."""
     match method:
-        case DFFConfig():
+        case DFFConfig() | AdaptiveDFFConfig():
             return ReferenceSampling(count=1, reach=9, itself=True)
-        case FGFAConfig():
+        case FGFAConfig() | FastFGFAConfig() | RecursiveConfig():
             return ReferenceSampling(count=2, reach=9, both_sides=True)
         case _:
             return None

@@ -45,8 +45,8 @@ def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, 
     match features.origin:
         case Aggregation():
             return _of_window(features, features.origin, sides, size)
-        case Propagation(key_frame, flow):
-            back = features.index - key_frame
+        case Propagation(key_frames, flow):
+            back = features.index - key_frames[0]
             label = f"key frame, {back} back" if back else "this is the key frame"
             panel = Panel(label, _flow(flow[0], features.geometries[0], size) if flow is not None else None)
             return [panel, *[Panel()] * sum(sides)]

@@ -111,8 +111,10 @@ def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, 
             _draw_flow(canvas, layout, panels, shade)
         if "weights" in layout.rows:
             _draw_weights(canvas, layout, panels, shade)
-    if "key" in view.parts and isinstance(features.origin, Propagation):
-        _mark_key_frame(canvas, layout, features.index - features.origin.key_frame)
+    if "key" in view.parts and features.origin is not None:
+        # A method that has key frames and aggregates does so on them.
+        key_frames = features.origin.key_frames if isinstance(features.origin, Propagation) else (features.index,)
+        _mark_key_frame(canvas, layout, features.index - key_frames[0])
     return np.array(canvas)
 
 

@@ -1,0 +1,41 @@
+"""Flows put together from shorter ones."""
+
+import torch
+from torch import Tensor
+
+from flowdet.ops.warp import warp
+
+__all__ = ["follow", "hop", "mean_length"]
+
+
+def hop(flow: Tensor, back: Tensor) -> Tensor:
+    """A short flow and how far it is from being undone by the flow in the other direction.
+
+    Args:
+        flow: [b, 2, h, w] (dx, dy) from frame s to its neighbour, in feature cells.
+        back: [b, 2, h, w] from the neighbour to s.
+
+    Returns:
+        [b, 3, h, w]: the flow, and the length of the way there and back, in feature cells; 0 where the two agree.
+    """
+    there_and_back = flow + warp(back, flow, "identity")
+    return torch.cat((flow, there_and_back.norm(dim=1, keepdim=True)), dim=1)
+
+
+def follow(path: Tensor, following: Tensor) -> Tensor:
+    """Makes a path one hop longer: flow(t, r) = flow(t, s) + flow(s, r) where flow(t, s) leads to.
+
+    Args:
+        path: [b, 3, h, w] flow from frame t to s and the disagreement of its hops, in feature cells.
+        following: [b, 3, h, w] the hop from s to r.
+
+    Returns:
+        [b, 3, h, w] flow from t to r, and the disagreements added up along the way.
+    """
+    return path + warp(following, path[:, :2], "identity")
+
+
+def mean_length(flow: Tensor) -> Tensor:
+    """Mean length [b] of flows [b, 2, h, w], in their unit."""
+    lengths: Tensor = flow.norm(dim=1)
+    return lengths.mean(dim=(1, 2))
