@@ -22,6 +22,7 @@ ORDER = (
     ("recipes", "system", "training"),
     ("build",),
     ("checkpoint",),
+    ("engine",),
     ("loading", "annotate"),
     ("evaluate",),
     ("fit", "runtime"),

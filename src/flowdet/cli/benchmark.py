@@ -38,10 +38,12 @@ def benchmark(
     device: str = "cpu",
     weights: Path | None = None,
     causal: bool = False,
+    runtime: str = "auto",
     vs: str | None = None,
     vs_weights: Path | None = None,
     vs_causal: bool = False,
     vs_size: str | None = None,
+    vs_runtime: str | None = None,
     json: Path | None = None,
 ) -> int:
     """Measure what a system costs on this machine, part by part.
@@ -56,17 +58,20 @@ def benchmark(
         device: Where the model runs, "cuda" for instance.
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        vs: Another system to measure in alternation; with one of the next three options the same one if left out.
+        runtime: torch, openvino, or auto: the fastest that is installed.
+        vs: Another system to measure in alternation; with one of the next four options the same one if left out.
         vs_weights: Its weight file.
         vs_causal: Its FGFA is the one for live video.
         vs_size: Its frames. [default: as the first]
+        vs_runtime: Its runtime. [default: as the first]
         json: Also write all figures to this file.
     """
     check_outputs(None, json)
-    subject = Subject(system, weights, causal, _size(size))
+    subject = Subject(system, weights, causal, _size(size), runtime)
     other = None
-    if vs or vs_weights or vs_causal or vs_size:
-        other = Subject(vs or (None if vs_weights else system), vs_weights, vs_causal, _size(vs_size))
+    if vs or vs_weights or vs_causal or vs_size or vs_runtime:
+        name = vs or (None if vs_weights else system)
+        other = Subject(name, vs_weights, vs_causal, _size(vs_size), vs_runtime or runtime)
     with status() as tell:
         report = measure(subject, other, frames=frames, threads=threads, device=device, tell=tell)
     _show(report)
@@ -170,7 +175,8 @@ def _number(seconds: float) -> str:
 
 
 def _name(cost: SystemCost) -> str:
-    return f"{cost.system}{' (causal)' if cost.causal else ''}"
+    runtime = "" if cost.runtime == "torch" else f", {cost.runtime}"
+    return f"{cost.system}{' (causal)' if cost.causal else ''}{runtime}"
 
 
 def _times(ratio: Spread) -> str:

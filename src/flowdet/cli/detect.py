@@ -47,6 +47,7 @@ class _Settings:
     end: float | None
     causal: bool
     flow: str | None
+    runtime: str
     show: list[str]
 
 
@@ -100,6 +101,7 @@ def detect(
     device: str = "cpu",
     causal: bool = False,
     flow: Literal["dis"] | None = None,
+    runtime: str = "auto",
     out: Path = Path("detections"),
     results: Literal["json", "jsonl"] = "json",
     video: bool = True,
@@ -123,6 +125,7 @@ def detect(
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
+        runtime: torch, openvino, or auto: the fastest that is installed.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
         video: Write the annotated video.
@@ -139,7 +142,7 @@ def detect(
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     file = weights or weights_of(system or DEFAULT_SYSTEM)
-    detector = load(system, weights=file, device=device, causal=causal, flow=flow)
+    detector = load(system, weights=file, device=device, causal=causal, flow=flow, runtime=runtime)
     check_class_names(wanted, detector.config.class_names)
     view_of(detector.config, shown)
     settings = _Settings(
@@ -154,6 +157,7 @@ def detect(
         end=end,
         causal=causal,
         flow=flow,
+        runtime=detector.runtime,
         show=shown,
     )
     failures = 0
@@ -223,7 +227,7 @@ def _is_done(job: _Job) -> bool:
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
         return False
-    before, now = {"show": [], **finished["settings"]}, job.record
+    before, now = {"show": [], "runtime": "torch", **finished["settings"]}, job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(

@@ -89,6 +89,7 @@ class SystemCost:
     Attributes:
         system: Its name.
         weights: Where its weights are from.
+        runtime: What ran it, "torch" or "openvino".
         causal: FGFA without frames after the current one.
         size: (height, width) of the frames.
         padded: (height, width) of the network input.
@@ -103,6 +104,7 @@ class SystemCost:
 
     system: str
     weights: str
+    runtime: str
     causal: bool
     size: tuple[int, int]
     padded: tuple[int, int]
@@ -190,6 +192,7 @@ def _system(cost: SystemCost, peak: float) -> dict[str, Any]:
         "memory_before_bytes": cost.memory.before,
         "system": cost.system,
         "weights": cost.weights,
+        "runtime": cost.runtime,
         "causal": cost.causal,
         "size": cost.size,
         "padded": cost.padded,

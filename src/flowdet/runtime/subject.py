@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from flowdet.build import build
+from flowdet.engine.choice import with_runtime
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.recipes import recipe
@@ -31,12 +32,14 @@ class Subject:
         weights: A weight file; None: those at hand, or random ones.
         causal: FGFA without frames after the current one.
         size: (height, width) of the frames; None: the largest that the system takes without shrinking them.
+        runtime: As for `load`.
     """
 
     system: str | None = None
     weights: Path | None = None
     causal: bool = False
     size: tuple[int, int] | None = None
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
         if self.size and not all(16 <= side <= 8192 for side in self.size):
@@ -62,9 +65,14 @@ def build_subject(subject: Subject, device: str) -> Built:
     """Builds the system; without weights at hand they are random, the same ones each time.
 
     Raises:
-        ConfigError: There is no such system, or no such device.
+        ConfigError: There is no such system, device or runtime.
         CheckpointError: The named weight file does not fit.
     """
+    built = _build(subject, device)
+    return replace(built, system=with_runtime(built.system, subject.runtime))
+
+
+def _build(subject: Subject, device: str) -> Built:
     if subject.weights:
         system = load(subject.system, weights=subject.weights, device=device, causal=subject.causal)
         return Built(system, subject.weights.name, ())
