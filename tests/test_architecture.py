@@ -22,6 +22,7 @@ ORDER = (
     ("recipes", "system", "training", "modes"),
     ("build",),
     ("checkpoint",),
+    ("engine",),
     ("loading", "annotate"),
     ("evaluate",),
     ("fit", "runtime"),

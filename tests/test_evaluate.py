@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowdet.build import build
+from flowdet.checkpoint import weights_digest
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.errors import ConfigError, DataError, FlowdetError
-from flowdet.evaluate import DataSetDetections, detect_data_set, weights_digest
+from flowdet.evaluate import DataSetDetections, detect_data_set
 from flowdet.evaluation.detections import DetectionTable
 from flowdet.system import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig

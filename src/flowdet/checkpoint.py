@@ -1,5 +1,6 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
 
-__all__ = ["Start", "read_native", "read_system", "save_native", "start_from"]
+__all__ = ["Start", "packed_weights", "read_native", "read_system", "save_native", "start_from", "weights_digest"]
 
 _CONFIG_KEY = "flowdet.config"
 _TEMPORAL_PARTS = ("flow_net", "embedding")
@@ -57,6 +58,16 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def weights_digest(system: VideoDetector) -> str:
+    """SHA-256 of the names and values of the weights, whichever file they came from."""
+    return hashlib.sha256(packed_weights(system)).hexdigest()
+
+
+def packed_weights(system: VideoDetector) -> bytes:
+    """All weights in the safetensors format, without configuration."""
+    return save({name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()})
 
 
 def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:

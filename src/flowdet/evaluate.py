@@ -1,6 +1,5 @@
 """Running a system over a whole data set: continued where it was interrupted, spread over processes."""
 
-import hashlib
 import multiprocessing
 import signal
 import threading
@@ -16,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from flowdet.build import build
+from flowdet.checkpoint import packed_weights, weights_digest
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID
+from flowdet.engine.choice import with_runtime
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.evaluation.detections import DetectionTable, map_labels
 from flowdet.evaluation.jobs import Job, Origin, check_images, finish, is_done, jobs_of, read_found
 from flowdet.system import VideoDetector
 
-__all__ = ["DataSetDetections", "detect_data_set", "weights_digest"]
+__all__ = ["DataSetDetections", "detect_data_set"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,6 +52,7 @@ class _Start:
     config: SystemConfig
     weights: bytes
     device: torch.device
+    runtime: str
     threads: int
     origin: Origin
 
@@ -102,6 +104,8 @@ def detect_data_set(
         "system": config_to_json(system.config),
         "images": str(images.resolve()),
     }
+    if system.runtime != "torch":
+        record["runtime"] = system.runtime
     origin = Origin(data.path, images, record)
     jobs = jobs_of(data, folder)
     missing = [job for job in jobs if not is_done(job, origin)]
@@ -115,15 +119,6 @@ def detect_data_set(
         for frames in accumulate(ticks, initial=done):
             progress(frames)
     return _collected(jobs, labels, system.config.class_names)
-
-
-def weights_digest(system: VideoDetector) -> str:
-    """SHA-256 of the names and values of the weights, whichever file they came from."""
-    return hashlib.sha256(_packed(system)).hexdigest()
-
-
-def _packed(system: VideoDetector) -> bytes:
-    return save({name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()})
 
 
 def _make_folder(folder: Path) -> None:
@@ -149,14 +144,14 @@ def _spread(
 ) -> Generator[int, None, None]:
     """Hands the jobs to spawned processes, the longest first; yields 1 after every frame."""
     todo = deque(sorted(jobs, key=len, reverse=True))
-    weights = _packed(system)
+    weights = packed_weights(system)
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
     try:
         with _interrupts_ignored():
             for device in _devices(system, min(processes, len(jobs))):
                 ours, theirs = context.Pipe()
-                start = _Start(system.config, weights, device, threads, origin)
+                start = _Start(system.config, weights, device, system.runtime, threads, origin)
                 workers[ours] = context.Process(target=_work, args=(theirs, start), daemon=True)
                 workers[ours].start()
                 theirs.close()
@@ -221,7 +216,7 @@ def _work(connection: Connection, start: _Start) -> None:
     torch.set_num_threads(start.threads)
     system = build(start.config)
     system.load_state_dict(load(start.weights))
-    system.to(start.device)
+    system = with_runtime(system.to(start.device), start.runtime)
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while (job := connection.recv()) is not None:

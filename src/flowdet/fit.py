@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.build import build
-from flowdet.checkpoint import read_native, save_native, start_from
+from flowdet.checkpoint import read_native, save_native, start_from, weights_digest
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.download import file_sha256
 from flowdet.errors import DataError, FlowdetError
-from flowdet.evaluate import detect_data_set, weights_digest
+from flowdet.evaluate import detect_data_set
 from flowdet.evaluation.detections import map_labels
 from flowdet.evaluation.protocols import evaluate
 from flowdet.ops.boxes import seeded_choosers

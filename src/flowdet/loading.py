@@ -8,6 +8,7 @@ import torch
 
 from flowdet.checkpoint import read_system
 from flowdet.download import cache_folder
+from flowdet.engine.choice import with_runtime
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.models.dis_flow import DISFlow, DISFlowConfig
 from flowdet.modes import Mode, in_mode
@@ -31,6 +32,7 @@ def load(
     causal: bool = False,
     mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
+    runtime: str = "torch",
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
 
@@ -46,9 +48,10 @@ def load(
             "recursive", see `flowdet.modes`.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
             `flowdet[opencv]`.
+        runtime: What detects, see `with_runtime`: "torch", "openvino" or "auto".
 
     Raises:
-        ConfigError: There is no such system, mode, flow or device, or the system does not have this mode, or
+        ConfigError: There is no such system, mode, flow, device or runtime, or the system does not have this mode, or
             has no flow to replace.
         CheckpointError: There are no weights, or they do not fit.
     """
@@ -64,9 +67,10 @@ def load(
     if flow is not None:
         _replace_flow_net(detector, flow)
     try:
-        return detector.to(device).eval()
+        detector = detector.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {device!s} cannot be used here: {error}") from error
+    return with_runtime(detector, runtime)
 
 
 def _replace_flow_net(detector: VideoDetector, flow: str) -> None:

@@ -1,6 +1,7 @@
 """A video detector: the trained parts, and the method that puts them to work."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from flowdet.models.detector import Detector
 from flowdet.models.flow import FlowModule
 from flowdet.ops.boxes import Chooser, choose_randomly
 from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
-from flowdet.temporal.base import TemporalMethod
+from flowdet.temporal.base import Embed, FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
@@ -19,7 +20,16 @@ from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrame
 from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures, check_class_names
 
-__all__ = ["VideoDetector"]
+__all__ = ["Parts", "VideoDetector"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What does the work: the modules of a system, or the same functions in another runtime."""
+
+    detector: Detector
+    flow_net: FlowNet | None
+    embedding: Embed | None
 
 
 class VideoDetector(nn.Module):
@@ -30,6 +40,7 @@ class VideoDetector(nn.Module):
         detector: Backbone, neck and heads.
         flow_net: None where the method needs no flow.
         embedding: None where the method needs none.
+        runtime: What detects: "torch" is these modules, and only they are trained and saved; see `flowdet.engine`.
     """
 
     def __init__(
@@ -38,30 +49,53 @@ class VideoDetector(nn.Module):
         detector: Detector,
         flow_net: FlowModule | None,
         embedding: nn.Module | None,
+        *,
+        parts: Parts | None = None,
+        runtime: str = "torch",
     ) -> None:
         super().__init__()
         self.config = config
         self.detector = detector
         self.flow_net = flow_net
         self.embedding = embedding
+        self.runtime = runtime
+        self._parts = parts
+
+    @property
+    def parts(self) -> Parts:
+        """What detects."""
+        return self._parts or self._modules_as_parts
+
+    @property
+    def _modules_as_parts(self) -> Parts:
+        return Parts(self.detector, self.flow_net, self.embedding)
 
     @property
     def method(self) -> TemporalMethod[Any]:
-        """The temporal method over the present parts."""
-        extract = self.detector.extract
+        """The temporal method over the parts that detect."""
+        return self._method_over(self.parts)
+
+    def _method_over(self, parts: Parts) -> TemporalMethod[Any]:
+        extract = parts.detector.extract
         match self.config.method:
-            case DFFConfig() as config if self.flow_net:
-                return DFF(extract, self.flow_net, config)
-            case FGFAConfig() as config if self.flow_net and self.embedding:
-                return FGFA(extract, self.flow_net, self.embedding, config)
-            case AdaptiveDFFConfig() as config if self.flow_net:
-                return AdaptiveDFF(extract, self.flow_net, config)
-            case FastFGFAConfig() as config if self.flow_net and self.embedding:
-                return FastFGFA(extract, self.flow_net, self.embedding, config)
-            case RecursiveConfig() as config if self.flow_net and self.embedding:
-                return Recursive(extract, self.flow_net, self.embedding, config)
+            case DFFConfig() as config if parts.flow_net:
+                return DFF(extract, parts.flow_net, config)
+            case FGFAConfig() as config if parts.flow_net and parts.embedding:
+                return FGFA(extract, parts.flow_net, parts.embedding, config)
+            case AdaptiveDFFConfig() as config if parts.flow_net:
+                return AdaptiveDFF(extract, parts.flow_net, config)
+            case FastFGFAConfig() as config if parts.flow_net and parts.embedding:
+                return FastFGFA(extract, parts.flow_net, parts.embedding, config)
+            case RecursiveConfig() as config if parts.flow_net and parts.embedding:
+                return Recursive(extract, parts.flow_net, parts.embedding, config)
             case _:
                 return SingleFrame(extract)
+
+    def with_parts(self, parts: Parts | None, runtime: str) -> "VideoDetector":
+        """The same modules, while other parts detect; None: the modules themselves."""
+        system = VideoDetector(self.config, self.detector, self.flow_net, self.embedding, parts=parts, runtime=runtime)
+        system.training = self.training
+        return system
 
     def detect(
         self, frames: Iterable[Frame], *, score: float = 0.0, classes: Collection[str] | None = None
@@ -91,7 +125,9 @@ class VideoDetector(nn.Module):
         """As `detect_with_frames`, and the features of each frame with their origin, for `draw_view`."""
         check_class_names(classes or (), self.config.class_names)
         config = self.config
-        outcomes = stream.detect_with_features(frames, self.method, self.detector, config.inputs, config.class_names)
+        outcomes = stream.detect_with_features(
+            frames, self.method, self.parts.detector, config.inputs, config.class_names
+        )
         return ((frame, found.select(score, classes), features) for frame, found, features in outcomes)
 
     def losses(self, clips: ClipBatch, choosers: Sequence[Chooser] | None = None) -> dict[str, Tensor]:
@@ -101,6 +137,6 @@ class VideoDetector(nn.Module):
             clips: The batch.
             choosers: Pick the sampled boxes, one for each clip; at random if not given.
         """
-        features = self.method.training_features(clips)
+        features = self._method_over(self._modules_as_parts).training_features(clips)
         choosers = choosers or (choose_randomly,) * len(clips.targets)
         return self.detector.losses(features, clips.current.geometries, clips.targets, choosers)

@@ -31,6 +31,7 @@ def cost(frames: dict[str, FrameCost], kinds: tuple[str, ...] = ("frame",)) -> S
     return SystemCost(
         system="s",
         weights="random",
+        runtime="torch",
         causal=False,
         mode="exact",
         size=(64, 96),

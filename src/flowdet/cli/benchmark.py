@@ -40,11 +40,13 @@ def benchmark(
     weights: Path | None = None,
     causal: bool = False,
     mode: Mode = "exact",
+    runtime: str = "auto",
     vs: str | None = None,
     vs_weights: Path | None = None,
     vs_causal: bool = False,
     vs_mode: Mode = "exact",
     vs_size: str | None = None,
+    vs_runtime: str | None = None,
     json: Path | None = None,
 ) -> int:
     """Measure what a system costs on this machine, part by part.
@@ -60,18 +62,21 @@ def benchmark(
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers, see docs/modes.md.
-        vs: Another system to measure in alternation; with one of the next four options the same one if left out.
+        runtime: torch, openvino, or auto: the fastest that is installed.
+        vs: Another system to measure in alternation; with one of the next five options the same one if left out.
         vs_weights: Its weight file.
         vs_causal: Its FGFA is the one for live video.
         vs_mode: Its mode.
         vs_size: Its frames. [default: as the first]
+        vs_runtime: Its runtime. [default: as the first]
         json: Also write all figures to this file.
     """
     check_outputs(None, json)
-    subject = Subject(system, weights, causal, _size(size), mode)
+    subject = Subject(system, weights, causal, _size(size), mode, runtime)
     other = None
-    if vs or vs_weights or vs_causal or vs_size or vs_mode != "exact":
-        other = Subject(vs or (None if vs_weights else system), vs_weights, vs_causal, _size(vs_size), vs_mode)
+    if vs or vs_weights or vs_causal or vs_size or vs_runtime or vs_mode != "exact":
+        name = vs or (None if vs_weights else system)
+        other = Subject(name, vs_weights, vs_causal, _size(vs_size), vs_mode, vs_runtime or runtime)
     with status() as tell:
         report = measure(subject, other, frames=frames, threads=threads, device=device, tell=tell)
     _show(report)
@@ -175,7 +180,11 @@ def _number(seconds: float) -> str:
 
 
 def _name(cost: SystemCost) -> str:
-    options = [*(["causal"] if cost.causal else []), *([cost.mode] if cost.mode != "exact" else [])]
+    options = [
+        *(["causal"] if cost.causal else []),
+        *([cost.mode] if cost.mode != "exact" else []),
+        *([cost.runtime] if cost.runtime != "torch" else []),
+    ]
     return f"{cost.system} ({', '.join(options)})" if options else cost.system
 
 

@@ -49,6 +49,7 @@ class _Settings:
     causal: bool
     mode: Mode
     flow: str | None
+    runtime: str
     show: list[str]
 
 
@@ -103,6 +104,7 @@ def detect(
     causal: bool = False,
     mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
+    runtime: str = "auto",
     out: Path = Path("detections"),
     results: Literal["json", "jsonl"] = "json",
     video: bool = True,
@@ -127,6 +129,7 @@ def detect(
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers: early, composed, fast or recursive, see docs/modes.md.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
+        runtime: torch, openvino, or auto: the fastest that is installed.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
         video: Write the annotated video.
@@ -143,7 +146,7 @@ def detect(
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     file = weights or weights_of(system or DEFAULT_SYSTEM)
-    detector = load(system, weights=file, device=device, causal=causal, mode=mode, flow=flow)
+    detector = load(system, weights=file, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime)
     check_class_names(wanted, detector.config.class_names)
     view_of(detector.config, shown)
     settings = _Settings(
@@ -159,6 +162,7 @@ def detect(
         causal=causal,
         mode=mode,
         flow=flow,
+        runtime=detector.runtime,
         show=shown,
     )
     failures = 0
@@ -228,7 +232,8 @@ def _is_done(job: _Job) -> bool:
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
         return False
-    before, now = {"show": [], "mode": "exact", **finished["settings"]}, job.record
+    before = {"show": [], "mode": "exact", "runtime": "torch", **finished["settings"]}
+    now = job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(

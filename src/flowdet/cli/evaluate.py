@@ -11,12 +11,13 @@ import torch
 from cyclopts import Parameter
 
 import flowdet
+from flowdet.checkpoint import weights_digest
 from flowdet.cli.outcome import bar, check_outputs, show, status, write_folder
 from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
 from flowdet.errors import ConfigError
-from flowdet.evaluate import detect_data_set, weights_digest
+from flowdet.evaluate import detect_data_set
 from flowdet.evaluation.detections import DetectionTable
 from flowdet.evaluation.judging import Questions, judge
 from flowdet.evaluation.report import Counts, Evaluation, SystemRow, write_json
@@ -82,6 +83,7 @@ def evaluate(
     causal: bool = False,
     mode: Mode = "exact",
     flow: Literal["dis"] | None = None,
+    runtime: str = "auto",
     processes: int = 1,
     threads: int | None = None,
     motion_iou: Path | None = None,
@@ -107,6 +109,7 @@ def evaluate(
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers, see docs/modes.md.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
+        runtime: torch, openvino, or auto: the fastest that is installed.
         processes: How many share the videos.
         threads: Of torch in each process. [default: the cores, shared by the processes]
         motion_iou: Motion IoUs in place of computed ones: JSON {annotation id: value}, or the authors' .mat.
@@ -117,7 +120,8 @@ def evaluate(
         json: Also write the figures to this file.
         pictures: Draw so many of the worst frames.
     """
-    _check_source(system, results, weights, is_changed=causal or mode != "exact" or flow is not None)
+    is_changed = causal or mode != "exact" or flow is not None or runtime != "auto"
+    _check_source(system, results, weights, is_changed=is_changed)
     if results:
         detecting = {"--device": device != "cpu", "--processes": processes != 1, "--threads": threads is not None}
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
@@ -135,7 +139,7 @@ def evaluate(
     else:
         running = _Running(below, (folder or Path()) / "detections", processes, threads)
         result = _detect(
-            load(system, weights=weights, device=device, causal=causal, mode=mode, flow=flow),
+            load(system, weights=weights, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime),
             weights,
             annotated,
             running,
@@ -206,6 +210,7 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
         "config": json_format.loads(config_to_json(config)),
         "images": str(running.images),
         "device": machine,
+        "runtime": detector.runtime,
         "processes": running.processes,
         "threads": running.threads,
     }

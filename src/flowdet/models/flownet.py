@@ -34,6 +34,16 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.LeakyReLU(0.1, inplace=True))
 
 
+def _inside(inputs: NetworkInput) -> Tensor:
+    """1 on the pixels of the frames and 0 in their padding, [b, 1, H, W]."""
+    masks = []
+    for geometry in inputs.geometries:
+        (height, width), (padded_height, padded_width) = geometry.valid, geometry.padded
+        mask = torch.ones(1, height, width, device=inputs.images.device)
+        masks.append(F.pad(mask, (0, padded_width - width, 0, padded_height - height)))
+    return torch.stack(masks)
+
+
 class FlowNetS(nn.Module):
     """Flow from the current to a reference frame, seen at half the image's size."""
 
@@ -71,11 +81,7 @@ class FlowNetS(nn.Module):
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """What the flow net sees of a frame: [b, 3, H / 2, W / 2], computed once for all its pairs."""
         images = (inputs.images * self._std + self._mean) / 255 - self._flow_mean
-        for image, geometry in zip(images, inputs.geometries, strict=True):
-            height, width = geometry.valid
-            image[:, height:] = 0
-            image[:, :, width:] = 0
-        return F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return F.interpolate(images * _inside(inputs), scale_factor=0.5, mode="bilinear", align_corners=False)
 
     def predict(self, current: Tensor, reference: Tensor) -> tuple[Tensor, ...]:
         """Flow at five scales, finest first, in units of 40 image pixels.

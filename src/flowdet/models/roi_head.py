@@ -64,8 +64,11 @@ class RoIHead(nn.Module):
 
     def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits [n, classes + 1], background last, and box deltas [n, classes or 1, 4] of the boxes' RoIs."""
-        x = self.pool(features, boxes).flatten(1)
-        x = F.relu(self.fc2(F.relu(self.fc1(x))))
+        return self.classify(self.pool(features, boxes))
+
+    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and box deltas, as `forward`, of RoI features [n, c, 7, 7]."""
+        x = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
         return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
 
     @torch.no_grad()

@@ -165,6 +165,7 @@ def _system_cost(row: _Row, forward: Sequence[Sequence[float]], stages: Sequence
     return SystemCost(
         system=lane.system.config.name,
         weights=row.built.weights,
+        runtime=row.built.system.runtime,
         causal=row.subject.causal,
         mode=row.subject.mode,
         size=row.size,

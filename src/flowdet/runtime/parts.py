@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -125,6 +125,8 @@ class MeteredDetector:
         """As the detector."""
         with self.meter.part("backbone"):
             maps = self.detector.backbone(images)
+        if isinstance(self.detector.neck, nn.Identity):
+            return maps  # type: ignore[no-any-return]  # a runtime computed both at once
         with self.meter.part("neck"):
             features: Tensor = self.detector.neck(maps)
         return features
@@ -144,7 +146,7 @@ class MeteredDetector:
 
 def metered(system: VideoDetector, meter: Meter) -> tuple[MeteredMethod, MeteredDetector]:
     """The method and the detector of a system with a meter on each part; the system stays as it is."""
-    detector = MeteredDetector(system.detector, meter)
+    detector = MeteredDetector(system.parts.detector, meter)
     method, rest = _metered_method(system.method, detector.extract, meter)
     return MeteredMethod(method, rest, meter), detector
 

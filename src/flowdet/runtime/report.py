@@ -89,6 +89,7 @@ class SystemCost:
     Attributes:
         system: Its name.
         weights: Where its weights are from.
+        runtime: What ran it, "torch" or "openvino".
         causal: FGFA without frames after the current one.
         mode: As in `flowdet.load`.
         size: (height, width) of the frames.
@@ -104,6 +105,7 @@ class SystemCost:
 
     system: str
     weights: str
+    runtime: str
     causal: bool
     mode: str
     size: tuple[int, int]
@@ -192,6 +194,7 @@ def _system(cost: SystemCost, peak: float) -> dict[str, Any]:
         "memory_before_bytes": cost.memory.before,
         "system": cost.system,
         "weights": cost.weights,
+        "runtime": cost.runtime,
         "causal": cost.causal,
         "mode": cost.mode,
         "size": cost.size,

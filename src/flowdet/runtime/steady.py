@@ -54,7 +54,7 @@ class Runner:
 
 def runner(system: VideoDetector, meter: Meter | None = None) -> Runner:
     """What runs a system: as it is, or with a meter on its parts, which takes time of its own."""
-    method, detector = metered(system, meter) if meter else (system.method, system.detector)
+    method, detector = metered(system, meter) if meter else (system.method, system.parts.detector)
     return Runner(method, detector, system.config.class_names)
 
 

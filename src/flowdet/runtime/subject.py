@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from flowdet.build import build
+from flowdet.engine.choice import with_runtime
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.modes import Mode, in_mode
@@ -34,6 +35,7 @@ class Subject:
         causal: FGFA without frames after the current one.
         mode: As in `flowdet.load`.
         size: (height, width) of the frames; None: the largest that the system takes without shrinking them.
+        runtime: As for `load`.
     """
 
     system: str | None = None
@@ -41,6 +43,7 @@ class Subject:
     causal: bool = False
     size: tuple[int, int] | None = None
     mode: Mode = "exact"
+    runtime: str = "torch"
 
     def __post_init__(self) -> None:
         if self.size and not all(16 <= side <= 8192 for side in self.size):
@@ -66,7 +69,8 @@ def build_subject(subject: Subject, device: str) -> Built:
     """Builds the system; without weights at hand they are random, the same ones each time.
 
     Raises:
-        ConfigError: There is no such system, mode or device, or the cost of a frame is not the same for all videos.
+        ConfigError: There is no such system, mode, device or runtime, or the cost of a frame is not the same for all
+            videos.
         CheckpointError: The named weight file does not fit.
     """
     built = _built(subject, device)
@@ -75,7 +79,7 @@ def build_subject(subject: Subject, device: str) -> Built:
             "what DFF costs with key frames where they are needed depends on the video: without a mode you get the "
             "cost of its key frames and of the others, with `flowdet evaluate` the seconds a frame on a data set"
         )
-    return built
+    return replace(built, system=with_runtime(built.system, subject.runtime))
 
 
 def _built(subject: Subject, device: str) -> Built:
