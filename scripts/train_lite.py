@@ -1,8 +1,9 @@
-"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in five stages.
+"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in six stages.
 
 flow         the flow net, on clips whose flow is known exactly
 detector     backbone, neck and heads, on single frames
 styles       the same, on more objects a frame, their drawings in other styles
+styles-again the same once more, from a lower learning rate
 together     all of it, for the three methods at once; writes lite.safetensors
 frozen-flow  as together but for the flow net, which stays as it is, for comparison
 
@@ -218,8 +219,9 @@ _STAGES = {
     "flow": Stage(flow_losses, 1, 800, (8, 8), 1e-3, 0.3, drawn=SyntheticConfig(), moving=_SMALL),
     "detector": Stage(detection_losses, 0, 2000, (12, 5), 1e-3, 0.3, drawn=SyntheticConfig(), frozen_stages=1),
     "styles": Stage(detection_losses, 0, 1700, (12, 5), 7e-4, seed=2),
-    "together": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
-    "frozen-flow": Stage(joint_losses, 2, 400, (8, 3), 3e-4, seed=3),
+    "styles-again": Stage(detection_losses, 0, 1000, (12, 5), 5e-4, seed=4),
+    "together": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
+    "frozen-flow": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
 }
 
 
@@ -279,10 +281,10 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
             load_imagenet_weights(system.detector.backbone)
         case "styles" if start:
             system.load_state_dict(read_system(start, single_lite()).state_dict())
-        case "styles":
-            system.load_state_dict(_load(out / "detector"))
+        case "styles" | "styles-again":
+            system.load_state_dict(_load(out / ("detector" if name == "styles" else "styles")))
         case _:
-            system.load_state_dict(system.state_dict() | _load(out / "styles"))
+            system.load_state_dict(system.state_dict() | _load(out / "styles-again"))
             flow_net = _flow_net(system)
             flow_net.load_state_dict(_load(out / "flow"))
             flow_net.requires_grad_(name == "together")
