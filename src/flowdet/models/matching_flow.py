@@ -92,6 +92,14 @@ class MatchingFlow(nn.Module):
         encoded: Tensor = self.encoder((images - mean) / (deviation + _LEAST_DEVIATION))
         return encoded
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
         """How alike each cell of the current and each place of the reference frame are, [b, h * w, 4 * h * w]."""
         cells = F.normalize(F.avg_pool2d(current, 2), dim=1).flatten(2)
