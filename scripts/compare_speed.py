@@ -264,6 +264,8 @@ def main() -> None:
         return
     if not arguments.peer:
         parser.error("--peer says where mmtracking is")
+    if arguments.turns < 2:
+        parser.error("quartiles need 2 turns or more")
     comparisons = []
     for system in arguments.systems:
         peer = (arguments.peer[0].absolute(), arguments.peer[1].absolute())
