@@ -87,13 +87,27 @@ class OnceFlow:
             self.prepared.append(self.flow_net.prepare(inputs))
         return torch.tensor([[self.numbers[place]]])
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same number."""
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The same number."""
+        return prepared
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """Flow [n, 2, H / 16, W / 16] between the frames with these numbers [n, 1], in feature cells."""
         pairs = list(zip(current.flatten().tolist(), reference.flatten().tolist(), strict=True))
         missing = [pair for pair in dict.fromkeys(pairs) if pair not in self.flows]
         if missing:
             first, second = (torch.cat([self.prepared[n] for n in side]) for side in zip(*missing, strict=True))
-            self.flows |= dict(zip(missing, self.flow_net(first, second).split(1), strict=True))
+            self.flows |= dict(
+                zip(
+                    missing,
+                    self.flow_net(self.flow_net.as_current(first), self.flow_net.as_reference(second)).split(1),
+                    strict=True,
+                )
+            )
         return torch.cat([self.flows[pair] for pair in pairs])
 
 

@@ -208,7 +208,7 @@ def _slots(flow_net: FlowNetS, method: FGFA, aggregation: _Aggregation, slots: S
         others = of_references[order]
         return torch.cat((others[:middle], of_current, others[middle:]))
 
-    to_itself = flow_net.predict(current.flow_input, current.flow_input)[0]
+    to_itself = flow_net.predict(flow_net.as_current(current.flow_input), current.flow_reference)[0]
     query = aggregation.query
     weights = aggregation.weights[0, :, None]
     return {

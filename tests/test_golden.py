@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flowdet.runtime.torch_runtime import optimise
 from flowdet.types import Frame
 from tests.comparison import CASES, TOLERANCES, Case, compare, compare_case, read_compact
 from tests.golden import SYSTEMS_FILE
@@ -20,6 +21,14 @@ def test_tensors_of_mmtracking(case: Case) -> None:
         frames = frames[:_FRAMES]
     worst = compare_case(seeded_system(case.system), case, frames)
     assert set(worst) == set(TOLERANCES) - ({"warped", "agg_cos", "agg_weights"} if "dff" in case.system else set())
+    assert {name: value for name, value in worst.items() if not value <= TOLERANCES[name]} == {}
+
+
+@pytest.mark.parametrize("system", ["dff-r50", "fgfa-r50"])
+def test_tensors_of_mmtracking_by_an_optimised_system(system: str) -> None:
+    case = Case(system, "b113x200pad128x208")
+    frames = read_compact(case, SYSTEMS_FILE)[:_FRAMES]
+    worst = compare_case(optimise(seeded_system(system)), case, frames)
     assert {name: value for name, value in worst.items() if not value <= TOLERANCES[name]} == {}
 
 

@@ -84,6 +84,7 @@ class Flow:
     """A flow net of one layer whose flows are a few cells long; counts frames and the rows of its calls."""
 
     prepared: int = 0
+    as_references: int = 0
     calls: list[int] = field(default_factory=list)
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
@@ -91,11 +92,24 @@ class Flow:
         self.prepared += len(inputs.images)
         return F.avg_pool2d(inputs.images, 16)
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """Another value than as a reference."""
+        return -prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The mean of each cell; counts the frames."""
+        self.as_references += len(prepared)
+        return prepared
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """Flow [b, 2, H / 16, W / 16] that is not zero from a frame to itself either."""
         self.calls.append(len(current))
         pair = torch.cat((current, reference), dim=1)
         return 2 * torch.tanh(F.conv2d(pair, _kernel(2, 6, 3), padding=1))
+
+    def between(self, current: NetworkInput, reference: NetworkInput) -> Tensor:
+        """The flow between two inputs."""
+        return self(self.as_current(self.prepare(current)), self.as_reference(self.prepare(reference)))
 
 
 class NoFlow(Flow):

@@ -23,6 +23,12 @@ class Constant:
     def prepare(self, inputs: NetworkInput) -> Tensor:
         return inputs.images[:, :2, ::16, ::16]
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        return prepared
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         return torch.tensor(self.flow)[None, :, None, None].expand(len(current), 2, *current.shape[2:])
 

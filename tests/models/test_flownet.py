@@ -17,10 +17,38 @@ def flow_net(inputs: InputConfig | None = None) -> FlowNetS:
         return FlowNetS(CONFIG, inputs or InputConfig()).eval()
 
 
-def pair(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+def frames(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    """Two prepared frames."""
     generator = torch.Generator().manual_seed(height * 1000 + width)
     current, reference = torch.randn(2, batch, 3, height // 2, width // 2, generator=generator)
     return current, reference
+
+
+def pair(net: FlowNetS, height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    """What the net needs of a current and a reference frame."""
+    current, reference = frames(height, width, batch)
+    return net.as_current(current), net.as_reference(reference)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(160, 224), (48, 80), (16, 16)])
+def test_the_first_layer_is_the_sum_of_what_it_makes_of_each_frame(size: tuple[int, int]) -> None:
+    net = flow_net()
+    torch.nn.init.normal_(net.get_parameter("conv1.0.0.bias"))
+    current, reference = frames(*size)
+    whole = net.conv1(torch.cat((current, reference), dim=1))
+    halves = F.leaky_relu(net.as_current(current) + net.as_reference(reference), 0.1)
+    torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-5 * whole.abs().max().item())
+    assert not torch.allclose(net.as_current(current), net.as_reference(current), atol=0.01)
+
+
+def test_both_halves_of_the_first_layer_train() -> None:
+    net = flow_net()
+    net(*pair(net, 32, 48)).square().sum().backward()
+    gradient = net.get_parameter("conv1.0.0.weight").grad
+    assert gradient is not None
+    assert gradient[:, :3].abs().sum() > 0
+    assert gradient[:, 3:].abs().sum() > 0
 
 
 @torch.inference_mode()
@@ -28,7 +56,7 @@ def pair(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
 def test_averaging_predictions_equals_going_through_the_image(size: tuple[int, int]) -> None:
     """The published way: up to the image bilinearly, down to the features, scaled to cells."""
     net = flow_net()
-    current, reference = pair(*size)
+    current, reference = pair(net, *size)
     predictions = net.predict(current, reference)
     assert [tuple(flow.shape[-2:]) for flow in predictions] == [
         tuple(-(-side // stride) for side in size) for stride in (8, 16, 32, 64, 128)
@@ -44,14 +72,15 @@ def test_averaging_predictions_equals_going_through_the_image(size: tuple[int, i
 @torch.inference_mode()
 def test_the_order_of_the_pair_matters() -> None:
     net = flow_net()
-    current, reference = pair(64, 64)
-    assert not torch.allclose(net(current, reference), net(reference, current), atol=0.01)
+    one, other = frames(64, 64)
+    forth, back = (net(net.as_current(a), net.as_reference(b)) for a, b in ((one, other), (other, one)))
+    assert not torch.allclose(forth, back, atol=0.01)
 
 
 @torch.inference_mode()
 def test_a_batch_equals_one_by_one() -> None:
     net = flow_net()
-    current, reference = pair(64, 96, batch=3)
+    current, reference = pair(net, 64, 96, batch=3)
     together = net(current, reference)
     alone = torch.cat([net(current[n : n + 1], reference[n : n + 1]) for n in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * alone.abs().max().item())

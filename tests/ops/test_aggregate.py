@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowdet.ops.aggregate import aggregate, cosine_similarity
+from flowdet.ops.aggregate import add_weighted, aggregate, cosine_similarity
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -51,3 +51,13 @@ def test_one_map_alone_is_its_own_average() -> None:
     average, weights = aggregate(maps, random(2, 1, 5, 6), torch.ones(1))
     torch.testing.assert_close(average, maps[:, 0])
     assert torch.equal(weights, torch.ones_like(weights))
+
+
+def test_maps_added_one_by_one_give_the_average_too() -> None:
+    maps, similarity = random(2, 5, 3, 5, 6), random(2, 5, 5, 6, seed=1)
+    average, weights = aggregate(maps, similarity, torch.ones(5))
+    total, odds = torch.zeros(2, 3, 5, 6), (similarity - 2).exp()
+    add_weighted(total, maps[:, :2], odds[:, :2])
+    add_weighted(total, maps[:, 2:], odds[:, 2:])
+    torch.testing.assert_close(total / odds.sum(dim=1, keepdim=True), average)
+    torch.testing.assert_close(odds / odds.sum(dim=1, keepdim=True), weights)

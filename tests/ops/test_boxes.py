@@ -196,5 +196,18 @@ def test_best_apart_is_the_beginning_of_non_maximum_suppression(count: int, spre
     assert best_apart(boxes, scores, 0.5, count).tolist() == nms(boxes, scores, 0.5)[:count].tolist()
 
 
-def test_best_apart_of_no_boxes() -> None:
-    assert best_apart(torch.zeros(0, 4), torch.zeros(0), 0.5, 10).tolist() == []
+@pytest.mark.parametrize(("count", "spread", "classes"), [(100, 60, 30), (1, 60, 2), (2300, 100, 3), (5000, 20, 1)])
+def test_best_apart_with_labels_is_the_beginning_of_that_of_all_classes(count: int, spread: int, classes: int) -> None:
+    generator = torch.Generator().manual_seed(spread)
+    corners = torch.rand(2300, 2, generator=generator) * spread
+    boxes = torch.cat((corners, corners + 20 + 60 * torch.rand(2300, 2, generator=generator)), dim=1)
+    labels = torch.randint(classes, (2300,), generator=generator)
+    scores = torch.linspace(1, 0, 2300)
+    of_classes = [(labels == label).nonzero().flatten() for label in range(classes)]
+    wanted = torch.cat([group[nms(boxes[group], scores[group], 0.5)] for group in of_classes]).sort().values
+    assert best_apart(boxes, scores, 0.5, count, labels).tolist() == wanted[:count].tolist()
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(0, dtype=torch.int64)])
+def test_best_apart_of_no_boxes(labels: Tensor | None) -> None:
+    assert best_apart(torch.zeros(0, 4), torch.zeros(0), 0.5, 10, labels).tolist() == []

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,12 +7,19 @@ from torch import Tensor
 from flowdet.ops.warp import warp
 
 
+@pytest.fixture(autouse=True, params=["training", "inference"])
+def both_ways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without gradients a CPU computes the same in another way."""
+    with torch.set_grad_enabled(request.param == "training"):
+        yield
+
+
 def features(height: int = 6, width: int = 9) -> Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def constant_flow(dx: float, dy: float, height: int = 6, width: int = 9) -> Tensor:
-    return torch.tensor([dx, dy])[None, :, None, None].expand(2, 2, height, width)
+    return torch.tensor([dx, dy], dtype=torch.float32)[None, :, None, None].expand(2, 2, height, width)
 
 
 def bilinear(image: Tensor, x: float, y: float) -> Tensor:
@@ -74,4 +83,5 @@ def test_flow_of_another_size_is_refused(shape: tuple[int, ...]) -> None:
 def test_gradients_reach_features_and_flow(convention: str) -> None:
     reference = features().double().requires_grad_()
     flow = (constant_flow(0.3, 0.4).double() + 0.01 * torch.rand(2, 2, 6, 9)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda r, f: warp(r, f, convention), (reference, flow))  # type: ignore[arg-type]
+    with torch.enable_grad():
+        assert torch.autograd.gradcheck(lambda r, f: warp(r, f, convention), (reference, flow))  # type: ignore[arg-type]

@@ -35,7 +35,6 @@ def test_fgfa_gives_the_flows_and_weights_that_make_its_features(config: FGFACon
     extract, flow_net = Extract(), Flow()
     inputs = inputs_of(video(8), video(8, seed=1))
     maps = [extract(item.images) for item in inputs]
-    prepared = [flow_net.prepare(item) for item in inputs]
     for output in run(FGFA(extract, flow_net, embed, config), inputs):
         origin = output.origin
         assert isinstance(origin, Aggregation)
@@ -44,7 +43,7 @@ def test_fgfa_gives_the_flows_and_weights_that_make_its_features(config: FGFACon
         torch.testing.assert_close(origin.weights.sum(dim=1), torch.ones_like(origin.weights[:, 0]))
         average = origin.weights[:, :1] * maps[output.index]
         for place, reference in enumerate(origin.references):
-            flow = flow_net(prepared[output.index], prepared[reference])
+            flow = flow_net.between(inputs[output.index], inputs[reference])
             torch.testing.assert_close(origin.flows[:, place], flow)
             average = average + origin.weights[:, 1 + place, None] * warp(maps[reference], flow, "identity")
         torch.testing.assert_close(output.features, average, rtol=1e-4, atol=1e-5)

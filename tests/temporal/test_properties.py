@@ -174,7 +174,7 @@ def dff_offline(images: Images, interval: int) -> list[Tensor]:
         key = inputs[number // interval * interval]
         features = extract(key.images)
         if key is not item:
-            flow = flow_net(flow_net.prepare(item), flow_net.prepare(key))
+            flow = flow_net.between(item, key)
             features = warp(features, flow, "identity")
         outputs.append(features)
     return outputs
@@ -191,7 +191,7 @@ def fgfa_offline(images: Images, past: int, future: int, stride: int) -> list[Te
                 maps.append(extract(item.images))
                 continue
             reference = inputs[min(max(now - now % stride + offset * stride, 0), last)]
-            flow = flow_net(flow_net.prepare(item), flow_net.prepare(reference))
+            flow = flow_net.between(item, reference)
             maps.append(warp(extract(reference.images), flow, "identity"))
         query = embed(maps[past])
         scores = torch.stack([(query * embed(m)).sum(1) / (query.norm(dim=1) * embed(m).norm(dim=1)) for m in maps])
@@ -249,7 +249,7 @@ def test_repeated_references_are_computed_once(length: int, rows: int) -> None:
     features_of(fgfa(extract=extract, flow_net=flow_net), video(length))
     assert sum(flow_net.calls) == rows
     assert max(flow_net.calls) <= FGFAConfig().references_at_once
-    assert extract.images == flow_net.prepared == length
+    assert extract.images == flow_net.prepared == flow_net.as_references == length
 
 
 def test_dff_extracts_key_frames_only() -> None:
@@ -258,6 +258,7 @@ def test_dff_extracts_key_frames_only() -> None:
     assert extract.images == 3
     assert flow_net.calls == [1] * 7
     assert flow_net.prepared == 10
+    assert flow_net.as_references == 3
 
 
 def test_causal_fgfa_answers_at_once() -> None:
@@ -308,7 +309,7 @@ def test_dff_trains_on_the_warped_reference_and_on_stills_unwarped() -> None:
     (reference,) = batch.references
     extract, flow_net = Extract(), Flow()
     own = extract(reference.images)
-    warped = warp(own, flow_net(flow_net.prepare(batch.current), flow_net.prepare(reference)), "identity")
+    warped = warp(own, flow_net.between(batch.current, reference), "identity")
     features = dff(10).training_features(batch)
     assert_close([features[0], features[1]], [warped[0], own[1]])
     assert not torch.allclose(warped, own, atol=1e-2)
@@ -318,10 +319,7 @@ def test_fgfa_trains_on_the_references_without_the_current_frame() -> None:
     batch = clips(1, references=2, still=(False,))
     extract, flow_net = Extract(), Flow()
     query = embed(extract(batch.current.images))
-    warped = [
-        warp(extract(r.images), flow_net(flow_net.prepare(batch.current), flow_net.prepare(r)), "identity")
-        for r in batch.references
-    ]
+    warped = [warp(extract(r.images), flow_net.between(batch.current, r), "identity") for r in batch.references]
     first, second = (F.cosine_similarity(query, embed(maps), dim=1) for maps in warped)
     share = torch.sigmoid(first - second)[:, None]
     wanted = share * warped[0] + (1 - share) * warped[1]

@@ -11,7 +11,7 @@ import flowdet
 from flowdet.cli.console import complain, err
 from flowdet.errors import FlowdetError
 
-__all__ = ["main"]
+__all__ = ["keep_memory", "main"]
 
 app = App(
     name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
@@ -25,7 +25,7 @@ app.command("flowdet.cli.train:train", name="train", help="Train or fine-tune a 
 app.command("flowdet.cli.data:data", name="data", help="Make annotation files, check them, and see what is in them.")
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Lets glibc keep large freed blocks, which saves a third of the time of convolutions on a CPU."""
     if not sys.platform.startswith("linux"):
         return
@@ -41,7 +41,7 @@ def _keep_memory() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a user's mistake ends with one message and exit code 1, Ctrl-C with 130."""
-    _keep_memory()
+    keep_memory()
     try:
         sys.exit(app(arguments, result_action="return_value"))
     except FlowdetError as error:

@@ -59,6 +59,14 @@ class ZeroFlow:
         """One value a feature cell, [b, 1, H / 16, W / 16]."""
         return inputs.images[:, :1, ::FEATURE_STRIDE, ::FEATURE_STRIDE]
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """Flow [b, 2, H / 16, W / 16] of zeros."""
         del reference
@@ -105,7 +113,8 @@ def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[Flo
         (geometry,) = current.geometries
         if not geometry.original == geometry.valid == geometry.padded:
             raise ValueError(f"flow is measured on frames that are not resized or padded, unlike {geometry}")
-        found = flow_net(flow_net.prepare(current), flow_net.prepare(reference))[0] * FEATURE_STRIDE
+        prepared = flow_net.as_current(flow_net.prepare(current)), flow_net.as_reference(flow_net.prepare(reference))
+        found = flow_net(*prepared)[0] * FEATURE_STRIDE
         counted = torch.stack((torch.ones_like(pair.visible), pair.visible))
         sums[pair.gap].append(torch.stack([_sums(found, pair.flow, each) for each in counted]))
     return {gap: EndPointErrors(*_means(of_pairs), len(of_pairs)) for gap, of_pairs in sums.items()}

@@ -70,6 +70,14 @@ class DISFlow(nn.Module):
             image[..., width:] = image[..., width - 1 : width]
         return F.avg_pool2d(grey, self.config.stride).round().clamp(0, 255).to(torch.uint8)
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
     @torch.no_grad()
     def forward(self, current: Tensor, reference: Tensor) -> Tensor:
         """Flow for warping features.

@@ -79,21 +79,39 @@ class FlowNetS(nn.Module):
         self._flow_mean: Tensor
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        """What the flow net sees of a frame: [b, 3, H / 2, W / 2], computed once for all its pairs."""
+        """What the flow net sees of a frame: [b, 3, H / 2, W / 2]."""
         images = (inputs.images * self._std + self._mean) / 255 - self._flow_mean
         return F.interpolate(images * _inside(inputs), scale_factor=0.5, mode="bilinear", align_corners=False)
+
+    # The first layer sees both frames side by side and is linear, so that it is the sum of what it makes of each.
+
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """What the first layer makes of current frames [b, 3, h, w]: [b, c, h / 2, w / 2], the bias included."""
+        first = self._first
+        return F.conv2d(prepared, first.weight[:, :3], first.bias, first.stride, first.padding)
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """What the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]."""
+        first = self._first
+        return F.conv2d(prepared, first.weight[:, 3:], None, first.stride, first.padding)
+
+    @property
+    def _first(self) -> nn.Conv2d:
+        first = self.conv1.get_submodule("0.0")
+        assert isinstance(first, nn.Conv2d)
+        return first
 
     def predict(self, current: Tensor, reference: Tensor) -> tuple[Tensor, ...]:
         """Flow at five scales, finest first, in units of 40 image pixels.
 
         Args:
-            current: [b, 3, h, w], prepared.
-            reference: [b, 3, h, w], prepared.
+            current: [b, c, H / 4, W / 4], of `as_current`.
+            reference: [b, c, H / 4, W / 4], of `as_reference`.
 
         Returns:
-            [b, 2, h / 4, w / 4] (dx, dy), and the same at h / 8, h / 16, h / 32 and h / 64, rounded up.
+            [b, 2, H / 8, W / 8] (dx, dy), and the same at H / 16, H / 32, H / 64 and H / 128, rounded up.
         """
-        level2 = self.conv2(self.conv1(torch.cat((current, reference), dim=1)))
+        level2 = self.conv2(F.leaky_relu_(current + reference, 0.1))
         level3 = self.conv3(level2)
         level4 = self.conv4(level3)
         level5 = self.conv5(level4)
@@ -113,11 +131,11 @@ class FlowNetS(nn.Module):
         of 16, the mean of 2x2 predictions.
 
         Args:
-            current: [b, 3, h, w], prepared.
-            reference: [b, 3, h, w], prepared.
+            current: [b, c, H / 4, W / 4], of `as_current`.
+            reference: [b, c, H / 4, W / 4], of `as_reference`.
 
         Returns:
-            [b, 2, h / 8, w / 8] (dx, dy) from the current to the reference frame, in feature cells of 16 image pixels.
+            [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells of 16 px.
         """
         return F.avg_pool2d(self.predict(current, reference)[0], 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
 

@@ -104,6 +104,14 @@ class MatchingFlow(nn.Module):
         """How many places of the reference frame lie along one side of a feature cell."""
         return 2 // self.config.shrink
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """The same: a frame is compared as it is."""
+        return prepared
+
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
         """How alike each cell of the current and each of the k places of the reference frame are, [b, h * w, k]."""
         cells = F.normalize(F.avg_pool2d(current, self.places_a_side), dim=1).flatten(2)

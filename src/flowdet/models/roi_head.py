@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, roi_align
 
 from flowdet.errors import check_positive
 from flowdet.models.inputs import FEATURE_STRIDE
-from flowdet.ops.boxes import Chooser, assign, clamp, decode, encode, sample
+from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
+from flowdet.ops.roi_align import roi_align
 from flowdet.types import Geometry, Targets
 
 __all__ = ["RoIHead", "RoIHeadConfig"]
@@ -59,8 +59,7 @@ class RoIHead(nn.Module):
 
     def pool(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
         """RoI features [n, c, 7, 7] of boxes (for each image [k, 4] xyxy px, network input), n their number in all."""
-        pooled: Tensor = roi_align(features, list(boxes), _WINDOW, 1 / FEATURE_STRIDE, sampling_ratio=2, aligned=True)
-        return pooled
+        return roi_align(features, boxes, _WINDOW, FEATURE_STRIDE)
 
     def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits [n, classes + 1], background last, and box deltas [n, classes or 1, 4] of the boxes' RoIs."""
@@ -91,7 +90,9 @@ class RoIHead(nn.Module):
         rois, labels = (scores > self.config.score_threshold).nonzero(as_tuple=True)
         scores = scores[rois, labels]
         candidates = moved[rois, labels if self.config.class_specific_boxes else 0]
-        kept = batched_nms(candidates, scores, labels, self.config.nms_iou)[: self.config.max_detections]
+        scores, order = scores.sort(descending=True, stable=True)
+        candidates, labels = candidates[order], labels[order]
+        kept = best_apart(candidates, scores, self.config.nms_iou, self.config.max_detections, labels)
         return candidates[kept], scores[kept], labels[kept]
 
     def losses(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["aggregate", "cosine_similarity"]
+__all__ = ["add_weighted", "aggregate", "cosine_similarity"]
 
 
 def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
@@ -16,9 +16,21 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     Returns:
         [b, n, h, w] in [-1, 1].
     """
-    dot: Tensor = torch.einsum("behw,bnehw->bnhw", query, keys)
+    dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
     lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
     return dot / lengths
+
+
+def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
+    """Adds n weighted maps to a total in place, so that not all maps of a window need to exist at once.
+
+    Args:
+        total: [b, c, h, w].
+        maps: [b, n, c, h, w] features.
+        weights: [b, n, h, w].
+    """
+    for each, weight in zip(maps.unbind(dim=1), weights.unbind(dim=1), strict=True):
+        total.addcmul_(each, weight[:, None])
 
 
 def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class Sample:
     negatives: Tensor
 
 
-def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int) -> Tensor:
+def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Tensor | None = None) -> Tensor:
     """The first `count` boxes that non-maximum suppression keeps, without looking at those behind them.
 
     Args:
@@ -117,6 +117,7 @@ def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int) -> Tensor:
         scores: [n], descending.
         iou: Boxes that overlap a kept one by more are dropped.
         count: The most to keep.
+        labels: [n]; if given, only boxes of one label suppress each other.
 
     Returns:
         [k] int64 positions, best first.
@@ -124,8 +125,13 @@ def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int) -> Tensor:
     kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     for start in range(0, len(boxes), _BOXES_AT_ONCE):
         near = torch.arange(start, min(start + _BOXES_AT_ONCE, len(boxes)), device=boxes.device)
-        near = near[(box_iou(boxes[near], boxes[kept]) <= iou).all(dim=1)]
-        kept = torch.cat((kept, near[nms(boxes[near], scores[near], iou)]))
+        apart = box_iou(boxes[near], boxes[kept]) <= iou
+        if labels is not None:
+            apart |= labels[near, None] != labels[kept]
+        near = near[apart.all(dim=1)]
+        groups = [near] if labels is None else [near[labels[near] == label] for label in labels[near].unique()]
+        best = [group[nms(boxes[group], scores[group], iou)] for group in groups]
+        kept = torch.cat((kept, torch.cat(best).sort().values)) if best else kept
         if len(kept) >= count:
             break
     return kept[:count]

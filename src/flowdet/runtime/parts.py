@@ -66,7 +66,7 @@ class _Warps(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is not F.grid_sample:
+        if func not in (F.grid_sample, F.embedding_bag):
             return func(*args, **(kwargs or {}))
         with self._meter.part("warp"):
             return func(*args, **(kwargs or {}))
@@ -74,7 +74,7 @@ class _Warps(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _MeteredFlow:
-    """A flow net whose both steps are metered."""
+    """A flow net whose steps are metered."""
 
     flow_net: FlowNet
     meter: Meter
@@ -83,6 +83,16 @@ class _MeteredFlow:
         """As the flow net."""
         with self.meter.part("flow"):
             return self.flow_net.prepare(inputs)
+
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """As the flow net."""
+        with self.meter.part("flow"):
+            return self.flow_net.as_current(prepared)
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """As the flow net."""
+        with self.meter.part("flow"):
+            return self.flow_net.as_reference(prepared)
 
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """As the flow net."""

@@ -49,7 +49,7 @@ class AdaptiveDFFState:
     received: int
     key_frames: tuple[int, ...]
     features: Tensor | None
-    flow_input: Tensor | None
+    flow_reference: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class AdaptiveDFF:
         """Features of the backbone in the streams where a key frame is due, else those of the key frame, warped."""
         now, flow_input = state.received, self.flow_net.prepare(inputs)
         ages = [now - key for key in state.key_frames]
-        if state.features is None or state.flow_input is None or min(ages) >= self.config.longest_interval:
+        if state.features is None or state.flow_reference is None or min(ages) >= self.config.longest_interval:
             return self._all_key_frames(inputs, flow_input, now)
-        flow = self.flow_net(flow_input, state.flow_input)
+        flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
         due = self._due(ages, flow)
         if len(due) == len(ages):
             return self._all_key_frames(inputs, flow_input, now)
         features = warp(state.features, flow, self.config.warp)
-        following = AdaptiveDFFState(now + 1, state.key_frames, state.features, state.flow_input)
+        following = AdaptiveDFFState(now + 1, state.key_frames, state.features, state.flow_reference)
         if due:
             rows = torch.tensor(due, device=flow.device)
             fresh = self.extract(inputs.images[rows])
@@ -89,7 +89,7 @@ class AdaptiveDFF:
                 now + 1,
                 tuple(now if row in due else key for row, key in enumerate(state.key_frames)),
                 state.features.index_copy(0, rows, fresh),
-                state.flow_input.index_copy(0, rows, flow_input[rows]),
+                state.flow_reference.index_copy(0, rows, self.flow_net.as_reference(flow_input[rows])),
             )
         origin = Propagation(following.key_frames, flow)
         return [FrameFeatures(now, features, inputs.geometries, origin)], following
@@ -100,7 +100,7 @@ class AdaptiveDFF:
         features = self.extract(inputs.images)
         key_frames = (now,) * len(features)
         output = FrameFeatures(now, features, inputs.geometries, Propagation(key_frames, None))
-        return [output], AdaptiveDFFState(now + 1, key_frames, features, flow_input)
+        return [output], AdaptiveDFFState(now + 1, key_frames, features, self.flow_net.as_reference(flow_input))
 
     def _due(self, ages: list[int], flow: Tensor) -> list[int]:
         """The streams whose current frame becomes a key frame."""

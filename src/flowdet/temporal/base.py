@@ -19,13 +19,24 @@ State = TypeVar("State")
 
 
 class FlowNet(Protocol):
-    """Optical flow in two steps, so that a frame is prepared once for all its pairs."""
+    """Optical flow in steps, so that what concerns one frame alone is computed once for all its pairs."""
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """What the flow net needs of one frame, [b, ...]."""
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """What it needs of a prepared frame as the current one, [b, ...]."""
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """What it needs of a prepared frame as a reference, [b, ...]."""
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells."""
+        """Flow [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells.
+
+        Args:
+            current: Of `as_current`.
+            reference: Of `as_reference`.
+        """
 
 
 class TemporalMethod(Protocol[State]):

@@ -31,11 +31,11 @@ class DFFConfig:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DFFState:
-    """How many frames came, and the last key frame: its features and what the flow net needs of it."""
+    """How many frames came, and the last key frame: its features and what the flow net needs of it as a reference."""
 
     received: int
     features: Tensor | None
-    flow_input: Tensor | None
+    flow_reference: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,20 @@ class DFF:
     def step(self, inputs: NetworkInput, state: DFFState) -> tuple[list[FrameFeatures], DFFState]:
         """Features of the backbone on a key frame, else those of the last key frame, warped."""
         flow_input = self.flow_net.prepare(inputs)
-        if state.features is None or state.flow_input is None or state.received % self.config.key_frame_interval == 0:
+        if (
+            state.features is None
+            or state.flow_reference is None
+            or state.received % self.config.key_frame_interval == 0
+        ):
             features = self.extract(inputs.images)
             origin = Propagation((state.received,) * len(features), None)
-            following = DFFState(state.received + 1, features, flow_input)
+            following = DFFState(state.received + 1, features, self.flow_net.as_reference(flow_input))
         else:
-            flow = self.flow_net(flow_input, state.flow_input)
+            flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
             features = warp(state.features, flow, self.config.warp)
             key_frame = state.received - state.received % self.config.key_frame_interval
             origin = Propagation((key_frame,) * len(features), flow)
-            following = DFFState(state.received + 1, state.features, state.flow_input)
+            following = DFFState(state.received + 1, state.features, state.flow_reference)
         return [FrameFeatures(state.received, features, inputs.geometries, origin)], following
 
     def flush(self, state: DFFState) -> list[FrameFeatures]:
@@ -79,6 +83,9 @@ class DFF:
         """Features of the one reference frame, warped to the current one; unwarped for a still (section 3.3)."""
         (reference,) = clips.references
         features = self.extract(reference.images)
-        flow = self.flow_net(self.flow_net.prepare(clips.current), self.flow_net.prepare(reference))
+        flow_net = self.flow_net
+        flow = flow_net(
+            flow_net.as_current(flow_net.prepare(clips.current)), flow_net.as_reference(flow_net.prepare(reference))
+        )
         still = torch.tensor(clips.still, device=features.device)[:, None, None, None]
         return torch.where(still, features, warp(features, flow, self.config.warp))

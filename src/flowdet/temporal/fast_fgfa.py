@@ -70,7 +70,8 @@ class FastFrame:
         index: Its number in the stream.
         maps: [b, c + e, h, w], its features and their embedding, which are warped together.
         channels: c.
-        flow_input: What the flow net needs of it.
+        flow_input: What the flow net needs of it, prepared.
+        flow_reference: The same as of a reference frame.
         back: [b, 3, h, w] the hop to the frame before, None if there is none or flows are not composed.
         ahead: [b, 3, h, w] the hop from the frame before to this one.
         geometries: As in the network input.
@@ -80,6 +81,7 @@ class FastFrame:
     maps: Tensor
     channels: int
     flow_input: Tensor
+    flow_reference: Tensor
     back: Tensor | None
     ahead: Tensor | None
     geometries: tuple[Geometry, ...]
@@ -131,19 +133,22 @@ class FastFGFA:
 
     def _enter(self, inputs: NetworkInput, state: FastFGFAState) -> FastFrame:
         features, flow_input = self.extract(inputs.images), self.flow_net.prepare(inputs)
+        reference = self.flow_net.as_reference(flow_input)
         maps = torch.cat((features, self.embed(features)), dim=1)
         back = ahead = None
         if self.config.composed and self.config.offsets and state.window:
-            back, ahead = self._hops(flow_input, state.window[-1].flow_input)
-        return FastFrame(state.received, maps, features.shape[1], flow_input, back, ahead, inputs.geometries)
+            back, ahead = self._hops(flow_input, reference, state.window[-1])
+        return FastFrame(state.received, maps, features.shape[1], flow_input, reference, back, ahead, inputs.geometries)
 
-    def _hops(self, now: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    def _hops(self, flow_input: Tensor, reference: Tensor, before: FastFrame) -> tuple[Tensor, Tensor]:
         """The hop from a frame to the one before and the one in the other direction, [b, 3, h, w] each."""
+        now = self.flow_net.as_current(flow_input)
         if self.config.drift_limit is None and not self.config.future:
-            flow = self.flow_net(now, before)
+            flow = self.flow_net(now, before.flow_reference)
             back = torch.cat((flow, torch.zeros_like(flow[:, :1])), dim=1)
             return back, back  # nobody goes ahead
-        back, ahead = self.flow_net(torch.cat((now, before)), torch.cat((before, now))).chunk(2)
+        current = torch.cat((now, self.flow_net.as_current(before.flow_input)))
+        back, ahead = self.flow_net(current, torch.cat((before.flow_reference, reference))).chunk(2)
         return hop(back, ahead), hop(ahead, back)
 
     def _emit(self, current: int, last: int, window: Sequence[FastFrame]) -> FrameFeatures:
@@ -177,11 +182,12 @@ class FastFGFA:
 
     def _direct(self, frames: Mapping[int, FastFrame], current: int, references: Sequence[int]) -> dict[int, Tensor]:
         flows: dict[int, Tensor] = {}
+        now = self.flow_net.as_current(frames[current].flow_input)
         at_once = self.config.references_at_once
         for start in range(0, len(references), at_once):
             chunk = references[start : start + at_once]
-            reference = torch.cat([frames[r].flow_input for r in chunk])
-            found = self.flow_net(torch.cat([frames[current].flow_input] * len(chunk)), reference)
+            reference = torch.cat([frames[r].flow_reference for r in chunk])
+            found = self.flow_net(torch.cat([now] * len(chunk)), reference)
             flows |= dict(zip(chunk, found.chunk(len(chunk)), strict=True))
         return flows
 
@@ -210,7 +216,8 @@ class FastFGFA:
         drifted = (path[:, 2].mean(dim=(1, 2)) > self.config.drift_limit).nonzero().flatten()
         if not len(drifted):
             return path, 0
-        flow = self.flow_net(current.flow_input[drifted], reference.flow_input[drifted])
+        now = self.flow_net.as_current(current.flow_input[drifted])
+        flow = self.flow_net(now, reference.flow_reference[drifted])
         direct = torch.cat((flow, torch.zeros_like(flow[:, :1])), dim=1)
         return path.index_copy(0, drifted, direct), len(drifted)
 

@@ -48,7 +48,7 @@ class RecursiveState:
 
     received: int
     memory: Tensor | None
-    flow_input: Tensor | None
+    flow_reference: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -73,21 +73,21 @@ class Recursive:
         """Takes the next frame and gives its features at once."""
         now, flow_input = state.received, self.flow_net.prepare(inputs)
         origin: Aggregation | Propagation
-        if state.memory is None or state.flow_input is None:
+        if state.memory is None or state.flow_reference is None:
             features = self.extract(inputs.images)
             origin = Propagation((now,) * len(features), None)
-            following = RecursiveState(now + 1, features, flow_input)
+            following = RecursiveState(now + 1, features, self.flow_net.as_reference(flow_input))
         else:
             past = now % self.config.key_frame_interval
-            flow = self.flow_net(flow_input, state.flow_input)
+            flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
             carried = warp(state.memory, flow, self.config.warp)
             if past:
                 features, origin = carried, Propagation((now - past,) * len(carried), flow)
-                following = RecursiveState(now + 1, state.memory, state.flow_input)
+                following = RecursiveState(now + 1, state.memory, state.flow_reference)
             else:
                 features, weights = self._renew(self.extract(inputs.images), carried)
                 origin = Aggregation((now - self.config.key_frame_interval,), flow[:, None], weights)
-                following = RecursiveState(now + 1, features, flow_input)
+                following = RecursiveState(now + 1, features, self.flow_net.as_reference(flow_input))
         return [FrameFeatures(now, features, inputs.geometries, origin)], following
 
     def flush(self, state: RecursiveState) -> list[FrameFeatures]:

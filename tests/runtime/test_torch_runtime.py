@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from flowdet.build import build
+from flowdet.config import BackboneConfig
+from flowdet.models.efficientnet_lite import EfficientNetLite0Config
+from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
+from flowdet.models.resnet import ResNetConfig
+from flowdet.runtime.torch_runtime import optimise
+from flowdet.system import VideoDetector
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.single_frame import SingleFrameConfig
+from tests.runtime.systems import FGFA, inputs_for, narrow_system
+from tests.tiny import lite_config, run
+
+
+def with_statistics(system: VideoDetector) -> VideoDetector:
+    """The system with batch norms as they are after training."""
+    generator = torch.Generator().manual_seed(0)
+    for module in system.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.weight.data, 0.5), (module.bias.data, -0.2), (module.running_mean, -0.2)):
+                assert tensor is not None
+                tensor.copy_(low + torch.rand(tensor.shape, generator=generator) / 2)
+    return system
+
+
+@pytest.mark.parametrize("method", [SingleFrameConfig(), DFFConfig(key_frame_interval=2), FGFA])
+@torch.inference_mode()
+def test_the_features_stay_the_same(method: SingleFrameConfig | DFFConfig) -> None:
+    system = with_statistics(narrow_system(method))
+    inputs = list(inputs_for(system, 4))
+    wanted, found = run(system.method, inputs), run(optimise(system).method, inputs)
+    assert len(found) == 4
+    for one, other in zip(found, wanted, strict=True):
+        scale = other.features.abs().max().item()
+        assert scale > 0
+        torch.testing.assert_close(one.features, other.features, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    "backbone", [ResNetConfig(50), ResNetConfig(50, groups=64, group_width=4), EfficientNetLite0Config()]
+)
+@torch.inference_mode()
+def test_no_batch_norm_is_left_and_the_given_system_stays_as_it_was(backbone: BackboneConfig) -> None:
+    neck = ConvNeckConfig(8) if isinstance(backbone, ResNetConfig) else MergeNeckConfig(8)
+    system = with_statistics(build(replace(lite_config(), backbone=backbone, neck=neck)))
+    before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
+    fast = optimise(system)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    wanted = system.detector.extract(images)
+    torch.testing.assert_close(fast.detector.extract(images), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+    after = system.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert any(parameter.requires_grad for parameter in system.parameters())
