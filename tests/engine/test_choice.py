@@ -123,8 +123,8 @@ def test_benchmark_compares_runtimes(
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr("flowdet.runtime.benchmark._IMAGES", 3)
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
-    assert call("benchmark", "dff-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
-    assert "dff-lite takes" in capsys.readouterr().out
+    assert call("benchmark", "single-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
+    assert "single-lite takes" in capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text())
     other = found["versus"]["system"]
     assert (found["runtime"], other["runtime"]) == ("openvino", "torch")
