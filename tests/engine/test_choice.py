@@ -44,7 +44,7 @@ def call(*arguments: str) -> int:
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("flowdet.engine.choice.find_spec", lambda name: None)
-    monkeypatch.setattr("flowdet.engine.openvino._core", lambda: flowdet.engine.openvino.openvino_module().Core())
+    monkeypatch.setattr("flowdet.engine.openvino.core", lambda: flowdet.engine.openvino.openvino_module().Core())
 
 
 def test_python_takes_torch_unless_told() -> None:
@@ -68,7 +68,7 @@ def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_runtime_is_a_message() -> None:
-    with pytest.raises(ConfigError, match=r"the runtimes are torch, openvino, auto.*not 'tensorrt'"):
+    with pytest.raises(ConfigError, match=r"the runtimes are torch, openvino, auto or a folder.*not 'tensorrt'"):
         flowdet.load("single-lite", runtime="tensorrt")
 
 
