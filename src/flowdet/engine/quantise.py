@@ -84,9 +84,9 @@ def quantise(
     nncf = _nncf()
     parts, given_up = {}, {}
     for name, (module, examples) in _examples(system, calibration).items():
-        tell(f"{name}: converting")
+        tell(f"{name}: quantising")
         with torch.inference_mode():
-            found, model = _within(nncf, module, examples, tolerance, lambda step, name=name: tell(f"{name}: {step}"))  # type: ignore[misc]
+            found, model = _within(nncf, module, examples, tolerance, tell)
         if model is None:
             given_up[name] = found.error_all_int8
         else:
@@ -149,7 +149,8 @@ def _within(
     """The model in int8 with as few layers in float32 as the tolerance asks for; None if it cannot be met."""
     model = convert(module, examples[0])
     measured = examples[::_MEASURED]
-    truth = [_output(CompiledPart(lambda _: model), example) for example in measured]
+    plain = CompiledPart(lambda _: model)
+    truth = [_output(plain, example) for example in measured]
     calibrating = [_arrays(example) for number, example in enumerate(examples) if number % _MEASURED]
     data = nncf.Dataset(calibrating)
     layers, products = _layers(model)
@@ -166,16 +167,15 @@ def _within(
         errors = [_error(_output(part, example), each) for example, each in zip(measured, truth, strict=True)]
         return float(np.mean(errors)), made
 
-    tell("quantising")
     all_int8, made = attempt(())
     error, float_layers = all_int8, list[str]()
     if error > tolerance:
         groups = [[str(name) for name in group] for group in np.array_split(layers, _GROUPS) if len(group)]
-        tell(f"error {error:.3f}; which layers make it")
-        ranked = sorted(groups, key=lambda group: attempt(group)[0])
-        for group in ranked[:-1]:
+        tell(f"error {error:.3f} in int8; looking for the layers that make it")
+        tried = sorted(((*attempt(group), group) for group in groups), key=lambda found: found[0])
+        for alone, model_alone, group in tried[:-1]:
+            error, made = attempt([*float_layers, *group]) if float_layers else (alone, model_alone)
             float_layers += group
-            error, made = attempt(float_layers)
             tell(f"error {error:.3f} with {len(float_layers)} of {len(layers)} layers in float32")
             if error <= tolerance:
                 break
