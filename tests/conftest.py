@@ -11,6 +11,12 @@ settings.load_profile("flowdet")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is torch, as if OpenVINO were not there: compiling takes seconds, which few tests are about."""
+    monkeypatch.setattr("flowdet.engine.choice.find_spec", lambda name: None)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The full record of mmtracking's tensors, which is too large for the repository."""

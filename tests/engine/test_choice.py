@@ -44,7 +44,7 @@ def call(*arguments: str) -> int:
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("flowdet.engine.choice.find_spec", lambda name: None)
-    monkeypatch.setattr("flowdet.engine.openvino._core", lambda: flowdet.engine.openvino.openvino_module().Core())
+    monkeypatch.setattr("flowdet.engine.openvino.core", lambda: flowdet.engine.openvino.openvino_module().Core())
 
 
 def test_python_takes_torch_unless_told() -> None:
@@ -68,7 +68,7 @@ def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_runtime_is_a_message() -> None:
-    with pytest.raises(ConfigError, match=r"the runtimes are torch, openvino, auto.*not 'tensorrt'"):
+    with pytest.raises(ConfigError, match=r"the runtimes are torch, openvino, auto or a folder.*not 'tensorrt'"):
         flowdet.load("single-lite", runtime="tensorrt")
 
 
@@ -123,8 +123,8 @@ def test_benchmark_compares_runtimes(
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr("flowdet.runtime.benchmark._IMAGES", 3)
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
-    assert call("benchmark", "dff-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
-    assert "dff-lite takes" in capsys.readouterr().out
+    assert call("benchmark", "single-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
+    assert "single-lite takes" in capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text())
     other = found["versus"]["system"]
     assert (found["runtime"], other["runtime"]) == ("openvino", "torch")

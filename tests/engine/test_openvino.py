@@ -1,6 +1,7 @@
 """OpenVINO against the modules that it was converted from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from flowdet.build import build
 from flowdet.config import FlowConfig
 from flowdet.data.synthetic.benchmark import Benchmark
 from flowdet.engine.choice import with_runtime
-from flowdet.engine.openvino import CompiledPart, compile_system
+from flowdet.engine.openvino import CompiledPart, compile_system, convert
 from flowdet.engine.parts import heavy_parts
 from flowdet.errors import ConfigError
 from flowdet.models.flownet import FlowNetConfig
 from flowdet.models.inputs import prepare
 from flowdet.models.matching_flow import MatchingFlowConfig
+from flowdet.models.neck import ConvNeckConfig
 from flowdet.models.resnet import ResNetConfig
 from flowdet.recipes import VID_CLASSES
 from flowdet.runtime.steady import runner
@@ -75,14 +77,10 @@ def test_features_rpn_and_embedding_are_those_of_the_modules(count: int, size: t
 
 @pytest.mark.parametrize("backbone", [ResNetConfig(50), ResNetConfig(50, groups=32, group_width=4)])
 def test_residual_backbones_are_those_of_the_modules(backbone: ResNetConfig) -> None:
-    config = lite_config()
-    neck = type(config.neck)(channels=8)
-    del neck
+    config = replace(lite_config(), backbone=backbone, neck=ConvNeckConfig(8))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        from flowdet.models.neck import ConvNeckConfig
-
-        system = build(type(config)(**{**vars(config), "backbone": backbone, "neck": ConvNeckConfig(8)}))
+        system = build(config)
     images = random(1, 3, 48, 80)
     assert_close(compile_system(system).parts.detector.extract(images), system.detector.extract(images))
 
@@ -204,9 +202,7 @@ def test_the_shapes_that_came_last_are_kept() -> None:
     calls: list[tuple[int, ...]] = []
     conv = nn.Conv2d(3, 4, 3, padding=1)
 
-    from flowdet.engine.openvino import convert
-
-    def model_for(examples: list[Tensor]) -> object:
+    def model_for(examples: Sequence[Tensor]) -> object:
         calls.append(tuple(examples[0].shape))
         return convert(conv, examples)
 

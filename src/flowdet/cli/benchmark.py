@@ -1,7 +1,6 @@
 """flowdet benchmark: what a system costs on this machine."""
 
 import json as json_format
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +8,7 @@ from rich.table import Table
 
 import flowdet
 from flowdet.cli import console
-from flowdet.cli.outcome import check_outputs, status
-from flowdet.errors import ConfigError
+from flowdet.cli.outcome import check_outputs, parse_size, status
 from flowdet.evaluation.report import write_text
 from flowdet.modes import Mode
 from flowdet.runtime.benchmark import benchmark as measure
@@ -62,7 +60,7 @@ def benchmark(
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers, see docs/modes.md.
-        runtime: torch, openvino, or auto: the fastest that is installed.
+        runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         vs: Another system to measure in alternation; with one of the next five options the same one if left out.
         vs_weights: Its weight file.
         vs_causal: Its FGFA is the one for live video.
@@ -72,11 +70,11 @@ def benchmark(
         json: Also write all figures to this file.
     """
     check_outputs(None, json)
-    subject = Subject(system, weights, causal, _size(size), mode, runtime)
+    subject = Subject(system, weights, causal, parse_size(size), mode, runtime)
     other = None
     if vs or vs_weights or vs_causal or vs_size or vs_runtime or vs_mode != "exact":
         name = vs or (None if vs_weights else system)
-        other = Subject(name, vs_weights, vs_causal, _size(vs_size), vs_mode, vs_runtime or runtime)
+        other = Subject(name, vs_weights, vs_causal, parse_size(vs_size), vs_mode, vs_runtime or runtime)
     with status() as tell:
         report = measure(subject, other, frames=frames, threads=threads, device=device, tell=tell)
     _show(report)
@@ -84,14 +82,6 @@ def benchmark(
         document = {"flowdet": flowdet.__version__, **to_json(report)}
         write_text(json, json_format.dumps(document, indent=2) + "\n")
     return 0
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if not (match := re.fullmatch(r"(\d+)[xX](\d+)", text)):
-        raise ConfigError(f"a size is height x width in pixels, such as 600x1000, not {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _show(report: Report) -> None:

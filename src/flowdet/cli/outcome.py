@@ -1,5 +1,6 @@
 """What `flowdet evaluate` shows and writes."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from flowdet.evaluation.pictures import save_mistakes
 from flowdet.evaluation.plots import check_plotting, save_curves, save_summary
 from flowdet.evaluation.report import Evaluation, headline_rows, to_markdown, write_json, write_text
 
-__all__ = ["Move", "bar", "check_outputs", "show", "status", "write_folder"]
+__all__ = ["Move", "bar", "check_outputs", "parse_size", "show", "status", "write_folder"]
 
 
 class Move(Protocol):
@@ -55,6 +56,19 @@ def status() -> Iterator[Callable[[str], None]]:
         return
     with console.err.status("") as line:
         yield line.update
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """The (height, width) that an option such as 600x1000 names.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    if text is None:
+        return None
+    if not (match := re.fullmatch(r"(\d+)[xX](\d+)", text)):
+        raise ConfigError(f"a size is height x width in pixels, such as 600x1000, not {text!r}")
+    return int(match[1]), int(match[2])
 
 
 def check_outputs(folder: Path | None, json: Path | None) -> None:

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,10 @@ from flowdet.types import Geometry
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["CompiledPart", "compile_system", "convert", "openvino_module"]
+__all__ = ["CompiledPart", "ModelFor", "compile_system", "convert", "core", "openvino_module"]
+
+ModelFor = Callable[[Sequence[Tensor]], "openvino.Model"]
+"""Gives the model of a part for inputs like these."""
 
 _SHAPES_KEPT = 4
 
@@ -40,9 +43,10 @@ def openvino_module() -> Any:
 
 
 @cache
-def _core() -> "openvino.Core":
-    core: openvino.Core = openvino_module().Core()
-    return core
+def core() -> "openvino.Core":
+    """OpenVINO's plugins, found once a process."""
+    made: openvino.Core = openvino_module().Core()
+    return made
 
 
 def convert(module: nn.Module, examples: Sequence[Tensor], *, any_number: bool = False) -> "openvino.Model":
@@ -86,7 +90,7 @@ class _Network:
             # Else two processes that have one thread each share one core.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = _core().compile_model(model, "CPU", settings)
+        compiled = core().compile_model(model, "CPU", settings)
         self._request = compiled.create_infer_request()
         self._shapes = [tuple(output.get_partial_shape().get_min_shape())[1:] for output in compiled.outputs]
 
@@ -113,7 +117,7 @@ class CompiledPart:
             the activations of one fit a cache.
     """
 
-    def __init__(self, model_for: Callable[[Sequence[Tensor]], "openvino.Model"], *, any_number: bool = False) -> None:
+    def __init__(self, model_for: ModelFor, *, any_number: bool = False) -> None:
         self._model_for = model_for
         self._any_number = any_number
         self._networks: OrderedDict[tuple[Any, ...], _Network] = OrderedDict()
@@ -147,10 +151,17 @@ class CompiledPart:
         return network
 
 
-def compile_system(system: VideoDetector) -> VideoDetector:
+def compile_system(
+    system: VideoDetector, models: Mapping[str, ModelFor] | None = None, *, runtime: str = "openvino"
+) -> VideoDetector:
     """The same system, whose heavy parts OpenVINO computes; its weights must not change any more.
 
     The state of a stream stays the same: what one runtime began the other can continue.
+
+    Args:
+        system: In evaluation mode.
+        models: Of parts by name that are not to be converted from the modules.
+        runtime: What this is called.
 
     Raises:
         ConfigError: OpenVINO is not installed, or the system is not on the CPU.
@@ -158,15 +169,16 @@ def compile_system(system: VideoDetector) -> VideoDetector:
     device = next(system.parameters()).device
     if device.type != "cpu":
         raise ConfigError(f"the runtime openvino computes on the CPU; the system is on {device}")
-    _core()
+    core()
     modules = heavy_parts(system)
     compiled = {name: CompiledPart.of(part, any_number=name == "roi_head") for name, part in modules.items()}
+    compiled |= {name: CompiledPart(model) for name, model in (models or {}).items() if name in modules}
     detector = with_runs(system.detector, compiled["features"], compiled["rpn"], compiled["roi_head"])
     flow_net: FlowNet | None = system.flow_net
     if "flow" in compiled and system.flow_net:
         flow_net = OtherFlow(_preparation(system.flow_net), compiled["flow"])
     embedding = Other(compiled["embedding"]) if "embedding" in compiled else None
-    return system.with_parts(Parts(detector, flow_net, embedding), "openvino")
+    return system.with_parts(Parts(detector, flow_net, embedding), runtime)
 
 
 def _preparation(flow_net: FlowNet) -> Callable[[Geometry], CompiledPart]:

@@ -1,0 +1,34 @@
+"""flowdet export: the parts of a system as ONNX files."""
+
+from pathlib import Path
+
+from flowdet.cli import console
+from flowdet.cli.outcome import parse_size
+from flowdet.engine.export import MANIFEST, export_onnx
+from flowdet.errors import ConfigError
+from flowdet.loading import load
+
+__all__ = ["export"]
+
+
+def export(system: str | None = None, *, out: Path, weights: Path | None = None, size: str | None = None) -> int:
+    """Write every part of a system as an ONNX file.
+
+    Args:
+        system: One of `flowdet models`. [default: fgfa-lite]
+        out: The folder to write.
+        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
+        size: Height x width of the frames. [default: the largest the system takes, 600x1000 for published ones]
+    """
+    wanted = parse_size(size)
+    if wanted and not all(16 <= side <= 8192 for side in wanted):
+        raise ConfigError(f"frames have 16 to 8192 pixels a side, not {size}")
+    detector = load(system, weights=weights)
+    inputs = detector.config.inputs
+    made = export_onnx(detector, out, wanted or (inputs.short_side, inputs.long_side))
+    height, width = made.input_size
+    console.out.print(
+        f"{out}: {', '.join(part.file for part in made.parts.values())} for network inputs of {height}x{width}, "
+        f"opset {made.opset}; {MANIFEST} says what goes in and out"
+    )
+    return 0
