@@ -26,7 +26,7 @@ from flowdet.evaluation.detections import DetectionTable, map_labels
 from flowdet.evaluation.jobs import Job, Origin, check_images, finish, is_done, jobs_of, read_found
 from flowdet.system import VideoDetector
 
-__all__ = ["DataSetDetections", "detect_data_set", "weights_digest"]
+__all__ = ["DataSetDetections", "detect_data_set", "interrupts_ignored", "weights_digest"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -153,7 +153,7 @@ def _spread(
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
     try:
-        with _interrupts_ignored():
+        with interrupts_ignored():
             for device in _devices(system, min(processes, len(jobs))):
                 ours, theirs = context.Pipe()
                 start = _Start(system.config, weights, device, threads, origin)
@@ -178,7 +178,7 @@ def _spread(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """What is started here leaves Ctrl-C to this process, which then ends it."""
     if threading.current_thread() is not threading.main_thread():
         yield

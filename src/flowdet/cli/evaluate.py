@@ -105,7 +105,7 @@ def evaluate(
         protocol: Repeat the option for several. [default: coco]
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        mode: Less arithmetic for other numbers, see docs/modes.md.
+        mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         processes: How many share the videos.
         threads: Of torch in each process. [default: the cores, shared by the processes]
