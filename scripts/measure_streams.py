@@ -11,8 +11,9 @@ import multiprocessing
 import os
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from flowdet.loading import load
 from flowdet.modes import Mode
 from flowdet.runtime.clip import moving_images
+from flowdet.system import VideoDetector
 from flowdet.types import Frame
 
 app = App(help=__doc__)
@@ -33,10 +35,24 @@ def _video(frames: int) -> list[Frame]:
     return [Frame(number, number / 25, image) for number, image in enumerate(moving_images(_SIZE, frames))]
 
 
-def batched(system: str, mode: Mode, device: str, streams: int, frames: int, threads: int) -> float:
+@dataclass(frozen=True)
+class Run:
+    """What is run on each stream."""
+
+    system: str
+    mode: Mode
+    device: str
+    frames: int
+
+    def prepared(self, threads: int) -> tuple[VideoDetector, list[Frame]]:
+        """The system and a video, with so many threads."""
+        torch.set_num_threads(threads)
+        return load(self.system, device=self.device, mode=self.mode), _video(self.frames)
+
+
+def batched(run: Run, streams: int, threads: int) -> float:
     """Frames a second of all streams together, through one model in one process."""
-    torch.set_num_threads(threads)
-    detector, video = load(system, device=device, mode=mode), _video(frames)
+    detector, video = run.prepared(threads)
     for _ in detector.detect_many([video[:2]] * streams):
         pass
     began = time.perf_counter()
@@ -44,30 +60,28 @@ def batched(system: str, mode: Mode, device: str, streams: int, frames: int, thr
     return count / (time.perf_counter() - began)
 
 
-def _one_of_many(system: str, mode: Mode, device: str, frames: int, start: object, seconds: object) -> None:
-    torch.set_num_threads(1)
-    detector, video = load(system, device=device, mode=mode), _video(frames)
+def _one_of_many(run: Run, start: Any, seconds: Any) -> None:
+    detector, video = run.prepared(1)
     for _ in detector.detect(video[:2]):
         pass
-    start.wait()  # type: ignore[attr-defined]
+    start.wait()
     began = time.perf_counter()
     for _ in detector.detect(video):
         pass
-    seconds.put((began, time.perf_counter()))  # type: ignore[attr-defined]
+    seconds.put((began, time.perf_counter()))
 
 
-def in_processes(system: str, mode: Mode, device: str, streams: int, frames: int) -> float:
+def in_processes(run: Run, streams: int) -> float:
     """Frames a second of all streams together, each in a process of its own."""
     context = multiprocessing.get_context("spawn")
     start, seconds = context.Barrier(streams), context.Queue()
-    arguments = (system, mode, device, frames, start, seconds)
-    workers = [context.Process(target=_one_of_many, args=arguments) for _ in range(streams)]
+    workers = [context.Process(target=_one_of_many, args=(run, start, seconds)) for _ in range(streams)]
     for worker in workers:
         worker.start()
     times = [seconds.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return streams * frames / (max(end for _, end in times) - min(began for began, _ in times))
+    return streams * run.frames / (max(end for _, end in times) - min(began for began, _ in times))
 
 
 @app.default
@@ -91,14 +105,12 @@ def measure(
         rounds: How often.
     """
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    found: dict[str, dict[int, list[float]]] = {
-        "batched": {n: [] for n in streams},
-        "processes": {n: [] for n in streams},
-    }
+    run = Run(system, mode, device, frames)
+    found: dict[str, dict[int, list[float]]] = {way: {n: [] for n in streams} for way in ("batched", "processes")}
     for _ in range(rounds):
         for count in streams:
-            found["batched"][count].append(batched(system, mode, device, count, frames, threads))
-            found["processes"][count].append(in_processes(system, mode, device, count, frames))
+            found["batched"][count].append(batched(run, count, threads))
+            found["processes"][count].append(in_processes(run, count))
     medians = {way: {n: statistics.median(rates) for n, rates in each.items()} for way, each in found.items()}
     document = {"system": system, "mode": mode, "device": device, "cores": cores, "threads": threads, "rates": found}
     _OUT.mkdir(exist_ok=True)
