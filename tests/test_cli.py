@@ -206,7 +206,7 @@ def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path, process
         make_clip(tmp_path / f"{name}.mp4", (quadrants() for _ in range(3000)))
     command = [sys.executable, "-c", _HEARING_INTERRUPTS, "detect", *(f"{name}.mp4" for name in names)]
     written = [tmp_path / "o" / f"{name}.jsonl" for name in names]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     arguments = ["--weights", str(weights), "--out", "o", "--results", "jsonl", "--processes", str(processes)]
     with subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -1,7 +1,9 @@
 """Jobs spread over processes, each with a system of its own and one thread."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -78,6 +80,7 @@ def _work(connection: Connection, make: Callable[[], Worker[Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         do = make()
         while (job := connection.recv()) is not None:
@@ -87,3 +90,10 @@ def _work(connection: Connection, make: Callable[[], Worker[Any]]) -> None:
                 connection.send(error)
             else:
                 connection.send(None)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
