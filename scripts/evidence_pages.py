@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["write_pages"]
+__all__ = ["fill", "interval", "table", "write_pages"]
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"
 _PARTS = {"AP50": "all", "sharp": "sharp", "degraded": "degraded", "slow": "slow", "medium": "medium", "fast": "fast"}
@@ -16,17 +16,22 @@ _PARTS = {"AP50": "all", "sharp": "sharp", "degraded": "degraded", "slow": "slow
 def write_pages(document: Path, folder: Path) -> None:
     """Puts the tables between their marks in a document, and the plots into a folder."""
     figures = json.loads((folder / "figures.json").read_bytes())
+    fill(document, tables(figures))
+    _plot_line(figures, "window", "frames in the window of fgfa-lite", folder / "windows.png")
+    _plot_line(figures, "interval", "key-frame interval of dff-lite", folder / "intervals.png")
+    _plot_gains(figures, folder / "gains.png")
+
+
+def fill(document: Path, tables: Mapping[str, str]) -> None:
+    """Puts tables between the marks with their names in a document."""
     text = document.read_text()
-    for name, table in tables(figures).items():
+    for name, content in tables.items():
         opening, closing = f"<!-- {name} -->", f"<!-- end of {name} -->"
         if opening not in text or closing not in text:
             raise SystemExit(f"{document} lacks the marks {opening} and {closing}")
         before, rest = text.split(opening)
-        text = f"{before}{opening}\n{table}\n{closing}{rest.split(closing)[1]}"
+        text = f"{before}{opening}\n{content}\n{closing}{rest.split(closing)[1]}"
     document.write_text(text)
-    _plot_line(figures, "window", "frames in the window of fgfa-lite", folder / "windows.png")
-    _plot_line(figures, "interval", "key-frame interval of dff-lite", folder / "intervals.png")
-    _plot_gains(figures, folder / "gains.png")
 
 
 def tables(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -44,27 +49,27 @@ def tables(figures: Mapping[str, Any]) -> dict[str, str]:
 
     def numbered(kind: str) -> Iterable[tuple[str, list[str]]]:
         for name in sorted((n for n in rows if n.startswith(f"{kind} ")), key=_number):
-            cells = [*found(name, "AP50"), _interval(rows[name]["gain"]["AP50"])]
+            cells = [*found(name, "AP50"), interval(rows[name]["gain"]["AP50"])]
             yield name.removeprefix(f"{kind} "), [*cells, *found(name, "degraded", "fast"), *time(name)]
 
     ablations = ["fgfa-lite", *(n for n in rows if n.startswith("fgfa, ")), "dff-lite"]
     ablations += [name for name in rows if name.startswith(("dff, ", "single, "))]
     common = ["AP50", "against single-lite", "degraded", "fast", "ms a frame", "times as fast"]
     return {
-        "systems": _table(
+        "systems": table(
             ["", "AP", "AP50", *list(_PARTS.values())[1:], "ms a frame", "times as fast"],
             [[n, *found(n, "AP", *_PARTS, group=systems), *time(n)] for n in systems],
         ),
-        "gains": _table(
+        "gains": table(
             ["AP50 or mAP against single-lite", *_PARTS.values()],
-            [[n, *(_interval(s["gain"][part]) for part in _PARTS)] for n, s in systems.items() if n != "single-lite"],
+            [[n, *(interval(s["gain"][part]) for part in _PARTS)] for n, s in systems.items() if n != "single-lite"],
         ),
-        "windows": _table(["frames", *common], [[n, *cells] for n, cells in numbered("window")]),
-        "intervals": _table(["interval", *common], [[n, *cells] for n, cells in numbered("interval")]),
-        "ablations": _table(
+        "windows": table(["frames", *common], [[n, *cells] for n, cells in numbered("window")]),
+        "intervals": table(["interval", *common], [[n, *cells] for n, cells in numbered("interval")]),
+        "ablations": table(
             ["", *common],
             [
-                [n, *found(n, "AP50"), _interval(rows[n]["gain"]["AP50"]), *found(n, "degraded", "fast"), *time(n)]
+                [n, *found(n, "AP50"), interval(rows[n]["gain"]["AP50"]), *found(n, "degraded", "fast"), *time(n)]
                 for n in ablations
             ],
         ),
@@ -84,19 +89,19 @@ def _flow_table(flow: Mapping[str, Any]) -> str:
         return [f"{errors[gap]['everywhere']:.2f} ({errors[gap]['visible']:.2f})" for gap in gaps]
 
     header = ["px, frames apart:", *gaps]
-    return _table(header, [[name, *cells(errors)] for name, errors in flow.items()])
+    return table(header, [[name, *cells(errors)] for name, errors in flow.items()])
 
 
 def _real_table(real: Mapping[str, Any]) -> str:
     classes = [name for name, ap in next(iter(real.values()))["per_class"].items() if ap is not None]
-    return _table(
+    return table(
         ["six real clips", "AP", "AP50", "against single-lite", *classes],
         [
             [
                 name,
                 f"{100 * row['AP']:.1f}",
                 f"{100 * row['AP50']:.1f}",
-                _interval(row["gain"]),
+                interval(row["gain"]),
                 *(f"{100 * row['per_class'][c]:.1f}" for c in classes),
             ]
             for name, row in real.items()
@@ -104,12 +109,14 @@ def _real_table(real: Mapping[str, Any]) -> str:
     )
 
 
-def _interval(gain: Mapping[str, float]) -> str:
+def interval(gain: Mapping[str, float]) -> str:
+    """A difference with its interval, in points of 100."""
     value, low, high = (100 * gain[part] for part in ("value", "low", "high"))
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if value or low or high else "0"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -30,9 +30,9 @@ from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrame, SingleFrameConfig
-from flowdet.types import Frame, NetworkInput
+from flowdet.types import Aggregation, Frame, FrameFeatures, NetworkInput
 
-__all__ = ["Variant", "detect_variants", "seconds_per_frame"]
+__all__ = ["Variant", "Work", "detect_variants", "seconds_per_frame", "work_of"]
 
 Flow = Literal["own", "none", "dis"]
 _COLUMNS = ("images", "labels", "boxes", "scores")
@@ -169,17 +169,21 @@ def _detect_video(
 def _table(
     system: VideoDetector, method: TemporalMethod[Any], inputs: Sequence[NetworkInput], positions: Sequence[int]
 ) -> DetectionTable:
-    tables, state = [], method.initial_state()
-    for step in (*inputs, None):
-        if step is None:
-            ready = method.flush(state)
-        else:
-            ready, state = method.step(step, state)
-        for features in ready:
-            ((boxes, scores, labels),) = system.detector.detect(features.features, features.geometries)
-            where = np.full(len(boxes), positions[features.index])
-            tables.append(DetectionTable(where, labels.numpy(), boxes.double().numpy(), scores.double().numpy()))
+    tables = []
+    for features in _features(method, inputs):
+        ((boxes, scores, labels),) = system.detector.detect(features.features, features.geometries)
+        where = np.full(len(boxes), positions[features.index])
+        tables.append(DetectionTable(where, labels.numpy(), boxes.double().numpy(), scores.double().numpy()))
     return concatenate(tables)
+
+
+def _features(method: TemporalMethod[Any], inputs: Sequence[NetworkInput]) -> Iterator[FrameFeatures]:
+    """The features of a whole video."""
+    state = method.initial_state()
+    for item in inputs:
+        ready, state = method.step(item, state)
+        yield from ready
+    yield from method.flush(state)
 
 
 def _pictures(data: CocoVID, video: VideoRecord, images: Path) -> Iterator[Any]:
@@ -259,6 +263,83 @@ def seconds_per_frame(
                     pass
                 seconds[variant.name].append((time.perf_counter() - began) / len(clip))
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a frame takes in the mean.
+
+    Attributes:
+        backbone: Frames that go through the backbone.
+        flows: Evaluations of the flow net.
+        fallbacks: Of these, flows that were to be composed and had drifted.
+    """
+
+    backbone: float
+    flows: float
+    fallbacks: float
+
+
+@torch.inference_mode()
+def work_of(variants: Sequence[Variant], data: CocoVID, images: Path, *, videos: int) -> dict[str, Work]:
+    """How often each variant needs its parts, counted on the first videos of a data set.
+
+    Args:
+        variants: Their names differ.
+        data: The data set.
+        images: The folder that its file names lie below.
+        videos: How many.
+    """
+    sums = {variant.name: np.zeros(3) for variant in variants}
+    count = 0
+    for video in data.videos[:videos]:
+        inputs = [
+            prepare([image], _system(variants[0].weights).config.inputs) for image in _pictures(data, video, images)
+        ]
+        count += len(inputs)
+        parts: dict[Path, tuple[Once, OnceFlow]] = {}
+        for variant in variants:
+            system = _system(variant.weights)
+            assert system.embedding
+            once = parts.setdefault(
+                variant.weights, (Once(system.detector.extract), OnceFlow(_flow_net(system, variant.flow)))
+            )
+            extract, flow_net = Counted(once[0]), CountedFlow(once[1])
+            method = method_of(variant.method, extract, flow_net, system.embedding)
+            origins = [features.origin for features in _features(method, inputs)]
+            fallbacks = sum(sum(origin.fallbacks) for origin in origins if isinstance(origin, Aggregation))
+            sums[variant.name] += (extract.calls, flow_net.pairs, fallbacks)
+    return {name: Work(*(total / count).tolist()) for name, total in sums.items()}
+
+
+class Counted:
+    """Counts the frames that go through an `Extract`."""
+
+    def __init__(self, extract: Extract) -> None:
+        self.extract = extract
+        self.calls = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """As the other."""
+        self.calls += len(images)
+        return self.extract(images)
+
+
+class CountedFlow:
+    """Counts the pairs that go through a flow net."""
+
+    def __init__(self, flow_net: FlowNet) -> None:
+        self.flow_net = flow_net
+        self.pairs = 0
+
+    def prepare(self, inputs: NetworkInput) -> Tensor:
+        """As the other."""
+        return self.flow_net.prepare(inputs)
+
+    def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
+        """As the other."""
+        self.pairs += len(current)
+        return self.flow_net(current, reference)
 
 
 @cache

@@ -144,7 +144,7 @@ def main(
     figures: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     rows = variants()
     data = read_cocovid(synthetic / "annotations" / "synthetic_val.json")
-    degraded = _degraded(data)
+    degraded = degraded_frames(data)
     first = np.array([image.video is not None and image.video < _CLIPS_OF_ABLATIONS for image in data.images])
     with Progress() as bars:
         detect = partial(detect_variants, images=synthetic, processes=processes)
@@ -176,7 +176,8 @@ def main(
     write_pages(_OUT.with_suffix(".md"), _OUT)
 
 
-def _degraded(data: CocoVID) -> NDArray[np.bool_]:
+def degraded_frames(data: CocoVID) -> NDArray[np.bool_]:
+    """Whether each image [i] of the benchmark lies in a burst of defocus, shake or wrong exposure."""
     return np.array([image["degraded"] for image in json.loads(data.path.read_bytes())["images"]])
 
 

@@ -199,15 +199,18 @@ runpy.run_module("flowdet", run_name="__main__")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for another process")
-def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path) -> None:
-    make_clip(tmp_path / "long.mp4", (quadrants() for _ in range(3000)))
-    command = [sys.executable, "-c", _HEARING_INTERRUPTS, "detect", "long.mp4", "--out", "o", "--results", "jsonl"]
-    results = tmp_path / "o" / "long.jsonl"
-    deadline = time.monotonic() + 120
-    arguments = ["--weights", str(weights)]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path, processes: int) -> None:
+    names = ["long", "other"][:processes]
+    for name in names:
+        make_clip(tmp_path / f"{name}.mp4", (quadrants() for _ in range(3000)))
+    command = [sys.executable, "-c", _HEARING_INTERRUPTS, "detect", *(f"{name}.mp4" for name in names)]
+    written = [tmp_path / "o" / f"{name}.jsonl" for name in names]
+    deadline = time.monotonic() + 240
+    arguments = ["--weights", str(weights), "--out", "o", "--results", "jsonl", "--processes", str(processes)]
     with subprocess.Popen([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
-            while not results.exists() or results.read_text().count("\n") < 20:
+            while not all(results.exists() and results.read_text().count("\n") >= 20 for results in written):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -218,11 +221,42 @@ def test_interrupting_keeps_what_was_done(weights: Path, tmp_path: Path) -> None
     assert process.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    assert lines[-1]["complete"] is False
-    assert 10 < len(lines) - 2 < 3000
-    # The interrupt may fall between the two files of one frame.
-    assert 0 <= len(lines) - 2 - frames_of(str(tmp_path / "o" / "long.mp4")) <= 1
+    for results in written:
+        lines = [json.loads(line) for line in results.read_text().splitlines()]
+        assert lines[-1]["complete"] is False
+        assert 10 < len(lines) - 2 < 3000
+        # The interrupt may fall between the two files of one frame.
+        assert 0 <= len(lines) - 2 - frames_of(str(results.with_suffix(".mp4"))) <= 1
+
+
+def test_processes_find_what_one_finds(run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        make_clip(tmp_path / f"{number}.mp4", noise(2 + number))
+    sources = ("0.mp4", "missing.mp4", "1.mp4", "2.mp4")
+    assert run(*sources, "--out", "one", "--no-video") == 1
+    capfd.readouterr()
+    assert run(*sources, "--out", "two", "--no-video", "--processes", "2") == 1
+    printed = capfd.readouterr()
+    assert "missing.mp4" in printed.err
+    assert sum("detections in" in line for line in printed.out.splitlines()) == 3
+    for number in range(3):
+        one, two = (document(f"{folder}/{number}.json") for folder in ("one", "two"))
+        assert one["annotations"]
+        assert len(one["annotations"]) == len(two["annotations"])
+        scores = [[row["score"] for row in each["annotations"]] for each in (one, two)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert run(*sources[2:], "--out", "two", "--no-video", "--processes", "2") == 0
+    assert "skipped" in capfd.readouterr().out
+
+
+def test_a_source_that_fails_in_a_process_stops_no_other(
+    run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 2)
+    assert run("broken.mp4", "clip.mp4", "--out", "o", "--no-video", "--processes", "2") == 1
+    assert "broken.mp4" in capfd.readouterr().err
+    assert document("o/clip.json")["images"]
 
 
 def test_models_lists_every_system(capsys: pytest.CaptureFixture[str]) -> None:

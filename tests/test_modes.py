@@ -71,23 +71,26 @@ def test_references_stand_at_growing_distances_as_far_as_the_window() -> None:
     assert offsets_of(FGFAConfig(0, 0), "fast") == ()
 
 
-def test_dff_in_fast_mode_has_adaptive_key_frames() -> None:
-    assert in_mode(recipe("dff-r50"), "fast").method == AdaptiveDFFConfig(warp="published")
+def test_dff_in_adaptive_mode_has_adaptive_key_frames() -> None:
+    assert in_mode(recipe("dff-r50"), "adaptive").method == AdaptiveDFFConfig(warp="published")
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
-    [("single-r50", mode) for mode in OF_FGFA] + [("dff-r50", mode) for mode in OF_FGFA if mode != "fast"],
+    ("name", "mode", "method"),
+    [
+        *((name, mode, "FGFA") for name in ("single-r50", "dff-r50") for mode in OF_FGFA),
+        *((name, "adaptive", "DFF") for name in ("single-r50", "fgfa-r50")),
+    ],
 )
-def test_a_mode_that_does_not_fit_says_so(name: str, mode: Mode) -> None:
-    with pytest.raises(ConfigError, match=rf"the mode {mode} is one of FGFA.*{name}"):
+def test_a_mode_that_does_not_fit_says_so(name: str, mode: Mode, method: str) -> None:
+    with pytest.raises(ConfigError, match=rf"the mode {mode} is one of {method}, which {name}"):
         in_mode(recipe(name), mode)
 
 
 def test_there_is_no_other_mode() -> None:
-    with pytest.raises(ConfigError, match="no mode 'quick'; the modes are exact, early, composed, fast, recursive"):
+    with pytest.raises(ConfigError, match="no mode 'quick'; the modes are exact, early"):
         in_mode(recipe("fgfa-r50"), "quick")  # type: ignore[arg-type]
-    assert set(MODES) == {"exact", *OF_FGFA}
+    assert set(MODES) == {"exact", *OF_FGFA, "adaptive"}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +116,9 @@ def test_dff_is_loaded_with_adaptive_key_frames(weights: Path) -> None:
     dff.load_state_dict({key: value for key, value in system.state_dict().items() if "embedding" not in key})
     path = weights.with_name("dff.safetensors")
     save_native(dff, path)
-    assert isinstance(load(weights=path, mode="fast").method, AdaptiveDFF)
+    assert isinstance(load(weights=path, mode="adaptive").method, AdaptiveDFF)
     with pytest.raises(ConfigError, match="depends on the video"):
-        build_subject(Subject(weights=path, mode="fast"), "cpu")
+        build_subject(Subject(weights=path, mode="adaptive"), "cpu")
 
 
 def test_a_file_keeps_the_mode_that_it_was_saved_in(weights: Path) -> None:

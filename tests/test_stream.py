@@ -1,16 +1,20 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from flowdet.build import build
 from flowdet.errors import ConfigError, VideoError
-from flowdet.stream import detect, detect_with_features
+from flowdet.stream import Outcome, detect, detect_many, detect_with_features
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single_frame import SingleFrame
 from flowdet.types import Detections, Frame
 from tests.tiny import INPUTS, Extract, Flow, embed, frames_of, lite_config, tiny_detector, tiny_system, video
@@ -21,6 +25,9 @@ METHODS: dict[str, Callable[[], TemporalMethod[Any]]] = {
     "DFF": lambda: DFF(Extract(), Flow(), DFFConfig(4)),
     "FGFA": lambda: FGFA(Extract(), Flow(), embed, FGFAConfig(3, 2)),
     "FGFA causal": lambda: FGFA(Extract(), Flow(), embed, FGFAConfig(3, 0)),
+    "fast FGFA": lambda: FastFGFA(Extract(), Flow(), embed, FastFGFAConfig((-3, -1, 2))),
+    "adaptive DFF": lambda: AdaptiveDFF(Extract(), Flow(), AdaptiveDFFConfig(1.115, 1, 4)),
+    "recursive": lambda: Recursive(Extract(), Flow(), embed, RecursiveConfig(3)),
 }
 EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
 Maker = Callable[[], TemporalMethod[Any]]
@@ -153,3 +160,75 @@ def test_training_mode_changes_no_detection() -> None:
     assert len(before) > 10
     np.testing.assert_array_equal(before.boxes, after.boxes)
     np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def together(sources: list[Iterable[Frame]], method: TemporalMethod[Any]) -> list[list[Outcome]]:
+    found: list[list[Outcome]] = [[] for _ in sources]
+    for outcome in detect_many(sources, method, tiny_detector(), INPUTS, CLASSES):
+        found[outcome.source].append(outcome)
+    return found
+
+
+@EVERY_METHOD
+def test_a_stream_does_not_depend_on_its_neighbours(make: Maker) -> None:
+    """Neighbours that end sooner, have frames of another size, change it on the way, or have no frames at all."""
+    sources = [
+        video(9),
+        video(4, seed=1),
+        video(7, seed=2, size=(64, 48)),
+        [*video(3, seed=3), *video(5, seed=4, size=(64, 48))],
+        [],
+        video(9, seed=5),
+    ]
+    found = together([frames_of(images) for images in sources], make())
+    for images, outcomes in zip(sources, found, strict=True):
+        alone = list(detect_with_features(frames_of(images), make(), tiny_detector(), INPUTS, CLASSES))
+        assert [outcome.frame.index for outcome in outcomes] == list(range(len(images)))
+        for (_, detections, features), outcome in zip(alone, outcomes, strict=True):
+            assert outcome.detections.frame_index == detections.frame_index
+            assert outcome.detections.image_size == detections.image_size
+            assert outcome.features.index == features.index
+            np.testing.assert_array_equal(outcome.detections.labels, detections.labels)
+            np.testing.assert_allclose(outcome.detections.scores, detections.scores, atol=1e-4)
+            np.testing.assert_allclose(outcome.detections.boxes, detections.boxes, atol=1e-2)
+
+
+def test_frames_of_equal_size_go_through_the_backbone_together() -> None:
+    batches = []
+
+    def extract(images: Tensor) -> Tensor:
+        batches.append(len(images))
+        return Extract()(images)
+
+    lengths = (5, 2, 5)
+    together([frames_of(video(length, seed=length)) for length in lengths], SingleFrame(extract))
+    assert batches == [3, 3, 2, 2, 2]
+
+
+@EVERY_METHOD
+def test_the_error_of_a_source_waits_for_the_others(make: Maker) -> None:
+    def broken() -> Iterator[Frame]:
+        yield from frames_of(video(3))
+        raise VideoError("the cable was pulled")
+
+    found: dict[int, list[int]] = {0: [], 1: []}
+    outcomes = detect_many([broken(), frames_of(video(6))], make(), tiny_detector(), INPUTS, CLASSES)
+
+    def collect() -> None:
+        for outcome in outcomes:
+            found[outcome.source].append(outcome.frame.index)
+
+    with pytest.raises(VideoError, match="cable"):
+        collect()
+    assert found == {0: [0, 1, 2], 1: [0, 1, 2, 3, 4, 5]}
+
+
+def test_a_system_detects_in_many_videos_with_a_score_and_classes() -> None:
+    system = tiny_system()
+    sources = [list(frames_of(video(3, seed=seed, size=(64, 96)))) for seed in (0, 1)]
+    for source, frame, found in system.detect_many(sources, score=0.5, classes=["dog"]):
+        alone = list(system.detect(sources[source], score=0.5, classes=["dog"]))[frame.index]
+        assert (found.scores >= 0.5).all()
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
+    with pytest.raises(ConfigError, match="no class 'dgo'"):
+        system.detect_many(sources, classes=["dgo"])

@@ -27,7 +27,7 @@ from flowdet.evaluation.detections import DetectionTable, map_labels
 from flowdet.evaluation.jobs import Job, Origin, check_images, finish, is_done, jobs_of, read_found
 from flowdet.system import VideoDetector
 
-__all__ = ["DataSetDetections", "detect_data_set"]
+__all__ = ["DataSetDetections", "detect_data_set", "interrupts_ignored"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -148,7 +148,7 @@ def _spread(
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
     try:
-        with _interrupts_ignored():
+        with interrupts_ignored():
             for device in _devices(system, min(processes, len(jobs))):
                 ours, theirs = context.Pipe()
                 start = _Start(system.config, weights, device, system.runtime, threads, origin)
@@ -173,7 +173,7 @@ def _spread(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """What is started here leaves Ctrl-C to this process, which then ends it."""
     if threading.current_thread() is not threading.main_thread():
         yield

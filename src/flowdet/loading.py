@@ -44,8 +44,8 @@ def load(
         device: Where the model runs.
         causal: FGFA without frames after the current one, for live video. It gives every frame at once but has seen
             half the window; this is not the published protocol.
-        mode: How much arithmetic is saved at the price of other numbers: "exact", "early", "composed", "fast" or
-            "recursive", see `flowdet.modes`.
+        mode: How much arithmetic is saved at the price of other numbers: "exact", "early", "composed", "fast" and
+            "recursive" are of FGFA, "adaptive" is of DFF, see `flowdet.modes`.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
             `flowdet[opencv]`.
         runtime: What detects, see `with_runtime`: "torch", "openvino" or "auto".

@@ -12,9 +12,9 @@ from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
 
-__all__ = ["MODES", "Mode", "composed", "early", "exact", "fast", "in_mode", "recursive"]
+__all__ = ["MODES", "Mode", "adaptive", "composed", "early", "exact", "fast", "in_mode", "recursive"]
 
-Mode = Literal["exact", "early", "composed", "fast", "recursive"]
+Mode = Literal["exact", "early", "composed", "fast", "recursive", "adaptive"]
 
 
 def exact(config: SystemConfig) -> SystemConfig:
@@ -35,15 +35,11 @@ def composed(config: SystemConfig) -> SystemConfig:
 
 
 def fast(config: SystemConfig) -> SystemConfig:
-    """FGFA as composed, with few references at growing distances; DFF with key frames where the flow grows long."""
-    match config.method:
-        case DFFConfig(warp=warp):
-            return replace(config, method=AdaptiveDFFConfig(warp=warp))
-        case _:
-            method = _fgfa(config, "fast", also="DFF")
-            offsets = (*(-d for d in reversed(_growing(method.past))), *_growing(method.future))
-            scaled = tuple(offset * method.stride for offset in offsets)
-            return replace(config, method=_fast(method, scaled, is_composed=True))
+    """FGFA as composed, with few references at growing distances."""
+    method = _fgfa(config, "fast")
+    offsets = (*(-d for d in reversed(_growing(method.past))), *_growing(method.future))
+    scaled = tuple(offset * method.stride for offset in offsets)
+    return replace(config, method=_fast(method, scaled, is_composed=True))
 
 
 def recursive(config: SystemConfig) -> SystemConfig:
@@ -57,12 +53,20 @@ def recursive(config: SystemConfig) -> SystemConfig:
     )
 
 
+def adaptive(config: SystemConfig) -> SystemConfig:
+    """DFF with more key frames than every 10th, where the flow to the last one grows long: more accurate, slower."""
+    if not isinstance(config.method, DFFConfig):
+        raise _misfit(config, "adaptive", "DFF")
+    return replace(config, method=AdaptiveDFFConfig(warp=config.method.warp))
+
+
 MODES: Mapping[Mode, Callable[[SystemConfig], SystemConfig]] = {
     "exact": exact,
     "early": early,
     "composed": composed,
     "fast": fast,
     "recursive": recursive,
+    "adaptive": adaptive,
 }
 """Every mode by its name."""
 
@@ -78,12 +82,15 @@ def in_mode(config: SystemConfig, mode: Mode) -> SystemConfig:
     return MODES[mode](config)
 
 
-def _fgfa(config: SystemConfig, mode: str, also: str = "") -> FGFAConfig:
+def _fgfa(config: SystemConfig, mode: str) -> FGFAConfig:
     if isinstance(config.method, FGFAConfig):
         return config.method
-    kinds = " and ".join(("FGFA", *filter(None, (also,))))
-    raise ConfigError(
-        f"the mode {mode} is one of {kinds}, which {config.name} is not as it stands: leave the mode out, or name "
+    raise _misfit(config, mode, "FGFA")
+
+
+def _misfit(config: SystemConfig, mode: str, method: str) -> ConfigError:
+    return ConfigError(
+        f"the mode {mode} is one of {method}, which {config.name} is not as it stands: leave the mode out, or name "
         "another system"
     )
 

@@ -130,6 +130,27 @@ class VideoDetector(nn.Module):
         )
         return ((frame, found.select(score, classes), features) for frame, found, features in outcomes)
 
+    def detect_many(
+        self, sources: Sequence[Iterable[Frame]], *, score: float = 0.0, classes: Collection[str] | None = None
+    ) -> Iterator[tuple[int, Frame, Detections]]:
+        """Detects objects in many videos at once, which a GPU does faster than one after the other.
+
+        Args:
+            sources: The frames of a video each; all are read at the same pace, until the longest ends.
+            score: Detections below it are left out.
+            classes: Names of the classes to keep; all if not given.
+
+        Returns:
+            The number of a source, a frame of it and what was found there, with the frames of each source in order.
+
+        Raises:
+            ConfigError: A class has a name that the system does not know.
+        """
+        check_class_names(classes or (), self.config.class_names)
+        config = self.config
+        outcomes = stream.detect_many(sources, self.method, self.detector, config.inputs, config.class_names)
+        return ((one.source, one.frame, one.detections.select(score, classes)) for one in outcomes)
+
     def losses(self, clips: ClipBatch, choosers: Sequence[Chooser] | None = None) -> dict[str, Tensor]:
         """The losses of a batch of training clips by name, each the mean over the clips.
 

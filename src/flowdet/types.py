@@ -98,13 +98,14 @@ class Aggregation:
             video the current frame may be one of them.
         flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in feature cells.
         weights: [b, 1 + n, h, w], that of the current frame's own features first; they sum to one over 1 + n.
-        fallbacks: How many of the b * n flows were evaluated by themselves because composed ones had drifted.
+        fallbacks: For each of the b streams, how many of its flows were evaluated by themselves because composed ones
+            had drifted; empty where flows are not composed.
     """
 
     references: tuple[int, ...]
     flows: Tensor
     weights: Tensor
-    fallbacks: int = 0
+    fallbacks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ from flowdet.build import build
 from flowdet.cli import main
 from flowdet.config import FlowConfig
 from flowdet.engine.export import export_onnx
-from flowdet.engine.parts import FlowPreparation, heavy_parts
+from flowdet.engine.parts import FlowPreparation, FlowRoles, heavy_parts
 from flowdet.errors import ConfigError
 from flowdet.models.matching_flow import MatchingFlowConfig
 from flowdet.temporal.fgfa import FGFAConfig
@@ -31,7 +31,10 @@ def test_every_file_computes_what_its_module_does(flow_net: FlowConfig, tmp_path
     made = export_onnx(system, tmp_path / "o", (60, 90))
     assert system.flow_net
     geometry = Geometry(made.frame_size, made.resized, made.input_size)
-    modules = heavy_parts(system) | {"flow_preparation": FlowPreparation(system.flow_net, geometry)}
+    modules = heavy_parts(system) | {
+        "flow_preparation": FlowPreparation(system.flow_net, geometry),
+        "flow_roles": FlowRoles(system.flow_net),
+    }
     assert set(made.parts) == set(modules)
     for name, part in made.parts.items():
         session = onnxruntime.InferenceSession(tmp_path / "o" / part.file)

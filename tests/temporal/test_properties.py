@@ -44,7 +44,7 @@ def recursive(interval: int) -> Recursive:
     return Recursive(Extract(), Flow(), embed, RecursiveConfig(interval))
 
 
-METHODS = {
+METHODS: dict[str, Maker] = {
     "single frame": lambda: SingleFrame(Extract()),
     "DFF 1": lambda: dff(1),
     "DFF 3": lambda: dff(3),
@@ -59,7 +59,7 @@ METHODS = {
     "fast FGFA composed": lambda: fast(offsets=(-3, -1, 2), drift_limit=None),
     "fast FGFA composed, drifting": lambda: fast(offsets=(-3, -2, -1, 1, 2, 3), drift_limit=2.5),
     "fast FGFA causal": lambda: fast(offsets=(-4, -2, -1)),
-    "adaptive DFF": lambda: AdaptiveDFF(Extract(), Flow(), AdaptiveDFFConfig(1.35, 1, 4)),
+    "adaptive DFF": lambda: AdaptiveDFF(Extract(), Flow(), AdaptiveDFFConfig(1.115, 1, 4)),
     "recursive 1": lambda: recursive(1),
     "recursive 3": lambda: recursive(3),
 }

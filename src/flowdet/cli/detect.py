@@ -3,32 +3,28 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from glob import glob
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from typing import Any, Literal
 
 import flowdet
 from flowdet.annotate import annotate, view_of
 from flowdet.cli import console
+from flowdet.cli.processes import spread
+from flowdet.cli.sources import Names, expanded, frame_bar, listed, make_folder
 from flowdet.download import file_sha256
-from flowdet.errors import ConfigError, FlowdetError, VideoError
+from flowdet.errors import ConfigError, FlowdetError
 from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
 from flowdet.modes import Mode
 from flowdet.system import VideoDetector
 from flowdet.types import check_class_names
-from flowdet.video.images import IMAGE_SUFFIXES
-from flowdet.video.reader import SourceDescription, Video, check_selection, describe_source, open_video
+from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
 from flowdet.zoo import SHIPPED
 
 __all__ = ["detect"]
-
-Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
 _NOT_COMPARED = {"flowdet", "source", "weights"}
 
@@ -110,6 +106,7 @@ def detect(
     video: bool = True,
     show: Names = (),
     overwrite: bool = False,
+    processes: int = 1,
 ) -> int:
     """Detect objects in videos.
 
@@ -127,7 +124,7 @@ def detect(
         end: Stop at this second.
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        mode: Less arithmetic for other numbers: early, composed, fast or recursive, see docs/modes.md.
+        mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         out: Folder of the results.
@@ -136,17 +133,23 @@ def detect(
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
         overwrite: Do finished sources again.
+        processes: How many share the sources, each with one thread.
     """
     if not sources:
         raise ConfigError("name at least one source: `flowdet detect clip.mp4`")
     if not 0 <= score <= 1:
         raise ConfigError(f"a score lies between 0 and 1, not at {score}")
+    if processes < 1:
+        raise ConfigError(f"--processes is a whole number from 1 on, not {processes}")
     check_selection(start, end, every)
-    wanted, shown = _listed(classes), _listed(show)
+    wanted, shown = listed(classes), listed(show)
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     file = weights or weights_of(system or DEFAULT_SYSTEM)
-    detector = load(system, weights=file, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime)
+    load_system = partial(
+        load, system, weights=file, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime
+    )
+    detector = load_system()
     check_class_names(wanted, detector.config.class_names)
     view_of(detector.config, shown)
     settings = _Settings(
@@ -165,33 +168,51 @@ def detect(
         runtime=detector.runtime,
         show=shown,
     )
+    jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
+    errors: Iterator[FlowdetError | None]
+    if processes == 1:
+        errors = (job if isinstance(job, FlowdetError) else _tried(detector, job) for job in jobs)
+    else:
+        errors = _spread(list(jobs), load_system, processes)
     failures = 0
-    outputs = _Outputs(out, results, video, set())
-    for source in _expanded(sources):
-        try:
-            job = _job(source, settings, outputs)
-            if overwrite or not _is_done(job):
-                _detect_one(detector, job)
-        except FlowdetError as error:
+    for error in errors:
+        if error:
             failures += 1
             console.complain(error)
     return 1 if failures else 0
 
 
-def _listed(names: Names) -> list[str]:
-    """What was named by repeating an option or with commas, each once."""
-    return sorted({name.strip() for part in names for name in part.split(",")} - {""})
+def _jobs(
+    sources: Sequence[str], settings: _Settings, outputs: _Outputs, *, overwrite: bool
+) -> Iterator[_Job | FlowdetError]:
+    """What is to be done, or why that cannot be."""
+    for source in expanded(sources):
+        try:
+            job = _job(source, settings, outputs)
+            if overwrite or not _is_done(job):
+                yield job
+        except FlowdetError as error:
+            yield error
 
 
-def _expanded(sources: Sequence[str]) -> Iterator[str]:
-    """The sources, with each video that a pattern matches as a source of its own."""
-    for source in sources:
-        matches: list[str] = []
-        with suppress(VideoError):  # told when its turn comes
-            if describe_source(source).pattern:
-                matches = sorted(glob(source, recursive=True))
-        videos = [match for match in matches if Path(match).suffix.lower() not in IMAGE_SUFFIXES]
-        yield from videos or [source]
+def _tried(detector: VideoDetector, job: _Job) -> FlowdetError | None:
+    try:
+        _detect_one(detector, job)
+    except FlowdetError as error:
+        return error
+    return None
+
+
+def _spread(
+    jobs: Sequence[_Job | FlowdetError], load_system: Callable[[], VideoDetector], processes: int
+) -> Iterator[FlowdetError | None]:
+    yield from (job for job in jobs if isinstance(job, FlowdetError))
+    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, load_system), processes)
+
+
+def _worker(load_system: Callable[[], VideoDetector]) -> Callable[[_Job], None]:
+    """What does a job in one of several processes, whose bars would be in each other's way."""
+    return partial(_detect_one, load_system(), with_bar=False)
 
 
 def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
@@ -244,13 +265,13 @@ def _is_done(job: _Job) -> bool:
     return True
 
 
-def _detect_one(detector: VideoDetector, job: _Job) -> None:
+def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> None:
     settings = job.settings
-    _make_folder(job.results.parent)
+    make_folder(job.results.parent)
     began = time.monotonic()
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        _progress(video) as progress,
+        frame_bar(video) if with_bar else nullcontext(lambda done: None) as progress,
     ):
         done = annotate(
             detector,
@@ -271,26 +292,3 @@ def _detect_one(detector: VideoDetector, job: _Job) -> None:
     console.out.print(
         f"{source}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}"
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}; name another with --out") from error
-
-
-@contextmanager
-def _progress(video: Video) -> Iterator[Callable[[int], None]]:
-    """A bar with frames, frames a second and time left."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} frames/s"),
-        TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    with console.progress(*columns) as bar:
-        task = bar.add_task(video.name, total=video.frame_count, rate=0.0)
-        yield lambda done: bar.update(task, completed=done, rate=done / max(time.monotonic() - began, 1e-6))

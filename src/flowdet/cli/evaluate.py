@@ -107,7 +107,7 @@ def evaluate(
         protocol: Repeat the option for several. [default: coco]
         device: Where the model runs, "cuda" for instance.
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        mode: Less arithmetic for other numbers, see docs/modes.md.
+        mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
         runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         processes: How many share the videos.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flowdet.checkpoint import weights_digest
 from flowdet.config import config_to_json
-from flowdet.engine.parts import FlowPreparation, heavy_parts
+from flowdet.engine.parts import FlowPreparation, FlowRoles, heavy_parts
 from flowdet.errors import ConfigError
 from flowdet.models.inputs import prepare
 from flowdet.system import VideoDetector
@@ -31,8 +31,8 @@ _MEANING: Mapping[str, str] = MappingProxyType(
         "images": "RGB frames, resized, normalised and zero in the padding, as the configuration's inputs say",
         "features": "feature maps at stride 16",
         "prepared": "what the flow net needs of a frame, computed once for all its pairs",
-        "current": "the prepared current frame",
-        "reference": "the prepared reference frame",
+        "current": "what the flow net needs of the current frame",
+        "reference": "what it needs of the reference frame",
         "flow": "(dx, dy) from the current to the reference frame, in feature cells of 16 px",
         "embedding": "maps whose cosine similarity weighs features",
         "objectness": "logits of the anchors of each cell, ratio by ratio and in it scale by scale",
@@ -46,6 +46,7 @@ _TENSORS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyTy
     {
         "features": (("images",), ("features",)),
         "flow_preparation": (("images",), ("prepared",)),
+        "flow_roles": (("prepared",), ("current", "reference")),
         "flow": (("current", "reference"), ("flow",)),
         "embedding": (("features",), ("embedding",)),
         "rpn": (("features",), ("objectness", "anchor_deltas")),
@@ -145,7 +146,13 @@ def _examples(
     if "flow" in modules and system.flow_net:
         preparation = FlowPreparation(system.flow_net, geometry).eval()
         prepared = preparation(images)
-        found |= {"flow_preparation": (preparation, (images,)), "flow": (modules["flow"], (prepared, prepared.flip(3)))}
+        roles = FlowRoles(system.flow_net).eval()
+        current, reference = roles(prepared)
+        found |= {
+            "flow_preparation": (preparation, (images,)),
+            "flow_roles": (roles, (prepared,)),
+            "flow": (modules["flow"], (current, reference.flip(3))),
+        }
     if "embedding" in modules:
         found["embedding"] = modules["embedding"], (features,)
     pooled = torch.rand(_ROIS, features.shape[1], 7, 7)

@@ -176,7 +176,7 @@ def compile_system(
     detector = with_runs(system.detector, compiled["features"], compiled["rpn"], compiled["roi_head"])
     flow_net: FlowNet | None = system.flow_net
     if "flow" in compiled and system.flow_net:
-        flow_net = OtherFlow(_preparation(system.flow_net), compiled["flow"])
+        flow_net = OtherFlow(system.flow_net, _preparation(system.flow_net), compiled["flow"])
     embedding = Other(compiled["embedding"]) if "embedding" in compiled else None
     return system.with_parts(Parts(detector, flow_net, embedding), runtime)
 

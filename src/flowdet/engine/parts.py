@@ -13,7 +13,7 @@ from flowdet.system import VideoDetector
 from flowdet.temporal.base import FlowNet
 from flowdet.types import Geometry, NetworkInput
 
-__all__ = ["FlowPreparation", "Other", "OtherFlow", "Run", "heavy_parts", "with_runs"]
+__all__ = ["FlowPreparation", "FlowRoles", "Other", "OtherFlow", "Run", "heavy_parts", "with_runs"]
 
 Run = Callable[..., tuple[Tensor, ...]]
 """A part: tensors to tensors."""
@@ -37,6 +37,18 @@ class FlowPreparation(nn.Module):
         return self.flow_net.prepare(NetworkInput(images, (self.geometry,) * len(images)))
 
 
+class FlowRoles(nn.Module):
+    """What the flow net needs of prepared frames [b, ...] in either role."""
+
+    def __init__(self, flow_net: FlowNet) -> None:
+        super().__init__()
+        self.flow_net = flow_net
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """As `FlowNet.as_current` and `FlowNet.as_reference`."""
+        return self.flow_net.as_current(prepared), self.flow_net.as_reference(prepared)
+
+
 class _RoILayers(nn.Module):
     """The fully connected layers of the RoI head."""
 
@@ -53,7 +65,7 @@ def heavy_parts(system: VideoDetector) -> dict[str, nn.Module]:
     """The parts by name, each a module of tensors in evaluation mode.
 
     "features" is backbone and neck, "rpn" the convolutions of the RPN, "roi_head" the layers after RoIAlign; "flow" is
-    the flow of a prepared pair, and "embedding" FGFA's. A part that the system does not have is left out; so is DIS,
+    the flow of a pair in their roles, and "embedding" FGFA's. A part that the system does not have is left out; so is DIS,
     which is OpenCV's.
     """
     detector = system.detector
@@ -111,14 +123,17 @@ class _OtherRoIHead(RoIHead):
 
 
 class OtherFlow:
-    """A flow net that something else computes.
+    """A flow net that something else computes, but for its little that depends on the role of a frame.
 
     Args:
+        flow_net: The flow net.
         prepare: Gives the function that prepares images of this geometry.
-        pair: Prepared frames to flow.
+        pair: Frames in their roles to flow.
     """
 
-    def __init__(self, prepare: Callable[[Geometry], Run], pair: Run) -> None:
+    def __init__(self, flow_net: FlowNet, prepare: Callable[[Geometry], Run], pair: Run) -> None:
+        self.as_current = flow_net.as_current
+        self.as_reference = flow_net.as_reference
         self._prepare = prepare
         self._pair = pair
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flowdet.checkpoint import weights_digest
 from flowdet.config import config_to_json
 from flowdet.engine.openvino import CompiledPart, convert, openvino_module
-from flowdet.engine.parts import heavy_parts
+from flowdet.engine.parts import FlowRoles, heavy_parts
 from flowdet.engine.quantised import MANIFEST, QuantisedPart, QuantisedSystem, file_digest
 from flowdet.errors import ConfigError
 from flowdet.system import VideoDetector
@@ -130,8 +130,9 @@ def _examples(system: VideoDetector, calibration: Calibration) -> dict[str, tupl
         pairs: list[Example] = []
         with torch.inference_mode():
             for clip in calibration.inputs:
-                prepared = [system.flow_net.prepare(frame) for frame in clip]
-                pairs += zip(prepared[1:], prepared[:-1], strict=True)
+                roles = FlowRoles(system.flow_net)
+                current, reference = zip(*(roles(system.flow_net.prepare(frame)) for frame in clip), strict=True)
+                pairs += zip(current[1:], reference[:-1], strict=True)
         found["flow"] = modules["flow"], pairs
     return found
 

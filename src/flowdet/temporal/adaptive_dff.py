@@ -26,9 +26,9 @@ class AdaptiveDFFConfig:
         warp: Which sampling grid, see `WarpConvention`.
     """
 
-    longest_flow: float = 1.0
+    longest_flow: float = 0.3
     shortest_interval: int = 2
-    longest_interval: int = 20
+    longest_interval: int = 10
     warp: WarpConvention = "identity"
 
     def __post_init__(self) -> None:

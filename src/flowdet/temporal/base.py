@@ -43,7 +43,8 @@ class TemporalMethod(Protocol[State]):
     """Frames in, features out, in the same order and as many; what lies between is a value, the state.
 
     A method holds no memory of its own: an old state replays to the same result, and two streams can share a method.
-    One step takes one frame of each of b streams that run in lock step.
+    One step takes one frame of each of b streams that run in lock step; what the state holds of each of them can be
+    told apart, see `flowdet.temporal.rows.select_state`.
     """
 
     @property

@@ -36,7 +36,7 @@ class FastFGFAConfig:
 
     offsets: tuple[int, ...] = (-15, -8, -4, -2, -1, 1, 2, 4, 8, 15)
     composed: bool = True
-    drift_limit: float | None = 2.0
+    drift_limit: float | None = 3.0
     warp: WarpConvention = "identity"
     sharpness: float = 1.0
     embedding_channels: int = 512
@@ -167,18 +167,19 @@ class FastFGFA:
 
     def _flows(
         self, frames: Mapping[int, FastFrame], current: int, references: Sequence[int]
-    ) -> tuple[dict[int, Tensor], int]:
-        """Flow [b, 2, h, w] from the current frame to each reference frame, and how many were evaluated again."""
+    ) -> tuple[dict[int, Tensor], tuple[int, ...]]:
+        """Flow [b, 2, h, w] from the current frame to each reference frame, and how often each stream fell back."""
         if not self.config.composed:
-            return self._direct(frames, current, references), 0
+            return self._direct(frames, current, references), ()
         flows: dict[int, Tensor] = {}
-        fallbacks = 0
+        fallbacks = [0] * len(frames[current].maps)
         for direction in (-1, 1):
             wanted = [r for r in references if (r - current) * direction > 0]
-            found, given_up = self._composed(frames, current, wanted, direction)
+            found, drifted = self._composed(frames, current, wanted, direction)
             flows |= found
-            fallbacks += given_up
-        return flows, fallbacks
+            for row in drifted:
+                fallbacks[row] += 1
+        return flows, tuple(fallbacks)
 
     def _direct(self, frames: Mapping[int, FastFrame], current: int, references: Sequence[int]) -> dict[int, Tensor]:
         flows: dict[int, Tensor] = {}
@@ -193,10 +194,10 @@ class FastFGFA:
 
     def _composed(
         self, frames: Mapping[int, FastFrame], current: int, wanted: Sequence[int], direction: int
-    ) -> tuple[dict[int, Tensor], int]:
-        """From hop to hop to the farthest reference frame in one direction (-1 or 1)."""
+    ) -> tuple[dict[int, Tensor], list[int]]:
+        """From hop to hop to the farthest reference frame in one direction (-1 or 1); a stream for each fallback."""
         flows: dict[int, Tensor] = {}
-        path, fallbacks = None, 0
+        path, fallbacks = None, list[int]()
         farthest = max((r * direction for r in wanted), default=current * direction)
         for distance in range(current * direction + 1, farthest + 1):
             index = distance * direction
@@ -204,22 +205,22 @@ class FastFGFA:
             assert following is not None
             path = following if path is None else follow(path, following)
             if index in wanted:
-                path, given_up = self._checked(path, frames[current], frames[index])
-                fallbacks += given_up
+                path, drifted = self._checked(path, frames[current], frames[index])
+                fallbacks += drifted
                 flows[index] = path[:, :2]
         return flows, fallbacks
 
-    def _checked(self, path: Tensor, current: FastFrame, reference: FastFrame) -> tuple[Tensor, int]:
-        """The path, with a direct flow and no drift so far in the streams where it has drifted too far."""
+    def _checked(self, path: Tensor, current: FastFrame, reference: FastFrame) -> tuple[Tensor, list[int]]:
+        """The path, with a direct flow and no drift so far in the streams where it has drifted too far; and these."""
         if self.config.drift_limit is None or abs(reference.index - current.index) == 1:
-            return path, 0
+            return path, []
         drifted = (path[:, 2].mean(dim=(1, 2)) > self.config.drift_limit).nonzero().flatten()
         if not len(drifted):
-            return path, 0
+            return path, []
         now = self.flow_net.as_current(current.flow_input[drifted])
         flow = self.flow_net(now, reference.flow_reference[drifted])
         direct = torch.cat((flow, torch.zeros_like(flow[:, :1])), dim=1)
-        return path.index_copy(0, drifted, direct), len(drifted)
+        return path.index_copy(0, drifted, direct), drifted.tolist()
 
     def _aggregate(
         self,

@@ -30,8 +30,8 @@ class RecursiveConfig:
         embedding_channels: Of the map whose similarity gives the weights.
     """
 
-    key_frame_interval: int = 3
-    memory: float = 2.0
+    key_frame_interval: int = 2
+    memory: float = 1.0
     warp: WarpConvention = "identity"
     sharpness: float = 1.0
     embedding_channels: int = 512
