@@ -113,7 +113,8 @@ def test_flow_is_that_of_the_modules(flow_net: FlowConfig, size: tuple[int, int]
         prepared.append(theirs.prepare(inputs))
         assert_close(ours.prepare(inputs), prepared[-1])
         assert_close(images, random(2, 3, *size) + seed * random(1, 3, *size))  # an input is never written to
-    assert_close(ours(*prepared), theirs(*prepared))
+    roles = theirs.as_current(prepared[0]), theirs.as_reference(prepared[1])
+    assert_close(ours(*roles), theirs(*roles))
 
 
 def assert_same_detections(ours: Detections, theirs: Detections, score: float = 0.0) -> None:
@@ -249,4 +250,5 @@ def test_a_wide_flow_net_is_that_of_the_modules() -> None:
     assert system.flow_net
     prepared = system.flow_net.prepare(inputs)
     assert_close(compiled.prepare(inputs), prepared)
-    assert_close(compiled(prepared, prepared.flip(3)), system.flow_net(prepared, prepared.flip(3)))
+    roles = system.flow_net.as_current(prepared), system.flow_net.as_reference(prepared.flip(3))
+    assert_close(compiled(*roles), system.flow_net(*roles))

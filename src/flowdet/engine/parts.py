@@ -65,8 +65,8 @@ def heavy_parts(system: VideoDetector) -> dict[str, nn.Module]:
     """The parts by name, each a module of tensors in evaluation mode.
 
     "features" is backbone and neck, "rpn" the convolutions of the RPN, "roi_head" the layers after RoIAlign; "flow" is
-    the flow of a pair in their roles, and "embedding" FGFA's. A part that the system does not have is left out; so is DIS,
-    which is OpenCV's.
+    the flow of a pair in their roles, and "embedding" FGFA's. A part that the system does not have is left out; so is
+    DIS, which is OpenCV's.
     """
     detector = system.detector
     parts: dict[str, nn.Module] = {
