@@ -48,8 +48,7 @@ def test_when_every_flow_is_too_long_the_least_interval_decides(shortest: int) -
 def middle_length() -> float:
     """Half of the flows between neighbours are longer."""
     flow_net, inputs = Flow(), inputs_of(video(14))
-    prepared = [flow_net.prepare(item) for item in inputs]
-    lengths = [mean_length(flow_net(b, a)) for a, b in pairwise(prepared)]
+    lengths = [mean_length(flow_net.between(b, a)) for a, b in pairwise(inputs)]
     return float(torch.cat(lengths).median())
 
 

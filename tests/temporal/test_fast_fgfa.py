@@ -29,14 +29,14 @@ def method(config: FastFGFAConfig, flow_net: FlowNet | None = None) -> FastFGFA:
 def by_hand(inputs: Sequence[NetworkInput], config: FastFGFAConfig) -> list[Tensor]:
     """Every slot of every window on its own, from the whole video."""
     maps = [Extract()(item.images) for item in inputs]
-    prepared, last, outputs = [Flow().prepare(item) for item in inputs], len(inputs) - 1, []
+    last, outputs = len(inputs) - 1, []
 
     def flow(now: int, then: int) -> Tensor:
         if not config.composed or abs(now - then) == 1:
-            return Flow()(prepared[now], prepared[then])
+            return Flow().between(inputs[now], inputs[then])
         before = then + (1 if then < now else -1)
         first = flow(now, before)
-        return first + warp(Flow()(prepared[before], prepared[then]), first, "identity")
+        return first + warp(Flow().between(inputs[before], inputs[then]), first, "identity")
 
     for now in range(len(inputs)):
         slots = [now, *(min(max(now + offset, 0), last) for offset in config.offsets)]
@@ -70,6 +70,10 @@ class Pan(Flow):
         """The position of the camera, from the brightness."""
         self.prepared += len(inputs.images)
         return inputs.images.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, *self._cells(inputs))
+
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """The same."""
+        return prepared
 
     @staticmethod
     def _cells(inputs: NetworkInput) -> tuple[int, int]:

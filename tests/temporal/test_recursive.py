@@ -27,7 +27,7 @@ def by_hand(inputs: list[NetworkInput], config: RecursiveConfig) -> list[Tensor]
             memory = own
         else:
             key = number - (past or config.key_frame_interval)
-            flow = flow_net(flow_net.prepare(item), flow_net.prepare(inputs[key]))
+            flow = flow_net.between(item, inputs[key])
             carried = warp(memory, flow, "identity")
             query, other = embed(own), embed(carried)
             odds = config.memory * (config.sharpness * (F.cosine_similarity(query, other, dim=1) - 1)).exp()[:, None]
