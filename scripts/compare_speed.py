@@ -29,7 +29,7 @@ _SEED = 2
 _FRAMES = 3
 
 ROWS = ("plain", "torch")
-"""Forms of our systems: as they are built, and as `flowdet.runtime.torch_runtime.optimise` makes them."""
+"""Forms of our systems: as they are built, and as `flowdet.engine.optimised.optimise` makes them."""
 
 # Runs in the peer's environment: reads the kind of a frame from each line, answers with its seconds and the most memory
 # that the process has had so far, KB.
@@ -224,9 +224,9 @@ def _timer(name: str, row: str, threads: int) -> Timer:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch  # noqa: PLC0415
 
+    from flowdet.engine.optimised import optimise  # noqa: PLC0415
     from flowdet.models.inputs import prepare  # noqa: PLC0415
     from flowdet.runtime.steady import runner, steady_state  # noqa: PLC0415
-    from flowdet.runtime.torch_runtime import optimise  # noqa: PLC0415
     from tests.seeded import seeded_system, synthetic_clip  # noqa: PLC0415
 
     torch.set_num_threads(threads)

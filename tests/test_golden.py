@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flowdet.runtime.torch_runtime import optimise
+from flowdet.engine.optimised import optimise
 from flowdet.types import Frame
 from tests.comparison import CASES, TOLERANCES, Case, compare, compare_case, read_compact
 from tests.golden import SYSTEMS_FILE

@@ -48,7 +48,8 @@ def load(
             "recursive" are of FGFA, "adaptive" is of DFF, see `flowdet.modes`.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
             `flowdet[opencv]`.
-        runtime: What detects, see `with_runtime`: "torch", "openvino" or "auto".
+        runtime: What detects, see `with_runtime`: "torch", "optimised", "openvino", "auto" or a folder of
+            `flowdet quantise`. But for "torch" the weights must not change any more.
 
     Raises:
         ConfigError: There is no such system, mode, flow, device or runtime, or the system does not have this mode, or

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import flowdet
 from flowdet.build import build
@@ -56,9 +57,12 @@ def test_torch_is_the_modules_themselves() -> None:
     assert with_runtime(system, "torch").parts.detector is system.detector
 
 
-def test_auto_without_openvino_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_openvino_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     without_openvino(monkeypatch)
-    assert flowdet.load("single-lite", runtime="auto").runtime == "torch"
+    system = flowdet.load("single-lite", runtime="auto")
+    assert system.runtime == "optimised"
+    assert system.parts.detector is not system.detector
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in system.parts.detector.modules())
 
 
 def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +72,15 @@ def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_runtime_is_a_message() -> None:
-    with pytest.raises(ConfigError, match=r"the runtimes are torch, openvino, auto or a folder.*not 'tensorrt'"):
+    with pytest.raises(
+        ConfigError, match=r"the runtimes are torch, optimised, openvino, auto or a folder.*not 'tensorrt'"
+    ):
         flowdet.load("single-lite", runtime="tensorrt")
 
 
-def test_on_a_device_without_openvino_auto_is_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_device_without_openvino_auto_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowdet.engine.choice.find_spec", lambda name: name)
-    assert with_runtime(narrow_system(SingleFrameConfig()).to("meta"), "auto").runtime == "torch"
+    assert with_runtime(narrow_system(SingleFrameConfig()).to("meta"), "auto").runtime == "optimised"
 
 
 def test_detect_says_what_ran(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

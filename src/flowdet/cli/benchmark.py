@@ -60,7 +60,7 @@ def benchmark(
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
-        runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
+        runtime: torch, optimised, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         vs: Another system to measure in alternation; with one of the next five options the same one if left out.
         vs_weights: Its weight file.
         vs_causal: Its FGFA is the one for live video.

@@ -126,7 +126,7 @@ def detect(
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
-        runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
+        runtime: torch, optimised, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
         video: Write the annotated video.

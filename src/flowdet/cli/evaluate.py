@@ -109,7 +109,7 @@ def evaluate(
         causal: FGFA for live video: no waiting for later frames. Not the published protocol.
         mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
         flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
-        runtime: torch, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
+        runtime: torch, optimised, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         processes: How many share the videos.
         threads: Of torch in each process. [default: the cores, shared by the processes]
         motion_iou: Motion IoUs in place of computed ones: JSON {annotation id: value}, or the authors' .mat.

@@ -4,13 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flowdet.engine.openvino import compile_system
+from flowdet.engine.optimised import optimise
 from flowdet.engine.quantised import load_quantised
 from flowdet.errors import ConfigError
-from flowdet.system import VideoDetector
+from flowdet.system import Parts, VideoDetector
 
 __all__ = ["RUNTIMES", "with_runtime"]
 
-RUNTIMES = ("torch", "openvino", "auto")
+RUNTIMES = ("torch", "optimised", "openvino", "auto")
 
 
 def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
@@ -18,9 +19,10 @@ def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
 
     Args:
         system: As it was loaded, in evaluation mode.
-        runtime: "torch": its own modules. "openvino": compiled for the CPU; needs the extra `flowdet[openvino]`.
+        runtime: "torch": its own modules. "optimised": their copy for inference, see `optimise`. "openvino": compiled
+            for the CPU; needs the extra `flowdet[openvino]`.
             A folder of `flowdet quantise`: some parts in int8, the others as with "openvino".
-            "auto": the fastest that is installed: OpenVINO if the system is on a CPU, else PyTorch.
+            "auto": the fastest that is installed: OpenVINO if the system is on a CPU, else "optimised".
 
     Raises:
         ConfigError: There is no such runtime, or it cannot be used here.
@@ -28,11 +30,14 @@ def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
     match runtime:
         case "torch":
             return system.with_parts(None, "torch")
+        case "optimised":
+            fast = optimise(system)
+            return system.with_parts(Parts(fast.detector, fast.flow_net, fast.embedding), "optimised")
         case "openvino":
             return compile_system(system)
         case "auto":
             is_on_cpu = next(system.parameters()).device.type == "cpu"
-            return with_runtime(system, "openvino" if is_on_cpu and find_spec("openvino") else "torch")
+            return with_runtime(system, "openvino" if is_on_cpu and find_spec("openvino") else "optimised")
         case _ if Path(runtime).is_dir():
             return load_quantised(system, Path(runtime))
         case _:

@@ -6,10 +6,10 @@ from torch import nn
 
 from flowdet.build import build
 from flowdet.config import BackboneConfig
+from flowdet.engine.optimised import optimise
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
-from flowdet.runtime.torch_runtime import optimise
 from flowdet.system import VideoDetector
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.single_frame import SingleFrameConfig
