@@ -28,8 +28,8 @@ SIZE = (600, 1000)
 _SEED = 2
 _FRAMES = 3
 
-ROWS = ("plain", "torch")
-"""Forms of our systems: as they are built, and as `flowdet.engine.optimised.optimise` makes them."""
+ROWS = ("torch", "optimised", "openvino")
+"""Forms of our systems: RUNTIME or RUNTIME:MODE, both as for `flowdet.load`; a folder of int8 parts is a runtime, too."""
 
 # Runs in the peer's environment: reads the kind of a frame from each line, answers with its seconds and the most memory
 # that the process has had so far, KB.
@@ -85,7 +85,8 @@ class Comparison:
     Attributes:
         system: Its name.
         row: The form of our system.
-        kind: Of the frames; "mean" is that over a key-frame period of DFF.
+        kind: Of the frames; "mean" is that over a key-frame period of DFF. A frame of the mode recursive is the mean
+            over its own period.
         ours: Seconds, one a turn.
         peers: Seconds of the peer in the same turn.
         memory: The most that our process and that of the peer have had, MB.
@@ -224,25 +225,34 @@ def _timer(name: str, row: str, threads: int) -> Timer:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch  # noqa: PLC0415
 
-    from flowdet.engine.optimised import optimise  # noqa: PLC0415
+    from flowdet.engine.choice import with_runtime  # noqa: PLC0415
     from flowdet.models.inputs import prepare  # noqa: PLC0415
-    from flowdet.runtime.steady import runner, steady_state  # noqa: PLC0415
+    from flowdet.modes import in_mode  # noqa: PLC0415
+    from flowdet.runtime.steady import frame_kinds, runner, steady_state  # noqa: PLC0415
     from tests.seeded import seeded_system, synthetic_clip  # noqa: PLC0415
 
     torch.set_num_threads(threads)
+    runtime, _, mode = row.partition(":")
     system = seeded_system(name)
-    system = optimise(system) if row == "torch" else system
+    system.config = in_mode(system.config, mode or "exact")
+    system = with_runtime(system, runtime)
     method, run = system.method, runner(system)
     inputs = [prepare([image], system.config.inputs) for image in synthetic_clip(_FRAMES, SIZE, _SEED)]
     start = steady_state(method, method.initial_state(), cycle(inputs))
-    starts = {"key": (inputs[0], start), "frame": (inputs[2], start)}
-    if "other" in kinds_of(name):
-        starts["other"] = (inputs[1], run(inputs[0], start)[1])
+    # This also compiles what is compiled for a shape when it comes first.
+    after_key = run(inputs[0], start)[1]
+    starts = {"key": (inputs[0], start), "other": (inputs[1], after_key)}
+    period = len(frame_kinds(method))
 
     def seconds(kind: str) -> float:
         began = time.perf_counter()
-        run(*starts[kind])
-        return time.perf_counter() - began
+        if kind in kinds_of("dff"):
+            run(*starts[kind])
+            return time.perf_counter() - began
+        state = start
+        for number in range(period):
+            _, state = run(inputs[number % 2], state)
+        return (time.perf_counter() - began) / period
 
     return seconds
 
@@ -252,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="*", default=["dff-r50", "fgfa-r50"])
     parser.add_argument("--peer", nargs=2, type=Path, metavar=("PYTHON", "FOLDER"))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="RUNTIME or RUNTIME:MODE")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
