@@ -29,7 +29,7 @@ _SEED = 2
 _FRAMES = 3
 
 ROWS = ("torch", "optimised", "openvino")
-"""Forms of our systems: RUNTIME or RUNTIME:MODE, both as for `flowdet.load`; a folder of int8 parts is a runtime, too."""
+"""Forms of our systems: RUNTIME or RUNTIME:MODE, as for `flowdet.load`, folders of int8 parts among the runtimes."""
 
 # Runs in the peer's environment: reads the kind of a frame from each line, answers with its seconds and the most memory
 # that the process has had so far, KB.
