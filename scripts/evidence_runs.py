@@ -18,6 +18,7 @@ from flowdet.checkpoint import read_system
 from flowdet.config import MethodConfig
 from flowdet.data.cocovid import CocoVID, VideoRecord
 from flowdet.data.image_files import read_picture
+from flowdet.engine.choice import with_runtime
 from flowdet.evaluation.detections import DetectionTable, concatenate
 from flowdet.evaluation.flow import ZeroFlow
 from flowdet.models.dis_flow import DISFlow, DISFlowConfig
@@ -130,14 +131,14 @@ def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: 
 
 @cache
 def _system(weights: Path) -> VideoDetector:
-    return read_system(weights).to(memory_format=torch.channels_last)
+    return with_runtime(read_system(weights), "auto")
 
 
 def _flow_net(system: VideoDetector, flow: Flow) -> FlowNet:
-    assert system.flow_net
     match flow:
         case "own":
-            return system.flow_net
+            assert system.parts.flow_net
+            return system.parts.flow_net
         case "none":
             return ZeroFlow()
         case "dis":
@@ -152,16 +153,16 @@ def _detect_video(
     found = {}
     for weights in dict.fromkeys(variant.weights for variant in variants):
         system = _system(weights)
-        assert system.embedding
+        assert system.parts.embedding
         inputs = [prepare([image], system.config.inputs) for image in _pictures(data, video, images)]
-        extract = Once(system.detector.extract)
+        extract = Once(system.parts.detector.extract)
         flows = {
             flow: OnceFlow(_flow_net(system, flow))
             for flow in dict.fromkeys(variant.flow for variant in variants if variant.weights == weights)
         }
         for variant in variants:
             if variant.weights == weights:
-                method = method_of(variant.method, extract, flows[variant.flow], system.embedding)
+                method = method_of(variant.method, extract, flows[variant.flow], system.parts.embedding)
                 found[variant.name] = _table(system, method, inputs, video.frames)
     return found
 
@@ -171,7 +172,7 @@ def _table(
 ) -> DetectionTable:
     tables = []
     for features in _features(method, inputs):
-        ((boxes, scores, labels),) = system.detector.detect(features.features, features.geometries)
+        ((boxes, scores, labels),) = system.parts.detector.detect(features.features, features.geometries)
         where = np.full(len(boxes), positions[features.index])
         tables.append(DetectionTable(where, labels.numpy(), boxes.double().numpy(), scores.double().numpy()))
     return concatenate(tables)
@@ -242,6 +243,8 @@ def seconds_per_frame(
 ) -> dict[str, float]:
     """Median time of each variant for one frame, from the decoded frame to its detections, in alternation.
 
+    The runtime is "optimised", which needs nothing but PyTorch.
+
     Args:
         variants: Their names differ.
         data: Its first videos are taken.
@@ -300,12 +303,12 @@ def work_of(variants: Sequence[Variant], data: CocoVID, images: Path, *, videos:
         parts: dict[Path, tuple[Once, OnceFlow]] = {}
         for variant in variants:
             system = _system(variant.weights)
-            assert system.embedding
+            assert system.parts.embedding
             once = parts.setdefault(
-                variant.weights, (Once(system.detector.extract), OnceFlow(_flow_net(system, variant.flow)))
+                variant.weights, (Once(system.parts.detector.extract), OnceFlow(_flow_net(system, variant.flow)))
             )
             extract, flow_net = Counted(once[0]), CountedFlow(once[1])
-            method = method_of(variant.method, extract, flow_net, system.embedding)
+            method = method_of(variant.method, extract, flow_net, system.parts.embedding)
             origins = [features.origin for features in _features(method, inputs)]
             fallbacks = sum(sum(origin.fallbacks) for origin in origins if isinstance(origin, Aggregation))
             sums[variant.name] += (extract.calls, flow_net.pairs, fallbacks)
@@ -336,6 +339,14 @@ class CountedFlow:
         """As the other."""
         return self.flow_net.prepare(inputs)
 
+    def as_current(self, prepared: Tensor) -> Tensor:
+        """As the other."""
+        return self.flow_net.as_current(prepared)
+
+    def as_reference(self, prepared: Tensor) -> Tensor:
+        """As the other."""
+        return self.flow_net.as_reference(prepared)
+
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """As the other."""
         self.pairs += len(current)
@@ -348,4 +359,4 @@ def _with_method(variant: Variant) -> VideoDetector:
     flow_net: Any = _flow_net(system, variant.flow)
     is_single = isinstance(variant.method, SingleFrameConfig)
     config = replace(system.config, method=variant.method, flow_net=None if is_single else system.config.flow_net)
-    return VideoDetector(config, system.detector, flow_net, system.embedding).eval()
+    return with_runtime(VideoDetector(config, system.detector, flow_net, system.embedding).eval(), "optimised")

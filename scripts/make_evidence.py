@@ -22,6 +22,7 @@ from evidence_runs import Variant, detect_variants, seconds_per_frame
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from flowdet.cli import keep_memory
 from flowdet.config import MethodConfig
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import motion_iou
@@ -139,6 +140,7 @@ def main(
         processes: How many work at the same time.
         samples: Resamples of the confidence intervals.
     """
+    keep_memory()
     _OUT.mkdir(exist_ok=True)
     path = _OUT / "figures.json"
     figures: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
@@ -170,6 +172,7 @@ def main(
     figures["flow"] = flow_errors()
     if real:
         figures["real"] = judge_real(real, work / "real", samples)
+    torch.set_num_threads(1)
     figures["seconds"] = seconds_per_frame(rows, data, synthetic, videos=2, rounds=5)
     figures["threads"] = torch.get_num_threads()
     path.write_text(json.dumps(figures, indent=1, default=asdict) + "\n")

@@ -26,6 +26,7 @@ from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowdet.build import build
+from flowdet.cli import keep_memory
 from flowdet.config import SystemConfig
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou
@@ -93,6 +94,7 @@ def measure(
         samples: Resamples of the confidence intervals.
         rounds: How often the frames that times are taken of are gone through.
     """
+    keep_memory()
     shipped = weights_of("fgfa-lite")
     rows = [Variant(_name(s, m, c), _config(s, "lite", m, c).method, shipped) for s, _, m, c in _ROWS]
     data = read_cocovid(synthetic / "annotations" / "synthetic_val.json")
