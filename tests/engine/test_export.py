@@ -24,6 +24,13 @@ from tests.tiny import lite_config, lite_flow_config
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
 
 
+def test_without_onnx_there_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowdet.engine.export.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'flowdet\[onnx\]'"):
+        export_onnx(build(lite_config()), tmp_path / "out", (64, 96))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("flow_net", [lite_flow_config(), MatchingFlowConfig(encoder=(4, 6, 8), refinement=8)])
 def test_every_file_computes_what_its_module_does(flow_net: FlowConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)

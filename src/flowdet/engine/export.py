@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -110,8 +111,10 @@ def export_onnx(system: VideoDetector, folder: Path, size: tuple[int, int]) -> E
         size: (height, width) px of the frames.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        ConfigError: The folder cannot be written, or the package onnx is not installed.
     """
+    if not find_spec("onnx"):
+        raise ConfigError("the export needs a package that is not here: run `pip install 'flowdet[onnx]'`")
     inputs = prepare([np.zeros((*size, 3), np.uint8)], system.config.inputs)
     geometry = inputs.geometries[0]
     try:
