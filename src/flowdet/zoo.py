@@ -201,8 +201,8 @@ _LITE_FILE = "lite.safetensors"
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {
-        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 5_644_491, 15.3),
-        "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 5_570_699, 2.4, gflop_key=3.6),
+        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 5_492_167, 8.4),
+        "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 5_418_375, 1.2, gflop_key=3.1),
         "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_999_918, 2.9),
     }
 )

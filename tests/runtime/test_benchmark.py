@@ -62,7 +62,8 @@ def test_a_lane_gives_the_costs_of_each_kind_of_frame(tmp_path: Path) -> None:
     assert costs["key"].everything.median == pytest.approx(sum(stages[0].values()))
     assert costs["key"].parts["backbone"].gflop > 0
     assert "backbone" not in costs["other"].parts
-    assert costs["other"].parts["flow"].gflop > 0 == costs["key"].parts["flow"].gflop
+    # Of the first layer, a key frame computes the half of a reference frame.
+    assert costs["other"].parts["flow"].gflop > costs["key"].parts["flow"].gflop > 0
     assert list(costs["other"].parts) == [
         *("decode", "preparation", "flow", "warp", "rpn", "proposals", "roi_head", "nms", "other"),
         *("drawing", "encoding"),
