@@ -83,15 +83,23 @@ class FlowNetS(nn.Module):
         images = (inputs.images * self._std + self._mean) / 255 - self._flow_mean
         return F.interpolate(images * _inside(inputs), scale_factor=0.5, mode="bilinear", align_corners=False)
 
-    # The first layer sees both frames side by side and is linear, so that it is the sum of what it makes of each.
+    # The first layer sees both frames side by side and is linear, so that it is the sum of what it makes of each. With
+    # gradients it takes them together, as the original does: sums in another order change its small gradients.
 
     def as_current(self, prepared: Tensor) -> Tensor:
-        """What the first layer makes of current frames [b, 3, h, w]: [b, c, h / 2, w / 2], the bias included."""
+        """What the first layer makes of current frames [b, 3, h, w]: [b, c, h / 2, w / 2], the bias included.
+
+        With gradients enabled it is [b, 6, h, w], the frames beside zeros, so that a pair's sum is the layer's input.
+        """
+        if torch.is_grad_enabled():
+            return F.pad(prepared, (0, 0, 0, 0, 0, 3))
         first = self._first
         return F.conv2d(prepared, first.weight[:, :3], first.bias, first.stride, first.padding)
 
     def as_reference(self, prepared: Tensor) -> Tensor:
-        """What the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]."""
+        """What the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]; see `as_current`."""
+        if torch.is_grad_enabled():
+            return F.pad(prepared, (0, 0, 0, 0, 3, 0))
         first = self._first
         return F.conv2d(prepared, first.weight[:, 3:], None, first.stride, first.padding)
 
@@ -111,7 +119,8 @@ class FlowNetS(nn.Module):
         Returns:
             [b, 2, H / 8, W / 8] (dx, dy), and the same at H / 16, H / 32, H / 64 and H / 128, rounded up.
         """
-        level2 = self.conv2(F.leaky_relu_(current + reference, 0.1))
+        both = current + reference
+        level2 = self.conv2(self.conv1(both) if torch.is_grad_enabled() else F.leaky_relu_(both, 0.1))
         level3 = self.conv3(level2)
         level4 = self.conv4(level3)
         level5 = self.conv5(level4)
