@@ -25,7 +25,7 @@ def test_two_systems_in_turn(
     assert "frames 64x96, network input 64x96" in shown
     assert "frames 32x64, network input 32x64" in shown
     assert "forward and post-processing" in shown
-    assert "single-lite takes" in shown
+    assert "single-lite (optimised) takes" in shown
     found = json.loads(file.read_text())
     assert found["seconds_per_frame"] > 0
     assert found["seconds_per_frame_everything"] > 0
