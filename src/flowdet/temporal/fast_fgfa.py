@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.aggregate import cosine_similarity
+from flowdet.ops.aggregate import add_weighted, cosine_similarity
 from flowdet.ops.flow import follow, hop
 from flowdet.ops.warp import WarpConvention, warp
 from flowdet.temporal.base import Embed, Extract, FlowNet
@@ -245,8 +245,7 @@ class FastFGFA:
             warped = warp(stacked, torch.cat([flows[r] for r in chunk]), config.warp)
             warped = warped.unflatten(0, (len(chunk), -1)).transpose(0, 1)
             odds.append(self._odds(query, warped[:, :, channels:], [slots[r] for r in chunk]))
-            for place in range(len(chunk)):
-                total = torch.addcmul(total, warped[:, place, :channels], odds[-1][:, place, None])
+            add_weighted(total, warped[:, :, :channels], odds[-1])
         everything = torch.cat(odds, dim=1)
         whole = everything.sum(dim=1, keepdim=True)
         return total / whole, everything / whole
