@@ -1,9 +1,10 @@
-"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in six stages.
+"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in seven stages.
 
 flow         the flow net, on clips whose flow is known exactly
 detector     backbone, neck and heads, on single frames
 styles       the same, on more objects a frame, their drawings in other styles
 styles-again the same once more, from a lower learning rate
+more         the same, longer, with the drawings of --drawings
 together     all of it, for the three methods at once; writes lite.safetensors
 frozen-flow  as together but for the flow net, which stays as it is, for comparison
 
@@ -28,6 +29,7 @@ from flowdet.checkpoint import read_system, save_native
 from flowdet.config import SystemConfig
 from flowdet.data.coco import read_stills
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
+from flowdet.data.synthetic.assets import Picture
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.restyle import RestyleConfig
 from flowdet.data.synthetic.training import SyntheticClips
@@ -58,16 +60,32 @@ _WIDE = MovingStillsConfig(size=(288, 512))
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the photographs are: a COCO file, its images, and folders with unlabelled backgrounds."""
+    """Where pictures come from.
+
+    Attributes:
+        coco: Annotations of photographs.
+        images: The photographs.
+        backgrounds: Folders of photographs without labels.
+        drawings: Folder of `gather_drawings.py` with more drawings than the package has.
+    """
 
     coco: Path
     images: Path
     backgrounds: tuple[Path, ...] = ()
+    drawings: Path | None = None
 
     def stills(self, config: MovingStillsConfig) -> MovingStills:
         """Everything read."""
         pictures = [path for folder in self.backgrounds for path in sorted(folder.rglob("*.jpg"))]
         return MovingStills(read_stills(self.coco, self.images, VID_CLASSES), pictures, config)
+
+    def more_drawings(self) -> dict[str, list[Picture]]:
+        """By class: each file is named FAMILY/CLASS__NAME.png."""
+        found: dict[str, list[Picture]] = {}
+        for path in sorted(self.drawings.glob("*/*.png")) if self.drawings else ():
+            name = path.name.partition("__")[0]
+            found.setdefault(name, []).append(Picture(f"{name}/{path.parent.name}/{path.name}", path.read_bytes()))
+        return found
 
 
 @dataclass
@@ -220,6 +238,7 @@ _STAGES = {
     "detector": Stage(detection_losses, 0, 2000, (12, 5), 1e-3, 0.3, drawn=SyntheticConfig(), frozen_stages=1),
     "styles": Stage(detection_losses, 0, 1700, (12, 5), 7e-4, seed=2),
     "styles-again": Stage(detection_losses, 0, 800, (12, 5), 5e-4, seed=4),
+    "more": Stage(detection_losses, 0, 3000, (12, 5), 7e-4, seed=5),
     "together": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
     "frozen-flow": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
 }
@@ -239,7 +258,7 @@ def main(
         stages: Which stages; all of them if not given.
         sources: The photographs.
         out: Folder of the run, of all stages.
-        start: Weight file whose detector `styles` goes on from, in place of that of the stage before.
+        start: Weight file whose detector `styles` or `more` goes on from, in place of that of the stage before.
         threads: Of torch; one more process draws the clips.
     """
     torch.set_num_threads(threads)
@@ -254,7 +273,7 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
     torch.manual_seed(stage.seed)
     restyle = RestyleConfig() if stage.drawn is _CROWDED else None
     draws = Draws(
-        SyntheticClips(VID_CLASSES, stage.drawn, restyle=restyle),
+        SyntheticClips(VID_CLASSES, stage.drawn, restyle=restyle, more=sources.more_drawings() if restyle else None),
         sources.stills(stage.moving),
         stage.stills_share,
         stage.references,
@@ -279,12 +298,13 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
             return _flow_net(system)
         case "detector":
             load_imagenet_weights(system.detector.backbone)
-        case "styles" if start:
+        case "styles" | "more" if start:
             system.load_state_dict(read_system(start, single_lite()).state_dict())
-        case "styles" | "styles-again":
-            system.load_state_dict(_load(out / ("detector" if name == "styles" else "styles")))
+        case "styles" | "styles-again" | "more":
+            before = {"styles": "detector", "styles-again": "styles", "more": "styles-again"}
+            system.load_state_dict(_load(out / before[name]))
         case _:
-            system.load_state_dict(system.state_dict() | _load(out / "styles-again"))
+            system.load_state_dict(system.state_dict() | _load(out / "more"))
             flow_net = _flow_net(system)
             flow_net.load_state_dict(_load(out / "flow"))
             flow_net.requires_grad_(name == "together")

@@ -6,7 +6,7 @@ from torch import nn
 
 from flowdet.build import build
 from flowdet.config import BackboneConfig
-from flowdet.engine.optimised import optimise
+from flowdet.engine.optimised import WinogradConv, optimise
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
@@ -59,3 +59,41 @@ def test_no_batch_norm_is_left_and_the_given_system_stays_as_it_was(backbone: Ba
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert any(parameter.requires_grad for parameter in system.parameters())
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@torch.inference_mode()
+def test_large_maps_take_fewer_multiplications_and_small_ones_none_of_its_memory(dilation: int) -> None:
+    conv = nn.Conv2d(128, 128, 3, padding=dilation, dilation=dilation)
+    assert WinogradConv.suits(conv)
+    fast = WinogradConv(conv)
+    small, large = (torch.rand(1, 128, side, side) for side in (8, 40))
+    assert torch.equal(fast(small), conv(small))
+    assert fast._kernel is None
+    found, wanted = fast(large), conv(large)
+    assert fast._kernel is not None
+    assert not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(128, 128, 3, stride=2, padding=1),
+        nn.Conv2d(128, 128, 3),
+        nn.Conv2d(128, 128, 3, padding=1, dilation=2),
+        nn.Conv2d(128, 128, 3, padding=1, groups=2),
+        nn.Conv2d(128, 64, 3, padding=1),
+        nn.Conv2d(128, 128, 5, padding=2),
+        nn.Conv2d(128, 128, 3, padding="same"),
+        nn.ConvTranspose2d(128, 128, 3, padding=1),
+    ],
+)
+def test_other_convolutions_stay_as_they_are(module: nn.Module) -> None:
+    assert not WinogradConv.suits(module)
+
+
+def test_the_published_systems_have_convolutions_of_the_kind() -> None:
+    system = narrow_system(SingleFrameConfig())
+    system.detector.neck = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
+    assert any(isinstance(module, WinogradConv) for module in optimise(system).modules())

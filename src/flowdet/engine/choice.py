@@ -7,6 +7,7 @@ from flowdet.engine.openvino import compile_system
 from flowdet.engine.optimised import optimise
 from flowdet.engine.quantised import load_quantised
 from flowdet.errors import ConfigError
+from flowdet.models.resnet import ResNetConfig
 from flowdet.system import Parts, VideoDetector
 
 __all__ = ["RUNTIMES", "with_runtime"]
@@ -22,7 +23,7 @@ def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
         runtime: "torch": its own modules. "optimised": their copy for inference, see `optimise`. "openvino": compiled
             for the CPU; needs the extra `flowdet[openvino]`.
             A folder of `flowdet quantise`: some parts in int8, the others as with "openvino".
-            "auto": the fastest that is installed: OpenVINO if the system is on a CPU, else "optimised".
+            "auto": the fastest that is installed: OpenVINO for a small system on a CPU, else "optimised".
 
     Raises:
         ConfigError: There is no such runtime, or it cannot be used here.
@@ -37,7 +38,10 @@ def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
             return compile_system(system)
         case "auto":
             is_on_cpu = next(system.parameters()).device.type == "cpu"
-            return with_runtime(system, "openvino" if is_on_cpu and find_spec("openvino") else "optimised")
+            # Of ResNet's maps most convolutions take Winograd's way, which OpenVINO does not know.
+            is_small = not isinstance(system.config.backbone, ResNetConfig)
+            can_compile = is_on_cpu and is_small and find_spec("openvino")
+            return with_runtime(system, "openvino" if can_compile else "optimised")
         case _ if Path(runtime).is_dir():
             return load_quantised(system, Path(runtime))
         case _:

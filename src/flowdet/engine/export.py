@@ -38,7 +38,7 @@ _MEANING: Mapping[str, str] = MappingProxyType(
         "embedding": "maps whose cosine similarity weighs features",
         "objectness": "logits of the anchors of each cell, ratio by ratio and in it scale by scale",
         "anchor_deltas": "(dx, dy, dw, dh) of each anchor in the same order, relative to its size",
-        "pooled": "RoIAlign of the features: 7x7 bins, 2x2 samples each, aligned, spatial scale 1/16; any number n",
+        "pooled": "RoIAlign of the features: bins x bins of 2x2 samples, aligned, spatial scale 1/16; any number n",
         "logits": "of the classes in the configuration's order, background last",
         "box_deltas": "(dx, dy, dw, dh) of each class, in units of 0.2 of the proposal's size (logarithms: of 0.2)",
     }
@@ -158,7 +158,8 @@ def _examples(
         }
     if "embedding" in modules:
         found["embedding"] = modules["embedding"], (features,)
-    pooled = torch.rand(_ROIS, features.shape[1], 7, 7)
+    bins = system.config.heads.roi_head.bins
+    pooled = torch.rand(_ROIS, features.shape[1], bins, bins)
     return found | {"rpn": (modules["rpn"], (features,)), "roi_head": (modules["roi_head"], (pooled,))}
 
 

@@ -4,23 +4,74 @@ import copy
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from flowdet.ops.winograd import count_tiles, transform_kernel, winograd_conv
 from flowdet.system import VideoDetector
 
-__all__ = ["optimise"]
+__all__ = ["WinogradConv", "optimise"]
+
+_LEAST_CHANNELS = 128
+_LEAST_TILES = 32
+
+
+class WinogradConv(nn.Module):
+    """A convolution that takes the way of `winograd_conv` on maps large enough for it to be the shorter one.
+
+    The kernel for that way has four times the weights; it is made when first needed.
+
+    Args:
+        conv: The convolution, see `suits`.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self._kernel: Tensor | None = None
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Whether a module is a 3x3 convolution of stride 1 with channels enough."""
+        return (
+            isinstance(module, nn.Conv2d)
+            and module.weight.device.type == "cpu"
+            and module.kernel_size == (3, 3)
+            and module.stride == (1, 1)
+            and module.groups == 1
+            and module.padding == module.dilation
+            and module.dilation[0] == module.dilation[1]
+            and min(module.in_channels, module.out_channels) >= _LEAST_CHANNELS
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the convolution."""
+        dilation = self.conv.dilation[0]
+        if len(x) * count_tiles(*x.shape[2:], dilation) < _LEAST_TILES:
+            found: Tensor = self.conv(x)
+            return found
+        if self._kernel is None:
+            self._kernel = transform_kernel(self.conv.weight)
+        return winograd_conv(x, self._kernel, self.conv.bias, dilation)
 
 
 def optimise(system: VideoDetector) -> VideoDetector:
-    """A copy of the system for inference: batch norm folded into the convolutions, channels side by side in memory.
+    """A copy of the system for inference.
+
+    Batch norm is folded into the convolutions, channels lie side by side in memory, and on a CPU 3x3 convolutions take
+    fewer multiplications.
 
     The given system stays as it is, to be saved or trained: the weights of the copy fit no weight file.
     """
     fast = copy.deepcopy(system).eval().requires_grad_(False)
     for module in list(fast.modules()):
         _fold_norms(module)
-    return fast.to(memory_format=torch.channels_last)
+    fast.to(memory_format=torch.channels_last)
+    for module in list(fast.modules()):
+        for name, child in module.named_children():
+            if WinogradConv.suits(child):
+                setattr(module, name, WinogradConv(child))
+    return fast
 
 
 def _fold_norms(module: nn.Module) -> None:

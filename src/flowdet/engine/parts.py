@@ -57,7 +57,7 @@ class _RoILayers(nn.Module):
         self.roi_head = roi_head
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """RoI features [n, c, 7, 7] to logits and box deltas."""
+        """RoI features [n, c, bins, bins] to logits and box deltas."""
         return self.roi_head.classify(pooled)
 
 

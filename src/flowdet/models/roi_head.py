@@ -16,7 +16,6 @@ from flowdet.types import Geometry, Targets
 __all__ = ["RoIHead", "RoIHeadConfig"]
 
 _STDS = (0.2, 0.2, 0.2, 0.2)
-_WINDOW = 7
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class RoIHeadConfig:
     """The head and what it keeps; the defaults are those of the published FGFA.
 
     Attributes:
+        bins: Along each side of an RoI, to which its features are pooled.
         hidden: Width of the two shared layers.
         class_specific_boxes: One set of box deltas for each class, or one for all.
         score_threshold: Detections below it are dropped.
@@ -32,6 +32,7 @@ class RoIHeadConfig:
         sampled: RoIs an image in the loss, a quarter of them positive at most.
     """
 
+    bins: int = 7
     hidden: int = 1024
     class_specific_boxes: bool = True
     score_threshold: float = 1e-4
@@ -40,16 +41,16 @@ class RoIHeadConfig:
     sampled: int = 256
 
     def __post_init__(self) -> None:
-        check_positive(self, "hidden", "max_detections", "sampled")
+        check_positive(self, "bins", "hidden", "max_detections", "sampled")
 
 
 class RoIHead(nn.Module):
-    """Two shared layers on 7x7 RoI features, then class scores and box deltas."""
+    """Two shared layers on RoI features of bins x bins, then class scores and box deltas."""
 
     def __init__(self, config: RoIHeadConfig, channels: int, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.fc1 = nn.Linear(channels * _WINDOW * _WINDOW, config.hidden)
+        self.fc1 = nn.Linear(channels * config.bins**2, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.hidden)
         self.classes = nn.Linear(config.hidden, classes + 1)
         self.deltas = nn.Linear(config.hidden, 4 * (classes if config.class_specific_boxes else 1))
@@ -58,15 +59,15 @@ class RoIHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def pool(self, features: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """RoI features [n, c, 7, 7] of boxes (for each image [k, 4] xyxy px, network input), n their number in all."""
-        return roi_align(features, boxes, _WINDOW, FEATURE_STRIDE)
+        """RoI features [n, c, bins, bins] of boxes (for each image [k, 4] xyxy px, network input), n in all."""
+        return roi_align(features, boxes, self.config.bins, FEATURE_STRIDE)
 
     def forward(self, features: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits [n, classes + 1], background last, and box deltas [n, classes or 1, 4] of the boxes' RoIs."""
         return self.classify(self.pool(features, boxes))
 
     def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and box deltas, as `forward`, of RoI features [n, c, 7, 7]."""
+        """Logits and box deltas, as `forward`, of RoI features [n, c, bins, bins]."""
         x = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
         return self.classes(x), self.deltas(x).unflatten(1, (-1, 4))
 

@@ -1,7 +1,8 @@
 """Training clips drawn in memory, with flow, from the same scenes as the benchmark's training split."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowdet.data.moving_stills import StillClip
-from flowdet.data.synthetic.assets import load_assets
+from flowdet.data.synthetic.assets import Picture, load_assets
 from flowdet.data.synthetic.clip import SyntheticClip
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.restyle import RestyleConfig
@@ -28,6 +29,7 @@ class SyntheticClips:
         config: Parameters, those of the benchmark if not given; a larger size for larger frames.
         reach: References lie at most so many frames from the current one.
         restyle: Other styles for the drawings; None leaves them as they are.
+        more: Further drawings by class name, each as likely as one of the package.
 
     Raises:
         ConfigError: A class has no drawing, or the reach is below 1.
@@ -39,12 +41,17 @@ class SyntheticClips:
         config: SyntheticConfig | None = None,
         reach: int = 9,
         restyle: RestyleConfig | None = None,
+        more: Mapping[str, Sequence[Picture]] | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
         self.config = config or SyntheticConfig()
         self.reach = reach
         self.restyle = restyle
-        self._assets = load_assets("train")
+        assets = load_assets("train")
+        drawings = dict(assets.drawings)
+        for name, pictures in (more or {}).items():
+            drawings[name] = (*drawings.get(name, ()), *pictures)
+        self._assets = replace(assets, drawings=drawings)
         missing = [name for name in self.class_names if name not in self._assets.drawings]
         if missing or not self.class_names:
             raise ConfigError(f"there is no drawing of {', '.join(missing) or 'no class at all'}")

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from flowdet.ops.winograd import count_tiles, transform_kernel, winograd_conv
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("size", "inputs"), [((1, 38, 63), 16), ((2, 4, 4), 16), ((3, 1, 1), 16), ((2, 5, 9), 16), ((1, 20, 24), 512)]
+)
+def test_it_is_the_convolution(size: tuple[int, int, int], inputs: int, dilation: int) -> None:
+    generator = torch.Generator().manual_seed(sum(size))
+    batch, height, width = size
+    x = torch.rand(batch, inputs, height, width, generator=generator)
+    weight = torch.randn(8, inputs, 3, 3, generator=generator)
+    bias = torch.randn(8, generator=generator)
+    wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=dilation, dilation=dilation)
+    found = winograd_conv(x, transform_kernel(weight), bias, dilation)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() < 4e-6 * wanted.abs().max()
+
+
+def test_images_in_parts_are_those_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 8, 40, 64, generator=generator)
+    kernel = transform_kernel(torch.randn(8, 8, 3, 3, generator=generator))
+    together = winograd_conv(x, kernel, None)
+    assert together.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(together, torch.cat([winograd_conv(one, kernel, None) for one in x.split(1)]))
+
+
+def test_the_kernel_is_made_in_parts() -> None:
+    weight = torch.randn(40, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    kernel = transform_kernel(weight)
+    assert kernel.shape == (36, 4, 40)
+    torch.testing.assert_close(kernel[:, :, 33:34], transform_kernel(weight[33:34]))
+
+
+@pytest.mark.parametrize(("size", "dilation", "tiles"), [((38, 63), 1, 160), ((38, 63), 2, 160), ((4, 5), 1, 2)])
+def test_tiles_cover_the_map(size: tuple[int, int], dilation: int, tiles: int) -> None:
+    assert count_tiles(*size, dilation) == tiles
