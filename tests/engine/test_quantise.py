@@ -13,6 +13,7 @@ from flowdet.build import build
 from flowdet.checkpoint import save_native
 from flowdet.cli import main
 from flowdet.engine.choice import with_runtime
+from flowdet.engine.parts import PARTS
 from flowdet.engine.quantise import Calibration, quantise
 from flowdet.engine.quantised import load_quantised, read_manifest
 from flowdet.errors import ConfigError
@@ -48,8 +49,7 @@ def copy_of(folder: Path, to: Path) -> Path:
 
 def test_the_parts_are_in_int8_and_as_near_as_measured(made: Path) -> None:
     system, manifest = narrow_system(DFF), read_manifest(made)
-    assert set(manifest.parts) <= {"features", "flow"}
-    assert "features" in manifest.parts
+    assert {"features", "rpn", "roi_head"} <= set(manifest.parts) <= PARTS
     assert manifest.input_size == (64, 96)
     assert "i8" in (made / "features.xml").read_text()
     with torch.inference_mode():
@@ -68,6 +68,9 @@ def test_a_system_runs_with_them(made: Path) -> None:
         for item in inputs_of(system, 2, 3):
             (ready,), state = system.method.step(item, state)
             assert ready.features.isfinite().all()
+            boxes, scores, _ = system.parts.detector.detect(ready.features, ready.geometries)[0]
+            assert boxes.isfinite().all()
+            assert len(scores)
 
 
 def test_a_part_that_cannot_meet_the_tolerance_stays_in_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""flowdet quantise: a system's backbone and flow net in int8."""
+"""flowdet quantise: a system's heavy parts in int8."""
 
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ def quantise(
     every: int = 3,
     tolerance: float = 0.1,
 ) -> int:
-    """Make backbone and flow net of a system int8, calibrated on your clips.
+    """Make the heavy parts of a system int8, calibrated on your clips.
 
     The folder is then a runtime: `flowdet detect clip.mp4 --runtime FOLDER`. It is for frames of one size.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from flowdet.engine.parts import FlowPreparation, Other, OtherFlow, heavy_parts, with_runs
+from flowdet.engine.parts import ANY_NUMBER, FlowPreparation, Other, OtherFlow, heavy_parts, with_runs
 from flowdet.errors import ConfigError
 from flowdet.system import Parts, VideoDetector
 from flowdet.temporal.base import FlowNet
@@ -171,8 +171,9 @@ def compile_system(
         raise ConfigError(f"the runtime openvino computes on the CPU; the system is on {device}")
     core()
     modules = heavy_parts(system)
-    compiled = {name: CompiledPart.of(part, any_number=name == "roi_head") for name, part in modules.items()}
-    compiled |= {name: CompiledPart(model) for name, model in (models or {}).items() if name in modules}
+    compiled = {name: CompiledPart.of(part, any_number=name in ANY_NUMBER) for name, part in modules.items()}
+    given = {name: model for name, model in (models or {}).items() if name in modules}
+    compiled |= {name: CompiledPart(model, any_number=name in ANY_NUMBER) for name, model in given.items()}
     detector = with_runs(system.detector, compiled["features"], compiled["rpn"], compiled["roi_head"])
     flow_net: FlowNet | None = system.flow_net
     if "flow" in compiled and system.flow_net:

@@ -13,10 +13,26 @@ from flowdet.system import VideoDetector
 from flowdet.temporal.base import FlowNet
 from flowdet.types import Geometry, NetworkInput
 
-__all__ = ["FlowPreparation", "FlowRoles", "Other", "OtherFlow", "Run", "heavy_parts", "with_runs"]
+__all__ = [
+    "ANY_NUMBER",
+    "PARTS",
+    "FlowPreparation",
+    "FlowRoles",
+    "Other",
+    "OtherFlow",
+    "Run",
+    "heavy_parts",
+    "with_runs",
+]
 
 Run = Callable[..., tuple[Tensor, ...]]
 """A part: tensors to tensors."""
+
+PARTS = frozenset({"features", "rpn", "roi_head", "flow", "embedding"})
+"""The names of `heavy_parts`."""
+
+ANY_NUMBER = frozenset({"roi_head"})
+"""The parts whose inputs [n, ...] go through together, however many."""
 
 
 class FlowPreparation(nn.Module):

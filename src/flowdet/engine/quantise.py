@@ -1,4 +1,4 @@
-"""Backbone and flow net in int8, calibrated on given clips; layers stay in float32 where the error is large."""
+"""The heavy parts in int8, calibrated on given clips; layers stay in float32 where the error is large."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flowdet.checkpoint import weights_digest
 from flowdet.config import config_to_json
 from flowdet.engine.openvino import CompiledPart, convert, openvino_module
-from flowdet.engine.parts import FlowRoles, heavy_parts
+from flowdet.engine.parts import ANY_NUMBER, FlowRoles, heavy_parts
 from flowdet.engine.quantised import MANIFEST, QuantisedPart, QuantisedSystem, file_digest
 from flowdet.errors import ConfigError
 from flowdet.system import VideoDetector
@@ -64,7 +64,7 @@ def quantise(
     tolerance: float = 0.1,
     tell: Callable[[str], None] = lambda step: None,
 ) -> QuantisedSystem:
-    """Writes backbone with neck, and the flow net, in int8.
+    """Writes the heavy parts in int8: backbone with neck, flow of a pair, embedding, RPN and RoI layers.
 
     NNCF chooses the scales from what the calibration frames give. Then the error of each part is measured on frames
     that it was not calibrated on. If it is above the tolerance, each sixth of its layers is tried in float32; the
@@ -86,7 +86,7 @@ def quantise(
     for name, (module, examples) in _examples(system, calibration).items():
         tell(f"{name}: quantising")
         with torch.inference_mode():
-            found, model = _within(nncf, module, examples, tolerance, tell)
+            found, model = _within(nncf, module, examples, tolerance, tell, any_number=name in ANY_NUMBER)
         if model is None:
             given_up[name] = found.error_all_int8
         else:
@@ -124,17 +124,24 @@ def _nncf() -> Any:
 def _examples(system: VideoDetector, calibration: Calibration) -> dict[str, tuple[nn.Module, list[Example]]]:
     """What is quantised, with its inputs: each frame, and each pair of a frame and the one before."""
     modules = heavy_parts(system)
-    images: list[Example] = [(frame.images,) for clip in calibration.inputs for frame in clip]
-    found = {"features": (modules["features"], images)}
-    if "flow" in modules and system.flow_net:
-        pairs: list[Example] = []
-        with torch.inference_mode():
+    frames = [frame for clip in calibration.inputs for frame in clip]
+    examples: dict[str, list[Example]] = {"features": [(frame.images,) for frame in frames]}
+    head = system.detector
+    with torch.inference_mode():
+        maps = [head.extract(frame.images) for frame in frames]
+        examples |= {part: [(features,) for features in maps] for part in ("embedding", "rpn")}
+        proposed = [
+            head.rpn.propose(*head.rpn(features), frame.geometries, head.rpn.config.post_nms_top_n)
+            for features, frame in zip(maps, frames, strict=True)
+        ]
+        examples["roi_head"] = [(head.roi_head.pool(*pair),) for pair in zip(maps, proposed, strict=True)]
+        if "flow" in modules and system.flow_net:
+            examples["flow"] = []
             for clip in calibration.inputs:
                 roles = FlowRoles(system.flow_net)
                 current, reference = zip(*(roles(system.flow_net.prepare(frame)) for frame in clip), strict=True)
-                pairs += zip(current[1:], reference[:-1], strict=True)
-        found["flow"] = modules["flow"], pairs
-    return found
+                examples["flow"] += zip(current[1:], reference[:-1], strict=True)
+    return {name: (module, examples[name]) for name, module in modules.items()}
 
 
 @dataclass(frozen=True)
@@ -145,13 +152,19 @@ class _Found:
 
 
 def _within(
-    nncf: Any, module: nn.Module, examples: Sequence[Example], tolerance: float, tell: Callable[[str], None]
+    nncf: Any,
+    module: nn.Module,
+    examples: Sequence[Example],
+    tolerance: float,
+    tell: Callable[[str], None],
+    *,
+    any_number: bool,
 ) -> tuple[_Found, "openvino.Model | None"]:
     """The model in int8 with as few layers in float32 as the tolerance asks for; None if it cannot be met."""
-    model = convert(module, examples[0])
+    model = convert(module, examples[0], any_number=any_number)
     measured = examples[::_MEASURED]
-    plain = CompiledPart(lambda _: model)
-    truth = [_output(plain, example) for example in measured]
+    plain = CompiledPart(lambda _: model, any_number=any_number)
+    truth = [plain(*example) for example in measured]
     calibrating = [_arrays(example) for number, example in enumerate(examples) if number % _MEASURED]
     data = nncf.Dataset(calibrating)
     layers, products = _layers(model)
@@ -164,8 +177,8 @@ def _within(
             subset_size=len(calibrating),
             ignored_scope=nncf.IgnoredScope(names=[*products, *float_layers], validate=False),
         )
-        part = CompiledPart(lambda _: made)
-        errors = [_error(_output(part, example), each) for example, each in zip(measured, truth, strict=True)]
+        part = CompiledPart(lambda _: made, any_number=any_number)
+        errors = [_error(part(*example), each) for example, each in zip(measured, truth, strict=True)]
         return float(np.mean(errors)), made
 
     all_int8, made = attempt(())
@@ -205,14 +218,9 @@ def _arrays(example: Example) -> dict[int, NDArray[np.float32]]:
     return {number: x.numpy() for number, x in enumerate(example)}
 
 
-def _output(part: CompiledPart, example: Example) -> Tensor:
-    (found,) = part(*example)
-    return found
-
-
-def _error(found: Tensor, truth: Tensor) -> float:
-    """Length of the difference, relative to that of the truth."""
-    return float((found - truth).norm() / truth.norm().clamp(min=1e-9))
+def _error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """Length of the difference, relative to that of the truth; the largest of the outputs."""
+    return max(float((x - y).norm() / y.norm().clamp(min=1e-9)) for x, y in zip(found, truth, strict=True))
 
 
 def _written(found: _Found, model: "openvino.Model", xml: Path) -> QuantisedPart:

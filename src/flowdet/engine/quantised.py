@@ -12,6 +12,7 @@ from torch import Tensor
 from flowdet.checkpoint import weights_digest
 from flowdet.config import structure_json
 from flowdet.engine.openvino import compile_system, core
+from flowdet.engine.parts import PARTS
 from flowdet.errors import ConfigError
 from flowdet.system import VideoDetector
 
@@ -114,13 +115,18 @@ class _Fixed:
             intact = {suffix: file_digest(xml.with_suffix(suffix)) for suffix in (".xml", ".bin")} == part.sha256
         except OSError:
             intact = False
-        if name not in {"features", "flow"} or not intact:
+        if name not in PARTS or not intact:
             raise ConfigError(f"the part {name} in {folder} is missing or damaged; run `flowdet quantise` again")
         self._model: openvino.Model = core().read_model(xml)
 
     def __call__(self, examples: Sequence[Tensor]) -> "openvino.Model":
-        shapes = [list(x.get_shape()) for x in self._model.inputs]
-        if shapes != [list(x.shape) for x in examples]:
+        from openvino import PartialShape  # noqa: PLC0415  (an extra)
+
+        fits = [
+            node.get_partial_shape().compatible(PartialShape(list(x.shape)))
+            for node, x in zip(self._model.inputs, examples, strict=True)
+        ]
+        if not all(fits):
             height, width = self._size
             raise ConfigError(
                 f"{self._folder} is quantised for network inputs of {height}x{width}, and these frames give another "
