@@ -238,7 +238,7 @@ _STAGES = {
     "detector": Stage(detection_losses, 0, 2000, (12, 5), 1e-3, 0.3, drawn=SyntheticConfig(), frozen_stages=1),
     "styles": Stage(detection_losses, 0, 1700, (12, 5), 7e-4, seed=2),
     "styles-again": Stage(detection_losses, 0, 800, (12, 5), 5e-4, seed=4),
-    "more": Stage(detection_losses, 0, 3000, (12, 5), 7e-4, seed=5),
+    "more": Stage(detection_losses, 0, 2500, (12, 5), 7e-4, seed=5),
     "together": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
     "frozen-flow": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
 }

@@ -6,7 +6,7 @@ from torch import nn
 
 from flowdet.build import build
 from flowdet.config import BackboneConfig
-from flowdet.engine.optimised import WinogradConv, optimise
+from flowdet.engine.optimised import ConvBySize, TransposedConvBySize, optimise
 from flowdet.models.efficientnet_lite import EfficientNetLite0Config
 from flowdet.models.neck import ConvNeckConfig, MergeNeckConfig
 from flowdet.models.resnet import ResNetConfig
@@ -65,35 +65,73 @@ def test_no_batch_norm_is_left_and_the_given_system_stays_as_it_was(backbone: Ba
 @torch.inference_mode()
 def test_large_maps_take_fewer_multiplications_and_small_ones_none_of_its_memory(dilation: int) -> None:
     conv = nn.Conv2d(128, 128, 3, padding=dilation, dilation=dilation)
-    assert WinogradConv.suits(conv)
-    fast = WinogradConv(conv)
-    small, large = (torch.rand(1, 128, side, side) for side in (8, 40))
-    assert torch.equal(fast(small), conv(small))
-    assert fast._kernel is None
-    found, wanted = fast(large), conv(large)
-    assert fast._kernel is not None
+    assert ConvBySize.suits(conv)
+    fast = ConvBySize(conv)
+    for side, is_large in ((8, False), (14, False), (40, True)):
+        x = torch.rand(1, 128, side, side)
+        found, wanted = fast(x), conv(x)
+        assert (fast._kernel is not None) == is_large
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert not torch.equal(found, wanted)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(5, 2), (3, 2), (3, 1)])
+@torch.inference_mode()
+def test_maps_with_fewer_cells_than_channels_are_one_product(kernel: int, stride: int) -> None:
+    conv = nn.Conv2d(128, 128, kernel, stride, kernel // 2)
+    fast = ConvBySize(conv)
+    for size in ((5, 8), (21, 32)):
+        x = torch.rand(2, 128, *size).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_transposed_convolutions_too() -> None:
+    conv = nn.ConvTranspose2d(128, 16, 4, 2, 1, bias=False)
+    assert TransposedConvBySize.suits(conv)
+    fast = TransposedConvBySize(conv)
+    for size in ((5, 7), (12, 16)):
+        x = torch.rand(2, 128, *size)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        nn.Conv2d(128, 128, 3, stride=2, padding=1),
-        nn.Conv2d(128, 128, 3),
-        nn.Conv2d(128, 128, 3, padding=1, dilation=2),
+        nn.Conv2d(128, 128, 1),
         nn.Conv2d(128, 128, 3, padding=1, groups=2),
         nn.Conv2d(128, 64, 3, padding=1),
-        nn.Conv2d(128, 128, 5, padding=2),
+        nn.Conv2d(128, 128, (3, 5), padding=1),
+        nn.Conv2d(128, 128, 3, padding=(1, 2)),
         nn.Conv2d(128, 128, 3, padding="same"),
-        nn.ConvTranspose2d(128, 128, 3, padding=1),
+        nn.Conv2d(128, 128, 3, padding=1, device="meta"),
+        nn.ConvTranspose2d(128, 128, 4, 2, 1, bias=False),
     ],
 )
 def test_other_convolutions_stay_as_they_are(module: nn.Module) -> None:
-    assert not WinogradConv.suits(module)
+    assert not ConvBySize.suits(module)
 
 
-def test_the_published_systems_have_convolutions_of_the_kind() -> None:
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose2d(128, 128, 4, 2, 1),
+        nn.ConvTranspose2d(128, 128, 4, 2, 0, bias=False),
+        nn.ConvTranspose2d(128, 128, 3, 2, 1, bias=False),
+        nn.ConvTranspose2d(128, 128, 4, 2, 1, groups=2, bias=False),
+        nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False),
+        nn.Conv2d(128, 128, 3, padding=1),
+    ],
+)
+def test_other_transposed_convolutions_stay_as_they_are(module: nn.Module) -> None:
+    assert not TransposedConvBySize.suits(module)
+
+
+def test_a_system_has_them() -> None:
     system = narrow_system(SingleFrameConfig())
-    system.detector.neck = nn.Sequential(nn.Conv2d(128, 128, 3, padding=1))
-    assert any(isinstance(module, WinogradConv) for module in optimise(system).modules())
+    system.detector.neck = nn.Sequential(
+        nn.Conv2d(128, 128, 3, padding=1), nn.ConvTranspose2d(128, 8, 4, 2, 1, bias=False)
+    )
+    fast = optimise(system)
+    assert any(isinstance(module, ConvBySize) for module in fast.modules())
+    assert any(isinstance(module, TransposedConvBySize) for module in fast.modules())

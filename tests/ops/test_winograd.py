@@ -39,4 +39,4 @@ def test_the_kernel_is_made_in_parts() -> None:
 
 @pytest.mark.parametrize(("size", "dilation", "tiles"), [((38, 63), 1, 160), ((38, 63), 2, 160), ((4, 5), 1, 2)])
 def test_tiles_cover_the_map(size: tuple[int, int], dilation: int, tiles: int) -> None:
-    assert count_tiles(*size, dilation) == tiles
+    assert count_tiles(size, dilation) == tiles

@@ -130,11 +130,11 @@ def _examples(system: VideoDetector, calibration: Calibration) -> dict[str, tupl
     with torch.inference_mode():
         maps = [head.extract(frame.images) for frame in frames]
         examples |= {part: [(features,) for features in maps] for part in ("embedding", "rpn")}
-        proposed = [
-            head.rpn.propose(*head.rpn(features), frame.geometries, head.rpn.config.post_nms_top_n)
-            for features, frame in zip(maps, frames, strict=True)
-        ]
-        examples["roi_head"] = [(head.roi_head.pool(*pair),) for pair in zip(maps, proposed, strict=True)]
+        examples["roi_head"] = []
+        for features, frame in zip(maps, frames, strict=True):
+            objectness, deltas = head.rpn(features)
+            boxes = head.rpn.propose(objectness, deltas, frame.geometries, head.rpn.config.post_nms_top_n)
+            examples["roi_head"].append((head.roi_head.pool(features, boxes),))
         if "flow" in modules and system.flow_net:
             examples["flow"] = []
             for clip in calibration.inputs:

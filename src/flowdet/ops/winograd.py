@@ -1,5 +1,6 @@
 """3x3 convolutions with a quarter of the multiplications (Lavin and Gray, 2016: F(4x4, 3x3))."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -57,8 +58,9 @@ def transform_kernel(weight: Tensor) -> Tensor:
     return transformed
 
 
-def count_tiles(height: int, width: int, dilation: int = 1) -> int:
-    """Tiles of 4x4 outputs that cover a map; with a dilation of d each of the d x d interleaved maps has its own."""
+def count_tiles(size: Sequence[int], dilation: int = 1) -> int:
+    """Tiles of 4x4 outputs that cover a map [h, w]; with a dilation of d each of d x d interleaved maps has its own."""
+    height, width = size
     side = _OUT * dilation
     return -(-height // side) * -(-width // side) * dilation**2
 
@@ -77,7 +79,7 @@ def winograd_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, dilation: int 
     Returns:
         [b, co, h, w], with the channels side by side in memory.
     """
-    at_once = max(1, _TILES_AT_ONCE // count_tiles(*x.shape[2:], dilation))
+    at_once = max(1, _TILES_AT_ONCE // count_tiles(x.shape[2:], dilation))
     parts = [_convolved(part.permute(0, 2, 3, 1), kernel, dilation) for part in x.split(at_once)]
     y = parts[0] if len(parts) == 1 else torch.cat(parts)
     return (y if bias is None else y + bias).permute(0, 3, 1, 2)
