@@ -142,7 +142,7 @@ def fgfa_lite() -> SystemConfig:
             RPNConfig(
                 channels=128,
                 scales=(1.0, 2.0, 4.0, 8.0, 16.0),
-                pre_nms_top_n=1000,
+                pre_nms_top_n=500,
                 post_nms_top_n=64,
                 training_post_nms_top_n=300,
             ),

@@ -123,15 +123,18 @@ def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Te
         [k] int64 positions, best first.
     """
     kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    separate = boxes
+    if labels is not None and len(boxes):
+        # Each label in a place of its own; in double precision that changes no overlap.
+        separate, scores = boxes.double(), scores.double()
+        separate = separate + (labels * (separate.max() - separate.min() + 1))[:, None]
     for start in range(0, len(boxes), _BOXES_AT_ONCE):
         near = torch.arange(start, min(start + _BOXES_AT_ONCE, len(boxes)), device=boxes.device)
         apart = box_iou(boxes[near], boxes[kept]) <= iou
         if labels is not None:
             apart |= labels[near, None] != labels[kept]
         near = near[apart.all(dim=1)]
-        groups = [near] if labels is None else [near[labels[near] == label] for label in labels[near].unique()]
-        best = [group[nms(boxes[group], scores[group], iou)] for group in groups]
-        kept = torch.cat((kept, torch.cat(best).sort().values)) if best else kept
+        kept = torch.cat((kept, near[nms(separate[near], scores[near], iou)].sort().values))
         if len(kept) >= count:
             break
     return kept[:count]
