@@ -201,9 +201,9 @@ _LITE_FILE = "lite.safetensors"
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {
-        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 5_492_167, 8.4),
-        "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 5_418_375, 1.2, gflop_key=3.1),
-        "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_999_918, 2.9),
+        "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 4_705_735, 8.2),
+        "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 4_631_943, 0.9, gflop_key=2.8),
+        "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_213_486, 2.6),
     }
 )
 """The small systems by name; all read the same file."""
