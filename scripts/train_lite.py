@@ -6,7 +6,7 @@ styles       the same, on more objects a frame, their drawings in other styles
 styles-again the same once more, from a lower learning rate
 more         the same, longer, with the drawings of --drawings
 together     all of it, for the three methods at once; writes lite.safetensors
-frozen-flow  as together but for the flow net, which stays as it is, for comparison
+frozen-flow  as together but for the flow net, which stays as it is, and shorter; for comparison
 
 Without the name of a stage all of them run; what is finished is not done again, and what was interrupted goes on.
 """
@@ -239,7 +239,7 @@ _STAGES = {
     "styles": Stage(detection_losses, 0, 1700, (12, 5), 7e-4, seed=2),
     "styles-again": Stage(detection_losses, 0, 800, (12, 5), 5e-4, seed=4),
     "more": Stage(detection_losses, 0, 2500, (12, 5), 7e-4, seed=5),
-    "together": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
+    "together": Stage(joint_losses, 2, 600, (8, 3), 3e-4, seed=3),
     "frozen-flow": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
 }
 
