@@ -1,7 +1,7 @@
 """What every mode finds and costs: the tables of docs/modes.md from the shipped weights.
 
     flowdet data synthesize synthetic --split val
-    python scripts/measure_modes.py synthetic
+    python scripts/measure_modes.py synthetic --real REAL_VID
 
 The figures go to docs/evidence/modes.json, the tables into docs/modes.md between their marks.
 """
@@ -31,6 +31,7 @@ from flowdet.config import SystemConfig
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou
 from flowdet.evaluation.detections import DetectionTable
+from flowdet.evaluation.protocols import evaluate
 from flowdet.evaluation.restrict import restrict
 from flowdet.loading import weights_of
 from flowdet.modes import Mode, in_mode
@@ -78,6 +79,7 @@ def _config(system: str, backbone: str, mode: Mode, causal: bool) -> SystemConfi
 def measure(
     synthetic: Path,
     *,
+    real: Path | None = None,
     work: Path = Path("modes-work"),
     clips: int | None = None,
     processes: int = 2,
@@ -88,6 +90,7 @@ def measure(
 
     Args:
         synthetic: Folder of the benchmark's validation split.
+        real: Folder in the layout of ImageNet VID with the labelled real clips; without it their column stays empty.
         work: Takes what is found, video by video; another one for other weights.
         clips: Only so many, the first ones.
         processes: How many work at the same time.
@@ -117,12 +120,21 @@ def measure(
         "clips": len(data.videos),
         "frames": len(data.images),
         "found": dict(zip(found, documents, strict=True)),
+        "real": on_real_clips(rows, real, work / "real", processes) if real else {},
         "seconds": seconds_per_frame(rows, data, synthetic, videos=_TIMED_VIDEOS, rounds=rounds),
         "work": work_of(rows, data, synthetic, videos=_COUNTED_VIDEOS),
         "gflop": {_name(s, m, c): gflop_of(_config(s, "r50", m, c)) for s, _, m, c in _ROWS},
     }
     _FIGURES.write_text(json.dumps(figures, indent=1, default=asdict) + "\n")
     fill(_PAGE, tables_of(json.loads(_FIGURES.read_bytes())))
+
+
+def on_real_clips(rows: Sequence[Variant], folder: Path, work: Path, processes: int) -> dict[str, float]:
+    """AP50 of each row on the labelled real clips."""
+    data = read_cocovid(folder / "annotations" / "davis_vid_val.json")
+    images = folder / "Data" / "VID"
+    found = detect_variants(rows, data, images, work, processes=processes, progress=lambda _: None)
+    return {name: evaluate(data, table, "coco").headline["AP50"] for name, table in found.items()}
 
 
 def _judge(judge: Judge, name: str, found: DetectionTable) -> dict[str, Any]:
@@ -162,7 +174,8 @@ def tables_of(figures: Mapping[str, Any]) -> dict[str, str]:
         assert name == _name(system, mode, causal)
         exact = _name(against, "exact", causal=False)
         gain = "0" if name == exact else interval(document["gain"]["AP50"])
-        accuracy.append([name, *(f"{100 * document['figures'][part]:.1f}" for part in _PARTS), gain])
+        real = f"{100 * figures['real'][name]:.1f}" if figures["real"] else ""
+        accuracy.append([name, *(f"{100 * document['figures'][part]:.1f}" for part in _PARTS), gain, real])
         done, gflop = work[name], figures["gflop"][name]["mean"]
         if system == "dff":
             each, period = figures["gflop"][name], done["backbone"]
@@ -171,7 +184,7 @@ def tables_of(figures: Mapping[str, Any]) -> dict[str, str]:
         counts = [f"{done['backbone']:.2f}", f"{done['flows']:.2f}", f"{done['fallbacks']:.2f}"]
         cost.append([name, f"{1000 * seconds[name]:.1f}", f"{times:.2f}", *counts, f"{gflop:.0f}"])
     return {
-        "accuracy": table(["", *_PARTS, "AP50 against exact"], accuracy),
+        "accuracy": table(["", *_PARTS, "AP50 against exact", "real clips"], accuracy),
         "cost": table(
             ["", "ms a frame", "times as fast as exact", "backbone", "flows", "fallbacks", "GFLOP, R-50"], cost
         ),
