@@ -80,7 +80,7 @@ def test_the_command_writes_files_and_manifest(tmp_path: Path, capsys: pytest.Ca
     assert "opset 17" in capsys.readouterr().out
     found = json.loads((tmp_path / "export.json").read_text())
     assert found["input_size"] == [64, 96]
-    assert found["parts"]["roi_head"]["inputs"][0]["shape"] == ["n", 128, 7, 7]
+    assert found["parts"]["roi_head"]["inputs"][0]["shape"] == ["n", 128, 5, 5]
     assert json.loads(found["config"])["name"] == "single-lite"
 
 
