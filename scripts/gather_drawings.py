@@ -9,7 +9,6 @@ Needs `resvg-py` and `scipy` from PyPI. The families of the validation split (tw
 """
 
 import io
-import json
 import re
 import struct
 import sys
@@ -18,19 +17,18 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import resvg_py
+from make_synthetic_packs import FAMILIES as PACKED
+from make_synthetic_packs import SPRITE_SIDE, icons_of, reddened, svg_of, without_water
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-SPRITE_SIDE = 192
 RENDER_SIDE = 256
 WHITE = 236
 SMALL_PART = 0.12
 SOLID = 200
-WATER_RANGE = 48
 INKS = ("#202024", "#5b3a1e", "#7a2f2a", "#2f4d7a", "#3d5a34", "#6b6b70")
 
 # family -> (package, licence, holder)
@@ -53,13 +51,10 @@ FAMILIES = {
     ),
     "pysiogame": ("Debian pysiogame 4.20.01-1", "public domain", "Ireneusz Imiolek; Open Clip Art Library"),
     "fluent-color": ("npm @iconify-json/fluent-emoji@1.2.7", "MIT", "Fluent Emoji, Microsoft Corporation"),
-    "fluent-flat": ("npm @iconify-json/fluent-emoji-flat@1.2.6", "MIT", "Fluent Emoji, Microsoft Corporation"),
-    "noto": ("npm @iconify-json/noto@1.2.9", "Apache-2.0", "Noto Emoji, Google Inc."),
-    "noto-v1": ("npm @iconify-json/noto-v1@1.2.5", "Apache-2.0", "Noto Emoji (v1), Google Inc."),
-    "emojione": ("npm @iconify-json/emojione@1.2.3", "CC-BY-4.0", "Emoji One 2.3 (EmojiTwo)"),
-    "emojione-v1": ("npm @iconify-json/emojione-v1@1.2.3", "CC-BY-SA-4.0", "Emoji One 1.5"),
-    "fxemoji": ("npm @iconify-json/fxemoji@1.2.2", "Apache-2.0", "FxEmojis, Mozilla"),
-    "streamline": ("npm @iconify-json/streamline-emojis@1.2.4", "CC-BY-4.0", "Streamline Emojis, Streamline"),
+    **{
+        family: (f"npm {PACKED[family][1]}", *PACKED[family][2:])
+        for family in ("fluent-flat", "noto", "noto-v1", "emojione", "emojione-v1", "fxemoji", "streamline")
+    },
     "flex": ("npm @iconify-json/streamline-flex-color@1.2.2", "CC-BY-4.0", "Flex, Streamline"),
     "plump": ("npm @iconify-json/streamline-plump-color@1.2.2", "CC-BY-4.0", "Plump, Streamline"),
     "ultimate": ("npm @iconify-json/streamline-ultimate-color@1.2.2", "CC-BY-4.0", "Ultimate, Streamline"),
@@ -337,9 +332,6 @@ DRAWINGS: dict[str, dict[str, str]] = {
     },
 }
 
-# On a background, or not what the name says.
-LEFT_OUT: set[str] = set()
-
 # Boats whose water is one colour from the lower edge on: it is taken away.
 ON_WATER = {f"fluent-color/{name}" for name in DRAWINGS["fluent-color"]["watercraft"].split()}
 
@@ -379,27 +371,14 @@ def resources(path: Path) -> dict[str, bytes]:
     return dict(walk(0, ""))
 
 
-@cache
-def icons_of(folder: Path) -> dict[str, Any]:
-    """The drawings of an npm package of iconify."""
-    icons: dict[str, Any] = json.loads((folder / "icons.json").read_text())
-    return icons
-
-
 def icon(folder: Path, name: str) -> bytes | None:
     """One drawing of an npm package of iconify as SVG; what has the colour of the text gets an ink by its name."""
     icons = icons_of(folder)
     found = icons["icons"].get(name)
     if found is None:
         return None
-    left, top, width, height = (
-        found.get(key, icons.get(key, value)) for key, value in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
-    )
     body = found["body"].replace("currentColor", INKS[zlib.crc32(name.encode()) % len(INKS)])
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
-    ).encode()
+    return svg_of(icons, found, body).encode()
 
 
 def content_of(source: Path, family: str, folder: str, name: str) -> bytes | None:
@@ -463,32 +442,6 @@ def without_shadow(image: Image.Image) -> Image.Image:
     return Image.fromarray(pixels, "RGBA")
 
 
-def without_water(image: Image.Image) -> Image.Image:
-    """The drawing without what has the colours of its lowest rows and hangs together with them."""
-    pixels = np.array(image)
-    colours = pixels[..., :3].astype(int)
-    row = int(np.flatnonzero(pixels[..., 3].max(axis=1) > SOLID)[-1]) - 2
-    seeds = np.unique(colours[row, pixels[row, :, 3] > SOLID] // 8 * 8 + 4, axis=0)
-    alike = np.zeros(colours.shape[:2], dtype=bool)
-    for seed in seeds:
-        alike |= np.abs(colours - seed).sum(axis=2) < WATER_RANGE
-    regions, _ = ndimage.label(alike & (pixels[..., 3] > 0))
-    touching = np.unique(regions[row])
-    pixels[np.isin(regions, touching[touching > 0]), 3] = 0
-    return Image.fromarray(pixels, "RGBA")
-
-
-def reddened(image: Image.Image) -> Image.Image:
-    """A raccoon in the colours of a red panda: its greys become rust, its lightest and darkest parts stay."""
-    pixels = np.array(image).astype(float)
-    light = pixels[..., :3].mean(axis=2) / 255
-    colourless = np.ptp(pixels[..., :3], axis=2) < 70
-    rust = np.stack((30 + 230 * light, 150 * light, 80 * light), axis=2)
-    weight = (colourless * np.clip((light - 0.2) / 0.1, 0, 1) * np.clip((0.78 - light) / 0.06, 0, 1))[..., None]
-    pixels[..., :3] = pixels[..., :3] * (1 - weight) + rust * weight
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8), "RGBA")
-
-
 def fitted(image: Image.Image) -> Image.Image:
     """The drawing cut to its extent and made no larger than the common size."""
     seen = np.array(image)[..., 3] > 16
@@ -525,8 +478,6 @@ def gather(source: Path, target: Path) -> dict[str, dict[str, list[Path]]]:
         for label, names in classes.items():
             for folder, name in listed(names):
                 stem = re.sub(r"[^A-Za-z0-9-]+", "_", Path(name).name.removesuffix(".svg")).strip("_")
-                if f"{family}/{label}__{stem}" in LEFT_OUT:
-                    continue
                 image = drawing(source, family, label, folder, name)
                 if image is None:
                     if classes is not MORE_EMOJI:

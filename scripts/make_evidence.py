@@ -194,10 +194,14 @@ def flow_errors() -> dict[str, Any]:
     return {name: end_point_errors(net, inputs, pairs) for name, net in nets.items()}
 
 
+def real_clips(folder: Path) -> tuple[CocoVID, Path]:
+    """The labelled real clips and the folder of their pictures."""
+    return read_cocovid(folder / "annotations" / "davis_vid_val.json"), folder / "Data" / "VID"
+
+
 def judge_real(folder: Path, work: Path, samples: int) -> dict[str, Any]:
     """The systems as they are shipped on the labelled real clips."""
-    data = read_cocovid(folder / "annotations" / "davis_vid_val.json")
-    images = folder / "Data" / "VID"
+    data, images = real_clips(folder)
     found = {name: detect_data_set(load(name), data, images, work / name).table for name in _SYSTEMS}
     found |= {f"{name}, Seq-NMS": seq_nms(data, found[name]) for name in _SYSTEMS}
     return {

@@ -148,14 +148,19 @@ def drawing(folder: Path, family: str, name: str, code: str) -> Image.Image | No
     icon = icons["icons"].get(name) or (icons["icons"].get(alias["parent"]) if alias.keys() == {"parent"} else None)
     if icon is None:
         return None
+    svg = svg_of(icons, icon, icon["body"])
+    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=512)))).convert("RGBA")
+
+
+def svg_of(icons: dict[str, Any], icon: dict[str, Any], body: str) -> str:
+    """A drawing of an npm package of iconify with this body as SVG."""
     left, top, width, height = (
         icon.get(key, icons.get(key, value)) for key, value in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     )
-    svg = (
+    return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
+        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">{body}</svg>'
     )
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=512)))).convert("RGBA")
 
 
 def without_water(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from evidence_runs import Variant, detect_variants, seconds_per_frame, work_of
-from make_evidence import Judge, degraded_frames
+from make_evidence import Judge, degraded_frames, real_clips
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -131,8 +131,7 @@ def measure(
 
 def on_real_clips(rows: Sequence[Variant], folder: Path, work: Path, processes: int) -> dict[str, float]:
     """AP50 of each row on the labelled real clips."""
-    data = read_cocovid(folder / "annotations" / "davis_vid_val.json")
-    images = folder / "Data" / "VID"
+    data, images = real_clips(folder)
     found = detect_variants(rows, data, images, work, processes=processes, progress=lambda _: None)
     return {name: evaluate(data, table, "coco").headline["AP50"] for name, table in found.items()}
 

@@ -2,9 +2,9 @@
 
 flow         the flow net, on clips whose flow is known exactly
 detector     backbone, neck and heads, on single frames
-styles       the same, on more objects a frame, their drawings in other styles
+styles       the same, on more objects a frame, their drawings in other styles and, from here on, those of --drawings
 styles-again the same once more, from a lower learning rate
-more         the same, longer, with the drawings of --drawings
+more         the same, longer
 together     all of it, for the three methods at once; writes lite.safetensors
 frozen-flow  as together but for the flow net, which stays as it is, and shorter; for comparison
 
@@ -13,7 +13,7 @@ Without the name of a stage all of them run; what is finished is not done again,
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -301,7 +301,7 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
         case "styles" | "more" if start:
             system.load_state_dict(read_system(start, single_lite()).state_dict())
         case "styles" | "styles-again" | "more":
-            before = {"styles": "detector", "styles-again": "styles", "more": "styles-again"}
+            before = {after: earlier for earlier, after in pairwise(_STAGES)}
             system.load_state_dict(_load(out / before[name]))
         case _:
             system.load_state_dict(system.state_dict() | _load(out / "more"))
