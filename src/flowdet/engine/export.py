@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flowdet.checkpoint import weights_digest
 from flowdet.config import config_to_json
-from flowdet.engine.parts import FlowPreparation, FlowRoles, heavy_parts
+from flowdet.engine.parts import ANY_NUMBER, FlowPreparation, FlowRoles, heavy_parts
 from flowdet.errors import ConfigError
 from flowdet.models.inputs import prepare
 from flowdet.system import VideoDetector
@@ -165,7 +165,7 @@ def _examples(
 
 def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Path) -> ExportedPart:
     inputs, outputs = _TENSORS[name]
-    is_dynamic = name == "roi_head"
+    is_dynamic = name in ANY_NUMBER
     with warnings.catch_warnings():
         # Of the tracer, that what it takes for constant is constant; and that the newer exporter, which needs another
         # package, is the future. This one is in every PyTorch from 2.6 on.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowdet.checkpoint import weights_digest
 from flowdet.config import structure_json
-from flowdet.engine.openvino import compile_system, core
+from flowdet.engine.openvino import compile_system, core, openvino_module
 from flowdet.engine.parts import PARTS
 from flowdet.errors import ConfigError
 from flowdet.system import VideoDetector
@@ -120,10 +120,9 @@ class _Fixed:
         self._model: openvino.Model = core().read_model(xml)
 
     def __call__(self, examples: Sequence[Tensor]) -> "openvino.Model":
-        from openvino import PartialShape  # noqa: PLC0415  (an extra)
-
+        shape = openvino_module().PartialShape
         fits = [
-            node.get_partial_shape().compatible(PartialShape(list(x.shape)))
+            node.get_partial_shape().compatible(shape(list(x.shape)))
             for node, x in zip(self._model.inputs, examples, strict=True)
         ]
         if not all(fits):
