@@ -21,8 +21,8 @@ _LOSSES = {
     "roi_boxes": "loss_bbox",
 }
 _LOSS_TOLERANCE = 1e-4
-# In float32 a ReLU near zero may open or close, and two processors may disagree: 4e-3 was seen.
-_GRADIENT_TOLERANCE = 1e-2
+# In float32 a ReLU near zero may open or close, and two processors may disagree: 2e-3 of the largest was seen.
+_GRADIENT_TOLERANCE = 5e-3
 # After a step of SGD two proposals of nearly the same score may have changed places.
 _MOVED = 4
 
@@ -51,6 +51,7 @@ class Samples:
             assert len(chosen.positives) == len(wanted["pos_inds"])
             assert len(chosen.negatives) == wanted["num_neg"]
             if not moved:
+                assert chosen.positives.tolist() == wanted["pos_inds"]
                 assert matches[chosen.positives].tolist() == wanted["pos_gt"]
                 assert chosen.negatives.sum().item() == wanted["neg_inds_sum"]
         self.seen.clear()

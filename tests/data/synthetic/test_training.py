@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flowdet.data.synthetic.assets import load_assets
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import pixel_grid
 from flowdet.data.synthetic.training import SyntheticClips
@@ -60,3 +61,12 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         SyntheticClips(("dog", "unicorn"))
     with pytest.raises(ConfigError, match="1 frame or more, not 0"):
         SyntheticClips(("dog",), reach=0)
+
+
+def test_further_drawings_take_part() -> None:
+    (drawing, *_) = load_assets("train").drawings["zebra"]
+    with pytest.raises(ConfigError, match="no drawing of dragon"):
+        SyntheticClips(("dragon",))
+    clip = SyntheticClips(("dragon",), more={"dragon": [drawing]}).draw(np.random.default_rng(0), 0)
+    assert clip.targets.labels.tolist() == [0] * len(clip.targets.boxes)
+    assert len(clip.targets.boxes) > 0
