@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowdet.checkpoint import read_system
-from flowdet.config import MethodConfig
+from flowdet.backends.choice import with_runtime
 from flowdet.data.cocovid import CocoVID, VideoRecord
 from flowdet.data.image_files import read_picture
-from flowdet.engine.choice import with_runtime
-from flowdet.evaluation.detections import DetectionTable, concatenate
-from flowdet.evaluation.flow import ZeroFlow
-from flowdet.models.dis_flow import DISFlow, DISFlowConfig
-from flowdet.models.inputs import prepare
-from flowdet.system import VideoDetector
+from flowdet.flow.dis import DISFlow, DISFlowConfig
+from flowdet.inputs import prepare
+from flowdet.metrics.detections import DetectionTable, concatenate
+from flowdet.metrics.flow import ZeroFlow
+from flowdet.systems.config import MethodConfig
+from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
-from flowdet.temporal.single_frame import SingleFrame, SingleFrameConfig
+from flowdet.temporal.single import SingleFrame, SingleFrameConfig
 from flowdet.types import Aggregation, Frame, FrameFeatures, NetworkInput
+from flowdet.weights.native import read_system
 
 __all__ = ["Variant", "Work", "detect_variants", "seconds_per_frame", "work_of"]
 

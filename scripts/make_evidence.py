@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from flowdet.cli import keep_memory
-from flowdet.config import MethodConfig
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import motion_iou
 from flowdet.data.synthetic.benchmark import Benchmark
-from flowdet.evaluate import detect_data_set
-from flowdet.evaluation.bootstrap import Interval, bootstrap, bootstrap_difference
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.flow import ZeroFlow, end_point_errors, flow_pairs
-from flowdet.evaluation.protocols import evaluate
-from flowdet.evaluation.restrict import restrict
-from flowdet.evaluation.seq_nms import seq_nms
-from flowdet.loading import load, weights_of
-from flowdet.models.dis_flow import DISFlow, DISFlowConfig
-from flowdet.recipes import VID_CLASSES, fgfa_lite
+from flowdet.evaluation.run import detect_data_set
+from flowdet.flow.dis import DISFlow, DISFlowConfig
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.flow import ZeroFlow, end_point_errors, flow_pairs
+from flowdet.metrics.intervals import Interval, bootstrap, bootstrap_difference
+from flowdet.metrics.protocols import evaluate
+from flowdet.metrics.restrict import restrict
+from flowdet.systems.config import MethodConfig
+from flowdet.systems.load import load, weights_of
+from flowdet.systems.recipes import VID_CLASSES, fgfa_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.single_frame import SingleFrameConfig
+from flowdet.temporal.single import SingleFrameConfig
+from flowdet.tracking.seq_nms import seq_nms
 
 app = App(help=__doc__)
 

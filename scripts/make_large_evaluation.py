@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.evaluation.detections import DetectionTable, concatenate
 from flowdet.evaluation.results_file import write_results
+from flowdet.metrics.detections import DetectionTable, concatenate
 
 CLASSES = 30
 WIDTH, HEIGHT = 1280, 720

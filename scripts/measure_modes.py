@@ -25,18 +25,18 @@ from make_evidence import Judge, degraded_frames, real_clips
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowdet.build import build
+from flowdet.benchmark.steady import frame_kinds, steady_state
 from flowdet.cli import keep_memory
-from flowdet.config import SystemConfig
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.protocols import evaluate
-from flowdet.evaluation.restrict import restrict
-from flowdet.loading import weights_of
-from flowdet.modes import Mode, in_mode
-from flowdet.recipes import recipe
-from flowdet.runtime.steady import frame_kinds, steady_state
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.protocols import evaluate
+from flowdet.metrics.restrict import restrict
+from flowdet.systems.build import build
+from flowdet.systems.config import SystemConfig
+from flowdet.systems.load import weights_of
+from flowdet.systems.modes import Mode, in_mode
+from flowdet.systems.recipes import recipe
 from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.types import Geometry, NetworkInput

@@ -19,10 +19,10 @@ import torch
 from cyclopts import App, Parameter
 from matplotlib.figure import Figure
 
-from flowdet.loading import load
-from flowdet.modes import Mode
-from flowdet.runtime.clip import moving_images
-from flowdet.system import VideoDetector
+from flowdet.benchmark.clip import moving_images
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load
+from flowdet.systems.modes import Mode
 from flowdet.types import Frame
 
 app = App(help=__doc__)

@@ -24,9 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from flowdet.build import build
-from flowdet.checkpoint import read_system, save_native
-from flowdet.config import SystemConfig
 from flowdet.data.coco import read_stills
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
 from flowdet.data.synthetic.assets import Picture
@@ -34,18 +31,21 @@ from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.restyle import RestyleConfig
 from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.data.transforms import recoloured
-from flowdet.models.efficientnet_lite import EfficientNetLite0Config
-from flowdet.models.inputs import FEATURE_STRIDE
-from flowdet.models.matching_flow import MatchingFlow
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.flow.matching import MatchingFlow
+from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import choose_randomly
-from flowdet.recipes import VID_CLASSES, fgfa_lite, single_lite
-from flowdet.system import VideoDetector
+from flowdet.systems.build import build
+from flowdet.systems.config import SystemConfig
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.training.clips import to_clip_batch, to_inputs
 from flowdet.training.loop import Report, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
 from flowdet.training.pretrained import load_imagenet_weights
+from flowdet.weights.native import read_system, save_native
 
 app = App(help=__doc__)
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowdet.models.inputs import prepare
-from flowdet.recipes import RECIPES
-from flowdet.system import VideoDetector
+from flowdet.inputs import prepare
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.recipes import RECIPES
 from flowdet.types import Geometry, NetworkInput
 from tests.recording import Recording, record, roi_outputs
 from tests.seeded import synthetic_clip

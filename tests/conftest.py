@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is PyTorch, as if OpenVINO were not there: compiling takes seconds, which few tests are about."""
-    monkeypatch.setattr("flowdet.engine.choice.find_spec", lambda name: None)
+    monkeypatch.setattr("flowdet.backends.choice.find_spec", lambda name: None)
 
 
 @pytest.fixture(scope="session")

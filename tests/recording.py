@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowdet.models.detector import Detector
-from flowdet.models.flownet import FlowNetS
+from flowdet.detectors.faster_rcnn import Detector
+from flowdet.flow.flownet_s import FlowNetS
 from flowdet.ops.aggregate import cosine_similarity
-from flowdet.system import VideoDetector
+from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, WindowFrame, window_slots
 from flowdet.types import Aggregation, FrameFeatures, NetworkInput

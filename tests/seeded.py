@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowdet.build import build
-from flowdet.models.weights import published_to_native
-from flowdet.recipes import RECIPES
-from flowdet.system import VideoDetector
+from flowdet.systems.build import build
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.recipes import RECIPES
+from flowdet.weights.fill import published_to_native
 from tests.golden import state_dict_shapes
 
 __all__ = ["seeded_system", "seeded_tensor", "seeded_weights", "synthetic_clip"]

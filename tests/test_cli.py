@@ -11,10 +11,10 @@ import av
 import pytest
 import torch
 
-from flowdet.build import build
-from flowdet.checkpoint import save_native
 from flowdet.cli import main
-from flowdet.recipes import single_lite
+from flowdet.systems.build import build
+from flowdet.systems.recipes import single_lite
+from flowdet.weights.native import save_native
 from tests.video.clips import cut, make_clip, noise, quadrants
 
 Run = Callable[..., int]

@@ -17,7 +17,7 @@ def call(*arguments: str) -> int:
 def test_two_systems_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flowdet.runtime.benchmark._IMAGES", 3)
+    monkeypatch.setattr("flowdet.benchmark.benchmark._IMAGES", 3)
     file = tmp_path / "o" / "out.json"
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--vs-size", "32x64", "--json", str(file))
     assert call("single-lite", *options) == 0

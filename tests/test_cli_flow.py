@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowdet.build import build
-from flowdet.checkpoint import save_native
 from flowdet.cli import main
+from flowdet.systems.build import build
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.weights.native import save_native
 from tests.tiny import lite_config, lite_flow_config, video
 
 

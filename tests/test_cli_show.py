@@ -11,12 +11,12 @@ import av
 import pytest
 import torch
 
-from flowdet.build import build
-from flowdet.checkpoint import save_native
 from flowdet.cli import main
-from flowdet.config import SystemConfig
+from flowdet.systems.build import build
+from flowdet.systems.config import SystemConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.weights.native import save_native
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import make_clip, quadrants
 

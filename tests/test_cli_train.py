@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from flowdet import recipes
-from flowdet.build import build
-from flowdet.checkpoint import read_native, save_native
 from flowdet.cli.train import PlanOptions, train
 from flowdet.errors import ConfigError, FlowdetError
+from flowdet.systems import recipes
+from flowdet.systems.build import build
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, StepDrops, fine_tuning_plan, published_plan
 from flowdet.training.task import AnnotatedImages, FitTask
+from flowdet.weights.native import read_native, save_native
 from tests.data.annotated import Drawing
 from tests.training.runs import SYSTEMS
 

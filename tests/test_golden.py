@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flowdet.engine.optimised import optimise
+from flowdet.backends.optimised import optimise
 from flowdet.types import Frame
 from tests.comparison import CASES, TOLERANCES, Case, compare, compare_case, read_compact
 from tests.golden import SYSTEMS_FILE
@@ -27,7 +27,7 @@ def test_tensors_of_mmtracking(case: Case) -> None:
 @pytest.mark.parametrize("system", ["dff-r50", "fgfa-r50"])
 def test_tensors_of_mmtracking_by_an_optimised_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On maps as small as these the way of large ones would not be taken else.
-    monkeypatch.setattr("flowdet.engine.optimised._LEAST_TILES", 1)
+    monkeypatch.setattr("flowdet.backends.optimised._LEAST_TILES", 1)
     case = Case(system, "b113x200pad128x208")
     frames = read_compact(case, SYSTEMS_FILE)[:_FRAMES]
     worst = compare_case(optimise(seeded_system(system)), case, frames)

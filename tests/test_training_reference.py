@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowdet.models import roi_head, rpn
-from flowdet.models.inputs import InputConfig, prepare
-from flowdet.models.weights import published_to_native
+from flowdet.detectors import roi_head, rpn
+from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.boxes import Chooser, Sample, sample
 from flowdet.types import ClipBatch, Targets
+from flowdet.weights.fill import published_to_native
 from tests.golden import training_steps
 from tests.seeded import seeded_system, synthetic_clip
 

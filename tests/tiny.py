@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowdet.config import SystemConfig
-from flowdet.models.detector import Detector, HeadsConfig
-from flowdet.models.efficientnet_lite import EfficientNetLite0Config
-from flowdet.models.flownet import FlowNetConfig
-from flowdet.models.inputs import InputConfig, prepare
-from flowdet.models.neck import MergeNeckConfig
-from flowdet.models.roi_head import RoIHead, RoIHeadConfig
-from flowdet.models.rpn import RPN, RPNConfig
-from flowdet.system import VideoDetector
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import Detector, HeadsConfig
+from flowdet.detectors.necks import MergeNeckConfig
+from flowdet.detectors.roi_head import RoIHead, RoIHeadConfig
+from flowdet.detectors.rpn import RPN, RPNConfig
+from flowdet.flow.flownet_s import FlowNetConfig
+from flowdet.inputs import InputConfig, prepare
+from flowdet.systems.config import SystemConfig
+from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.single_frame import SingleFrameConfig
+from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Frame, FrameFeatures, NetworkInput
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flowdet.errors import CheckpointError, ConfigError, DataError, DownloadError, FlowdetError, VideoError
 
 if TYPE_CHECKING:
-    from flowdet.loading import load
-    from flowdet.system import VideoDetector
+    from flowdet.systems.detector import VideoDetector
+    from flowdet.systems.load import load
     from flowdet.types import Detections, Frame
     from flowdet.video.draw import draw_detections
     from flowdet.video.reader import Video, open_video, read_ahead
@@ -45,10 +45,10 @@ _HOMES = {
     "Detections": "flowdet.types",
     "Frame": "flowdet.types",
     "Video": "flowdet.video.reader",
-    "VideoDetector": "flowdet.system",
+    "VideoDetector": "flowdet.systems.detector",
     "VideoWriter": "flowdet.video.writer",
     "draw_detections": "flowdet.video.draw",
-    "load": "flowdet.loading",
+    "load": "flowdet.systems.load",
     "open_video": "flowdet.video.reader",
     "read_ahead": "flowdet.video.reader",
 }

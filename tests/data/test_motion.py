@@ -11,7 +11,7 @@ import scipy.io
 from flowdet.data.cocovid import Objects
 from flowdet.data.motion import motion_iou, read_motion_iou
 from flowdet.errors import DataError
-from tests.evaluation.fixtures import Box, Case, Made, unpack
+from tests.metrics.fixtures import Box, Case, Made, unpack
 
 AUTHORS_FILE = (
     Path(__file__).resolve().parents[3] / "shared" / "data" / "lists" / "imagenet_vid_groundtruth_motion_iou.mat"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes, View, draw_view
 from flowdet.errors import ConfigError
-from flowdet.models.inputs import InputConfig, prepare
+from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.resize import resize_bilinear
 from tests.data.pictures import waves
 

@@ -7,9 +7,9 @@ from PIL import Image
 
 from flowdet.data.cocovid import CocoVID, ImageRecord, Objects
 from flowdet.errors import ConfigError, DataError
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.mistakes import FrameMistakes
 from flowdet.evaluation.pictures import draw_mistakes, save_mistakes
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.mistakes import FrameMistakes
 
 FOUND, MISSED, FALSE, WHITE = (0, 180, 140), (255, 200, 0), (235, 60, 30), (255, 255, 255)
 SIZE = (720, 1280)

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowdet.errors import ConfigError
-from flowdet.evaluation.curves import Curve
 from flowdet.evaluation.plots import check_plotting, precision_at, save_curves, save_summary
+from flowdet.metrics.curves import Curve
 
 
 def curve(rights: list[bool], boxes: int, name: str = "car", ap50: float | None = 0.5) -> Curve:

@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 
 from flowdet.errors import ConfigError
-from flowdet.evaluation.bootstrap import Interval
-from flowdet.evaluation.figures import Figures
-from flowdet.evaluation.judging import Judgement
 from flowdet.evaluation.report import (
     Counts,
     Evaluation,
@@ -19,6 +16,9 @@ from flowdet.evaluation.report import (
     write_json,
     write_text,
 )
+from flowdet.metrics.figures import Figures
+from flowdet.metrics.intervals import Interval
+from flowdet.metrics.judging import Judgement
 
 COCO = Figures(
     "coco",

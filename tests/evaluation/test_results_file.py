@@ -7,9 +7,9 @@ import pytest
 
 from flowdet.errors import DataError
 from flowdet.evaluation import results_file
-from flowdet.evaluation.detections import DetectionTable, concatenate, map_labels
 from flowdet.evaluation.results_file import read_results, write_results
-from tests.evaluation.fixtures import Made
+from flowdet.metrics.detections import DetectionTable, concatenate, map_labels
+from tests.metrics.fixtures import Made
 
 IDS = [40, 7, 0]
 DATA = Made(frames=[0, 0, None], objects=[], ids=IDS).data

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.evaluation.fixtures import GOLDEN
+from tests.metrics.fixtures import GOLDEN
 
 __all__: list[str] = []
 

@@ -6,7 +6,7 @@ import torch
 from flowdet.ops.warp import warp
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.temporal.single_frame import SingleFrame
+from flowdet.temporal.single import SingleFrame
 from flowdet.types import Aggregation, Propagation
 from tests.tiny import Extract, Flow, embed, inputs_of, run, video
 

@@ -20,7 +20,7 @@ from flowdet.temporal.dff import DFF, DFFConfig, DFFState
 from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig, FGFAState
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
-from flowdet.temporal.single_frame import SingleFrame
+from flowdet.temporal.single import SingleFrame
 from flowdet.types import ClipBatch, Geometry, NetworkInput, Targets
 from tests.tiny import Extract, Flow, NoFlow, embed, inputs_of, run, video
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowdet.build import build
-from flowdet.config import MethodConfig, SystemConfig
 from flowdet.errors import FlowdetError
-from flowdet.models.flownet import FlowNetS
+from flowdet.flow.flownet_s import FlowNetS
 from flowdet.ops.boxes import seeded_choosers
-from flowdet.system import VideoDetector
+from flowdet.systems.build import build
+from flowdet.systems.config import MethodConfig, SystemConfig
+from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.training import log

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.build import build
 from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.data.transforms import STRONGER_CHANGES
 from flowdet.errors import ConfigError, DataError, FlowdetError
-from flowdet.models.inputs import InputConfig, prepare
+from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.boxes import seeded_choosers
+from flowdet.systems.build import build
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.training.clips import ClipFeed, TrainingBatch, clip_batches, to_clip_batch, to_inputs, to_training_batch

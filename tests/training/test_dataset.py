@@ -9,8 +9,8 @@ from flowdet.data.cocovid import read_cocovid
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.data.transforms import STRONGER_CHANGES, Changes
 from flowdet.errors import DataError
-from flowdet.models.inputs import InputConfig, prepare
-from flowdet.recipes import VID_CLASSES, dff_r50, fgfa_lite, fgfa_r50, single_r50
+from flowdet.inputs import InputConfig, prepare
+from flowdet.systems.recipes import VID_CLASSES, dff_r50, fgfa_lite, fgfa_r50, single_r50
 from flowdet.training.dataset import Clip, ClipDataset, published_sampling
 from tests.data.annotated import Drawing, grey_of
 from tests.data.pictures import waves

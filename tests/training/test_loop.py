@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowdet.build import build
 from flowdet.errors import CheckpointError, ConfigError, FlowdetError
-from flowdet.system import VideoDetector
+from flowdet.systems.build import build
+from flowdet.systems.detector import VideoDetector
 from flowdet.training.loop import Report, train
 from flowdet.training.plan import SGD, Plan, StepDrops
 from flowdet.training.schedule import learning_rate

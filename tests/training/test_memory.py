@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowdet.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
-from flowdet.models.resnet import ResNet, ResNetConfig
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.resnet import ResNet, ResNetConfig
 from flowdet.training.memory import checkpoint_backbones
 
 

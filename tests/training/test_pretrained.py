@@ -6,15 +6,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.resnet import ResNet, ResNetConfig
 from flowdet.errors import CheckpointError
-from flowdet.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
-from flowdet.models.flownet import FlowNetConfig, FlowNetS
-from flowdet.models.inputs import InputConfig
-from flowdet.models.resnet import ResNet, ResNetConfig
-from flowdet.models.weights import published_to_native
-from flowdet.recipes import recipe
+from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
+from flowdet.inputs import InputConfig
+from flowdet.systems.recipes import recipe
 from flowdet.training import pretrained
 from flowdet.training.pretrained import load_backbone, load_flow_net, load_imagenet_weights
+from flowdet.weights.fill import published_to_native
 from tests.golden import state_dict_shapes
 from tests.tiny import lite_flow_config
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.table import Table
 
 import flowdet
+from flowdet.benchmark.benchmark import benchmark as measure
+from flowdet.benchmark.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
+from flowdet.benchmark.subject import Subject
 from flowdet.cli import console
 from flowdet.cli.outcome import check_outputs, parse_size, status
 from flowdet.evaluation.report import write_text
-from flowdet.modes import Mode
-from flowdet.runtime.benchmark import benchmark as measure
-from flowdet.runtime.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
-from flowdet.runtime.subject import Subject
+from flowdet.systems.modes import Mode
 
 __all__ = ["benchmark"]
 

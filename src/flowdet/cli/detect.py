@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flowdet
-from flowdet.annotate import annotate, view_of
 from flowdet.cli import console
-from flowdet.cli.processes import spread
 from flowdet.cli.sources import Names, expanded, frame_bar, listed, make_folder
-from flowdet.download import file_sha256
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.loading import DEFAULT_SYSTEM, load, weights_of
-from flowdet.modes import Mode
-from flowdet.system import VideoDetector
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import DEFAULT_SYSTEM, load, weights_of
+from flowdet.systems.modes import Mode
 from flowdet.types import check_class_names
 from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
-from flowdet.zoo import SHIPPED
+from flowdet.weights.download import file_sha256
+from flowdet.weights.zoo import SHIPPED
+from flowdet.work.annotate import annotate, view_of
+from flowdet.work.pool import spread
 
 __all__ = ["detect"]
 

@@ -11,23 +11,23 @@ import torch
 from cyclopts import Parameter
 
 import flowdet
-from flowdet.checkpoint import weights_digest
 from flowdet.cli.outcome import bar, check_outputs, show, status, write_folder
-from flowdet.config import SystemConfig, config_to_json
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
-from flowdet.evaluate import detect_data_set
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.judging import Questions, judge
 from flowdet.evaluation.report import Counts, Evaluation, SystemRow, write_json
 from flowdet.evaluation.results_file import read_results, write_results
-from flowdet.loading import load, weights_of
-from flowdet.models.efficientnet_lite import EfficientNetLite0Config
-from flowdet.models.resnet import ResNetConfig
-from flowdet.modes import Mode
-from flowdet.system import VideoDetector
-from flowdet.zoo import PUBLISHED, SHIPPED
+from flowdet.evaluation.run import detect_data_set
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.judging import Questions, judge
+from flowdet.systems.config import SystemConfig, config_to_json
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load, weights_of
+from flowdet.systems.modes import Mode
+from flowdet.weights.native import weights_digest
+from flowdet.weights.zoo import PUBLISHED, SHIPPED
 
 __all__ = ["evaluate"]
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from flowdet.backends.export import MANIFEST, export_onnx
 from flowdet.cli import console
 from flowdet.cli.outcome import parse_size
-from flowdet.engine.export import MANIFEST, export_onnx
 from flowdet.errors import ConfigError
-from flowdet.loading import load
+from flowdet.systems.load import load
 
 __all__ = ["export"]
 

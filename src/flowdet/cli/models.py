@@ -9,15 +9,15 @@ from cyclopts import App
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flowdet.checkpoint import read_system, save_native
 from flowdet.cli import console
-from flowdet.download import Progress as Report
-from flowdet.download import download as fetch
-from flowdet.download import download_log
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.loading import weights_of
-from flowdet.recipes import recipe
-from flowdet.zoo import PUBLISHED, SHIPPED, STARTING, PublishedWeights, StartingWeights
+from flowdet.systems.load import weights_of
+from flowdet.systems.recipes import recipe
+from flowdet.weights.download import Progress as Report
+from flowdet.weights.download import download as fetch
+from flowdet.weights.download import download_log
+from flowdet.weights.native import read_system, save_native
+from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, PublishedWeights, StartingWeights
 
 __all__ = ["models"]
 

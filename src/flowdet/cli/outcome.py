@@ -11,12 +11,12 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from flowdet.cli import console
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import ConfigError, DataError
-from flowdet.evaluation.curves import precision_recall
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.mistakes import worst_frames
 from flowdet.evaluation.pictures import save_mistakes
 from flowdet.evaluation.plots import check_plotting, save_curves, save_summary
 from flowdet.evaluation.report import Evaluation, headline_rows, to_markdown, write_json, write_text
+from flowdet.metrics.curves import precision_recall
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.mistakes import worst_frames
 
 __all__ = ["Move", "bar", "check_outputs", "parse_size", "show", "status", "write_folder"]
 

@@ -3,13 +3,13 @@
 from itertools import islice
 from pathlib import Path
 
+from flowdet.backends.quantise import Calibration
+from flowdet.backends.quantise import quantise as make
 from flowdet.cli import console
 from flowdet.cli.outcome import status
-from flowdet.engine.quantise import Calibration
-from flowdet.engine.quantise import quantise as make
 from flowdet.errors import ConfigError
-from flowdet.loading import load
-from flowdet.models.inputs import InputConfig, prepare
+from flowdet.inputs import InputConfig, prepare
+from flowdet.systems.load import load
 from flowdet.types import NetworkInput
 from flowdet.video.reader import open_video
 

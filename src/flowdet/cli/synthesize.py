@@ -13,7 +13,7 @@ from flowdet.data.synthetic.assets import SPLITS
 from flowdet.data.synthetic.benchmark import SEED, clip_count
 from flowdet.data.synthetic.benchmark import synthesize as write_benchmark
 from flowdet.errors import ConfigError
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 __all__ = ["synthesize"]
 

@@ -10,20 +10,20 @@ from cyclopts import App, Parameter
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flowdet.checkpoint import read_native
 from flowdet.cli import console
 from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES
 from flowdet.errors import ConfigError
-from flowdet.fit import fit
-from flowdet.loading import starting_weights, weights_of
-from flowdet.recipes import recipe
+from flowdet.systems.load import starting_weights, weights_of
+from flowdet.systems.recipes import recipe
 from flowdet.training.log import has_tensorboard
 from flowdet.training.loop import Report
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
 from flowdet.training.plot import draw_runs
 from flowdet.training.processes import Processes, join_processes
+from flowdet.training.run import fit
 from flowdet.training.task import AnnotatedImages, FitTask, default_changes, default_plan
-from flowdet.zoo import SHIPPED
+from flowdet.weights.native import read_native
+from flowdet.weights.zoo import SHIPPED
 
 __all__ = ["PlanOptions", "train"]
 

@@ -1,1 +1,1 @@
-"""Comparing detections with annotations: the protocols, and what can be read from their figures."""
+"""One evaluation, from its options to its report."""

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import read_picture
 from flowdet.errors import ConfigError
-from flowdet.evaluation.detections import DetectionTable
-from flowdet.evaluation.mistakes import FrameMistakes
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.mistakes import FrameMistakes
 
 __all__ = ["draw_mistakes", "save_mistakes"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.errors import ConfigError
-from flowdet.evaluation.curves import Curve
+from flowdet.metrics.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

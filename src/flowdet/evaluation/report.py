@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flowdet.errors import ConfigError
-from flowdet.evaluation.bootstrap import Interval
-from flowdet.evaluation.figures import Figures
-from flowdet.evaluation.judging import Intervals, Judgement
+from flowdet.metrics.figures import Figures
+from flowdet.metrics.intervals import Interval
+from flowdet.metrics.judging import Intervals, Judgement
 
 __all__ = [
     "Counts",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import DataError
-from flowdet.evaluation.detections import DetectionTable
+from flowdet.metrics.detections import DetectionTable
 
 __all__ = ["read_results", "write_results"]
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from flowdet.data.moving_stills import MovingStills, StillClip
 from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive
-from flowdet.models.inputs import InputConfig, prepare
+from flowdet.inputs import InputConfig, prepare
 from flowdet.training.dataset import Clip, ClipDataset
 from flowdet.types import ClipBatch, NetworkInput, Targets
 

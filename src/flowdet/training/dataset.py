@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowdet.config import MethodConfig
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import missing_pictures
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
-from flowdet.models.inputs import InputConfig
+from flowdet.inputs import InputConfig
+from flowdet.systems.config import MethodConfig
 from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fast_fgfa import FastFGFAConfig

@@ -7,8 +7,8 @@ from itertools import chain
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from flowdet.models.efficientnet_lite import EfficientNetLite0
-from flowdet.models.resnet import ResNet
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0
+from flowdet.detectors.resnet import ResNet
 
 __all__ = ["checkpoint_backbones"]
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from flowdet.config import structure_json, tagging_converter
 from flowdet.errors import ConfigError, check_positive
+from flowdet.systems.config import structure_json, tagging_converter
 
 __all__ = [
     "REFERENCE_BATCH",

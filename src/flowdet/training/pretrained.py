@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0
 from flowdet.errors import CheckpointError
-from flowdet.models.efficientnet_lite import EfficientNetLite0
-from flowdet.models.weights import fill, published_to_native
-from flowdet.openmmlab import read_openmmlab
+from flowdet.weights.fill import fill, published_to_native
+from flowdet.weights.openmmlab import read_openmmlab
 
 __all__ = ["load_backbone", "load_flow_net", "load_imagenet_weights"]
 

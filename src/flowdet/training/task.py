@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowdet.config import SystemConfig
 from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.errors import ConfigError
-from flowdet.models.efficientnet_lite import EfficientNetLite0Config
+from flowdet.systems.config import SystemConfig
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
 
 __all__ = ["AnnotatedImages", "FitTask", "default_changes", "default_plan"]

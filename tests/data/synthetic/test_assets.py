@@ -3,7 +3,7 @@ from importlib.resources import files
 import pytest
 
 from flowdet.data.synthetic.assets import SPLITS, Split, load_assets
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 PACK = files("flowdet.data.synthetic").joinpath("pack")
 

@@ -16,7 +16,7 @@ from flowdet.data.synthetic import benchmark
 from flowdet.data.synthetic.benchmark import CLIPS, FRAMES, SEED, Benchmark, clip_count, synthesize
 from flowdet.data.synthetic.config import SPEC, SyntheticConfig
 from flowdet.errors import ConfigError, DataError
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 from ...golden import FOLDER
 

@@ -13,7 +13,7 @@ from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import look, pixel_grid
 from flowdet.data.synthetic.motion import Jolt, Shake
 from flowdet.data.synthetic.scene import Burst, draw_scene
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 from .scenes import STILL, constant, ground, layer, moving, scene, square
 

@@ -10,7 +10,7 @@ from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.restyle import RestyleConfig, restyled
 from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.errors import ConfigError
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 PLAIN = RestyleConfig(bend=0, hue=0, flat=0, pale=0, lines=0, outline=0)
 

@@ -8,7 +8,7 @@ from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import pixel_grid
 from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.errors import ConfigError
-from flowdet.recipes import VID_CLASSES
+from flowdet.systems.recipes import VID_CLASSES
 
 CLEAR = SyntheticConfig(size=(96, 160), noise=(1e-4, 2e-4), exposure=(0, 0), quality=(95, 96), degraded=0.01)
 

@@ -1,0 +1,1 @@
+"""Measures what a system costs on this machine."""

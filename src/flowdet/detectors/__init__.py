@@ -1,0 +1,1 @@
+"""Detectors: images to maps, and maps to detections or losses."""

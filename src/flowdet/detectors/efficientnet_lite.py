@@ -1,0 +1,94 @@
+"""EfficientNet-Lite0, a backbone for processors without a graphics card."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from flowdet.detectors.frozen import freeze_stages, keep_norms_in_evaluation
+
+__all__ = ["EfficientNetLite0", "EfficientNetLite0Config"]
+
+# Expansion, kernel, stride, channels, blocks of each stage (EfficientNet, table 1; Lite: no squeeze, ReLU6).
+_STAGES = (
+    (1, 3, 1, 16, 1),
+    (6, 3, 2, 24, 2),
+    (6, 5, 2, 40, 2),
+    (6, 3, 2, 80, 3),
+    (6, 5, 1, 112, 3),
+    (6, 5, 2, 192, 4),
+    (6, 3, 1, 320, 1),
+)
+_STAGES_TO_STRIDE_16 = 5
+
+
+@dataclass(frozen=True)
+class EfficientNetLite0Config:
+    """The backbone has nothing to choose but how much of it trains.
+
+    `frozen_stages` counts the stages that do not train after the stem, which is frozen from 0 on; -1 trains all.
+    """
+
+    frozen_stages: int = 1
+
+
+class _ConvNorm(nn.Sequential):
+    """With stride 2 the padding is as in TensorFlow, where the weights come from: one less before than after."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, activate: bool = True
+    ) -> None:
+        before, after = (kernel // 2 + 1 - stride, kernel // 2) if kernel > 1 else (0, 0)
+        super().__init__()
+        self.pad = nn.ZeroPad2d((before, after, before, after))
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.activation = nn.ReLU6(inplace=True) if activate else nn.Identity()
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = _ConvNorm(inputs, hidden, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _ConvNorm(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = _ConvNorm(hidden, outputs, 1, activate=False)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 without its classifier; batch norm never leaves evaluation mode."""
+
+    channels = (112, 320)
+
+    def __init__(self, config: EfficientNetLite0Config) -> None:
+        super().__init__()
+        self.stem = _ConvNorm(3, 32, 3, 2)
+        stages, inputs = [], 32
+        for expansion, kernel, stride, outputs, count in _STAGES:
+            blocks = []
+            for number in range(count):
+                blocks.append(_InvertedResidual(inputs, outputs, expansion, kernel, stride if number == 0 else 1))
+                inputs = outputs
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        freeze_stages([self.stem, *stages], config.frozen_stages)
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
+        super().train(mode)
+        keep_norms_in_evaluation(self)
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [b, 3, H, W] to features [b, 112, H / 16, W / 16] and [b, 320, H / 32, W / 32]."""
+        x = self.stem(images)
+        for stage in self.stages[:_STAGES_TO_STRIDE_16]:
+            x = stage(x)
+        fine = x
+        for stage in self.stages[_STAGES_TO_STRIDE_16:]:
+            x = stage(x)
+        return fine, x

@@ -1,0 +1,66 @@
+"""ResNet and ResNeXt backbones in the DC5 form: stride 16, the last stage dilated."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models import resnet as torchvision_resnet
+
+from flowdet.detectors.frozen import freeze_stages, keep_norms_in_evaluation
+from flowdet.errors import ConfigError, check_positive
+
+__all__ = ["ResNet", "ResNetConfig"]
+
+_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A residual backbone; groups 64 and group_width 4 make a ResNeXt 64x4d.
+
+    `frozen_stages` counts the stages that do not train after the stem, which is frozen from 0 on; -1 trains all.
+    """
+
+    depth: Literal[50, 101]
+    groups: int = 1
+    group_width: int = 64
+    frozen_stages: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth not in _BLOCKS:
+            raise ConfigError(f"a ResNet's depth is one of {sorted(_BLOCKS)}, not {self.depth}")
+        check_positive(self, "groups", "group_width")
+
+
+class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
+    """Torchvision's residual network without its classifier; batch norm never leaves evaluation mode.
+
+    Every block of stage 4 has stride 1 and dilation 2, the first included.
+    """
+
+    channels = (2048,)
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(
+            torchvision_resnet.Bottleneck,
+            list(_BLOCKS[config.depth]),
+            groups=config.groups,
+            width_per_group=config.group_width,
+            replace_stride_with_dilation=[False, False, True],
+        )
+        first = self.layer4[0].conv2
+        first.dilation = first.padding = (2, 2)
+        del self.avgpool, self.fc
+        stages = [nn.ModuleList((self.conv1, self.bn1)), self.layer1, self.layer2, self.layer3, self.layer4]
+        freeze_stages(stages, config.frozen_stages)
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
+        super().train(mode)
+        keep_norms_in_evaluation(self)
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Images [b, 3, H, W] to the features of stage 4, [b, 2048, H / 16, W / 16]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return (self.layer4(self.layer3(self.layer2(self.layer1(x)))),)

@@ -1,0 +1,1 @@
+"""Accuracy: average precision by three protocols, intervals, curves, mistakes."""

@@ -1,1 +1,0 @@
-"""The trained parts: backbones, necks, flow net, heads."""

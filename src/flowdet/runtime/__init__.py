@@ -1,1 +1,0 @@
-"""What a system costs on this machine: seconds by part, arithmetic, memory."""

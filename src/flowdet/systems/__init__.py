@@ -1,0 +1,1 @@
+"""Whole systems: configurations, recipes, building, loading, and the stream from frames to detections."""

@@ -1,0 +1,206 @@
+"""The systems by name: plain functions that return a full configuration."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import HeadsConfig
+from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
+from flowdet.detectors.resnet import ResNetConfig
+from flowdet.detectors.roi_head import RoIHeadConfig
+from flowdet.detectors.rpn import RPNConfig
+from flowdet.errors import ConfigError
+from flowdet.flow.flownet_s import FlowNetConfig
+from flowdet.flow.matching import MatchingFlowConfig
+from flowdet.inputs import InputConfig
+from flowdet.systems.config import BackboneConfig, SystemConfig, single_frame
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
+
+__all__ = [
+    "RECIPES",
+    "VID_CLASSES",
+    "dff_lite",
+    "dff_r50",
+    "dff_r101",
+    "dff_x101",
+    "fgfa_lite",
+    "fgfa_r50",
+    "fgfa_r101",
+    "fgfa_x101",
+    "recipe",
+    "single_lite",
+    "single_r50",
+    "single_r101",
+    "single_x101",
+]
+
+VID_CLASSES = (
+    "airplane",
+    "antelope",
+    "bear",
+    "bicycle",
+    "bird",
+    "bus",
+    "car",
+    "cattle",
+    "dog",
+    "domestic_cat",
+    "elephant",
+    "fox",
+    "giant_panda",
+    "hamster",
+    "horse",
+    "lion",
+    "lizard",
+    "monkey",
+    "motorcycle",
+    "rabbit",
+    "red_panda",
+    "sheep",
+    "snake",
+    "squirrel",
+    "tiger",
+    "train",
+    "turtle",
+    "watercraft",
+    "whale",
+    "zebra",
+)
+"""The 30 classes of ImageNet VID, in the order of the published weights."""
+
+_R50 = ResNetConfig(depth=50)
+_R101 = ResNetConfig(depth=101)
+_X101 = ResNetConfig(depth=101, groups=64, group_width=4)
+
+
+def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
+    return SystemConfig(
+        name=name,
+        class_names=VID_CLASSES,
+        inputs=InputConfig(),
+        backbone=backbone,
+        neck=ConvNeckConfig(),
+        heads=HeadsConfig(RPNConfig(training_post_nms_top_n=1000), RoIHeadConfig(sampled=512)),
+        method=DFFConfig(warp="published"),
+        flow_net=FlowNetConfig(),
+    )
+
+
+def _published_fgfa(name: str, backbone: BackboneConfig) -> SystemConfig:
+    return SystemConfig(
+        name=name,
+        class_names=VID_CLASSES,
+        inputs=InputConfig(),
+        backbone=backbone,
+        neck=ConvNeckConfig(),
+        heads=HeadsConfig(),
+        method=FGFAConfig(warp="published"),
+        flow_net=FlowNetConfig(),
+    )
+
+
+def dff_r50() -> SystemConfig:
+    """DFF, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-r50", _R50)
+
+
+def dff_r101() -> SystemConfig:
+    """DFF, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-r101", _R101)
+
+
+def dff_x101() -> SystemConfig:
+    """DFF, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_dff("dff-x101", _X101)
+
+
+def fgfa_r50() -> SystemConfig:
+    """FGFA, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-r50", _R50)
+
+
+def fgfa_r101() -> SystemConfig:
+    """FGFA, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-r101", _R101)
+
+
+def fgfa_x101() -> SystemConfig:
+    """FGFA, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_fgfa("fgfa-x101", _X101)
+
+
+def fgfa_lite() -> SystemConfig:
+    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
+    return SystemConfig(
+        name="fgfa-lite",
+        class_names=VID_CLASSES,
+        inputs=InputConfig(512, 320, mean=(127.0,) * 3, std=(128.0,) * 3, multiple=32, enlarge=False),
+        backbone=EfficientNetLite0Config(),
+        neck=MergeNeckConfig(channels=128),
+        heads=HeadsConfig(
+            RPNConfig(
+                channels=128,
+                scales=(1.0, 2.0, 4.0, 8.0, 16.0),
+                pre_nms_top_n=500,
+                post_nms_top_n=64,
+                training_post_nms_top_n=300,
+            ),
+            RoIHeadConfig(bins=5, hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=64),
+        ),
+        method=FGFAConfig(past=5, future=5, sharpness=4.0, embedding_channels=64, references_at_once=5),
+        flow_net=MatchingFlowConfig(rounds=2, shrink=2),
+    )
+
+
+def dff_lite() -> SystemConfig:
+    """DFF with the parts of fgfa-lite; takes the same weights."""
+    return replace(fgfa_lite(), name="dff-lite", method=DFFConfig())
+
+
+def single_lite() -> SystemConfig:
+    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    return single_frame(fgfa_lite(), "single-lite")
+
+
+def single_r50() -> SystemConfig:
+    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_r50(), "single-r50")
+
+
+def single_r101() -> SystemConfig:
+    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_r101(), "single-r101")
+
+
+def single_x101() -> SystemConfig:
+    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    return single_frame(fgfa_x101(), "single-x101")
+
+
+RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
+    "fgfa-lite": fgfa_lite,
+    "dff-lite": dff_lite,
+    "single-lite": single_lite,
+    "fgfa-r50": fgfa_r50,
+    "fgfa-r101": fgfa_r101,
+    "fgfa-x101": fgfa_x101,
+    "dff-r50": dff_r50,
+    "dff-r101": dff_r101,
+    "dff-x101": dff_x101,
+    "single-r50": single_r50,
+    "single-r101": single_r101,
+    "single-x101": single_x101,
+}
+"""Every system by its name."""
+
+
+def recipe(name: str) -> SystemConfig:
+    """The configuration of a system by its name.
+
+    Raises:
+        ConfigError: There is no such system.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no system {name!r}; the systems are {', '.join(RECIPES)}")
+    return RECIPES[name]()

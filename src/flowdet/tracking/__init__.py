@@ -1,0 +1,1 @@
+"""Objects along a video."""

@@ -1,0 +1,169 @@
+"""Seq-NMS: linking the detections of a video over time and rescoring them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowdet.data.cocovid import CocoVID
+from flowdet.metrics.detections import DetectionTable
+from flowdet.metrics.matching import Pairs, overlaps, pair_up
+
+__all__ = ["seq_nms"]
+
+_NONE: Final = -1
+
+
+def seq_nms(
+    data: CocoVID,
+    detections: DetectionTable,
+    *,
+    link_iou: float = 0.5,
+    suppress_iou: float = 0.3,
+    rescore: Literal["average", "max"] = "average",
+    progress: Callable[[int], None] = lambda videos: None,
+) -> DetectionTable:
+    """Links detections of a class over the frames of a video and rescores them: Seq-NMS (Han et al. 2016), section 3.
+
+    Boxes of adjacent frames that overlap enough are linked. The sequence of linked boxes with the highest sum of
+    scores is chosen, its boxes get one score, and boxes that overlap them in their frames leave; then the same again
+    with what is left, until every box is in a sequence, which may be a single box, or has left. Adjacent are frames
+    that follow each other in the data set, whatever their numbers.
+
+    Args:
+        data: The data set, for its videos.
+        detections: As many as there are: the paper takes those before non-maximum suppression.
+        link_iou: Boxes of a class in adjacent frames are linked when their IoU is larger.
+        suppress_iou: Boxes of a class leave when their IoU with the chosen box of their frame is larger.
+        rescore: The score that all boxes of a sequence get, of their scores.
+        progress: Called with 1 after every video.
+
+    Returns:
+        The detections that remain, in their order, with their new scores; those on stills as they were.
+    """
+    scores = detections.scores.copy()
+    keep = np.ones(len(detections), dtype=np.bool_)
+    videos = np.array([_NONE if image.video is None else image.video for image in data.images], dtype=np.int64)
+    order = np.argsort(videos[detections.images], kind="stable")
+    ends = np.searchsorted(videos[detections.images[order]], np.arange(len(data.videos) + 1))
+    numbers = np.zeros(len(data.images), dtype=np.int64)
+    for video, (first, last) in zip(data.videos, pairwise(ends), strict=True):
+        numbers[list(video.frames)] = np.arange(len(video.frames))
+        rows = order[first:last]
+        rows = rows[np.argsort(numbers[detections.images[rows]], kind="stable")]
+        found = detections.select(rows)
+        # A group is a class in a frame; the same class in the next frame is `groups` + the number of classes.
+        groups = numbers[found.images] * len(data.class_names) + found.labels
+        links = _overlapping(found.boxes, groups + len(data.class_names), groups, link_iou)
+        rivals = _overlapping(found.boxes, groups, groups, suppress_iou)
+        new = _Sequences(found.scores.tolist(), links, rivals).rescored(rescore)
+        scores[rows], keep[rows] = new, ~np.isnan(new)
+        progress(1)
+    kept = detections.select(keep)
+    return DetectionTable(kept.images, kept.labels, kept.boxes, scores[keep])
+
+
+def _overlapping(
+    boxes: NDArray[np.float64], wanted: NDArray[np.int64], groups: NDArray[np.int64], least: float
+) -> Pairs:
+    """The pairs of a box and another one of the group that it wants, with an IoU above `least`."""
+    pairs = pair_up(wanted, np.arange(len(boxes)), groups)
+    pairs = pairs.select(pairs.detections != pairs.objects)
+    return pairs.select(overlaps(boxes[pairs.detections], boxes[pairs.objects]) > least)
+
+
+class _Sequences:
+    """The best sequences of linked boxes, kept up to date while boxes leave.
+
+    Boxes are numbered by frame. `best[i]` is the highest sum of scores of a sequence that starts with box i, and
+    `following[i]` is the second box of that sequence. When boxes leave, only the sums of boxes whose sequence led
+    through them change.
+
+    Args:
+        scores: Of the boxes.
+        links: Boxes with boxes of the next frame.
+        rivals: Boxes with boxes of the same frame.
+    """
+
+    def __init__(self, scores: list[float], links: Pairs, rivals: Pairs) -> None:
+        count = len(scores)
+        self.scores = scores
+        self.later = _lists(count, links.detections, links.objects)
+        self.earlier = _lists(count, links.objects, links.detections)
+        self.rivals = _lists(count, rivals.detections, rivals.objects)
+        self.is_there = [True] * count
+        self.best = list(scores)
+        self.following = [_NONE] * count
+        for box in reversed(range(count)):
+            self._extend(box)
+
+    def _extend(self, box: int) -> None:
+        self.best[box], self.following[box] = self.scores[box], _NONE
+        there = [other for other in self.later[box] if self.is_there[other]]
+        if there:
+            following = max(there, key=self.best.__getitem__)
+            self.best[box] += self.best[following]
+            self.following[box] = following
+
+    def rescored(self, rescore: Literal["average", "max"]) -> NDArray[np.float64]:
+        """[n] the new scores of the boxes, NaN for those that leave; the sequences are used up."""
+        new = np.full(len(self.scores), np.nan)
+        waiting = [(-best, box) for box, best in enumerate(self.best)]
+        heapq.heapify(waiting)
+        while waiting:
+            best, box = heapq.heappop(waiting)
+            # A box whose sum has changed waits under its new sum, too.
+            if not self.is_there[box] or -best != self.best[box]:
+                continue
+            sequence = self._sequence(box)
+            chosen = [self.scores[one] for one in sequence]
+            new[sequence] = max(chosen) if rescore == "max" else sum(chosen) / len(chosen)
+            for changed in self._remove(sequence):
+                heapq.heappush(waiting, (-self.best[changed], changed))
+        return new
+
+    def _sequence(self, box: int) -> list[int]:
+        boxes = []
+        while box != _NONE:
+            boxes.append(box)
+            box = self.following[box]
+        return boxes
+
+    def _remove(self, sequence: list[int]) -> list[int]:
+        """Takes the boxes of a sequence and their rivals away; the boxes whose sums changed by that."""
+        gone = set(sequence)
+        for box in sequence:
+            gone.update(self.rivals[box])
+        gone = {box for box in gone if self.is_there[box]}
+        for box in gone:
+            self.is_there[box] = False
+        changed: list[int] = []
+        # Later boxes first, since the sums of earlier ones are made of theirs.
+        waiting = [-before for box in gone for before in self._led_by(box)]
+        heapq.heapify(waiting)
+        seen = set()
+        while waiting:
+            box = -heapq.heappop(waiting)
+            if box not in seen:
+                seen.add(box)
+                self._extend(box)
+                changed.append(box)
+                for before in self._led_by(box):
+                    heapq.heappush(waiting, -before)
+        return changed
+
+    def _led_by(self, box: int) -> list[int]:
+        """The boxes there are whose best sequence goes on with this one."""
+        return [before for before in self.earlier[box] if self.following[before] == box and self.is_there[before]]
+
+
+def _lists(count: int, keys: NDArray[np.int64], values: NDArray[np.int64]) -> list[list[int]]:
+    lists: list[list[int]] = [[] for _ in range(count)]
+    for key, value in zip(keys.tolist(), values.tolist(), strict=True):
+        lists[key].append(value)
+    return lists

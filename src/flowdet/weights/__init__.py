@@ -1,0 +1,1 @@
+"""Weight files: the native format, published checkpoints, downloads, and the weights that ship."""

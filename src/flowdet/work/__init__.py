@@ -1,0 +1,1 @@
+"""Jobs: one source to its results, and many of them over processes."""

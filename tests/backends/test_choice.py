@@ -1,0 +1,139 @@
+"""Which runtime is chosen, from Python and from the command line."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import flowdet
+from flowdet.backends.choice import with_runtime
+from flowdet.cli import main
+from flowdet.errors import ConfigError
+from flowdet.systems.build import build
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single import SingleFrameConfig
+from flowdet.weights.native import save_native
+from tests.benchmark.systems import narrow_system
+from tests.tiny import lite_config, lite_flow_config, video
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of an untrained FGFA, in the current folder with three frames."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    method = FGFAConfig(past=1, future=1, embedding_channels=4)
+    save_native(build(replace(lite_config(), method=method, flow_net=lite_flow_config())), tmp_path / "w.safetensors")
+    Path("frames").mkdir()
+    for number, image in enumerate(video(3)):
+        Image.fromarray(image).save(f"frames/{number}.png")
+    return Path("w.safetensors")
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("flowdet.backends.choice.find_spec", lambda name: None)
+    monkeypatch.setattr("flowdet.backends.openvino.core", lambda: flowdet.backends.openvino.openvino_module().Core())
+
+
+def test_python_takes_torch_unless_told() -> None:
+    assert flowdet.load("single-lite").runtime == "torch"
+
+
+def test_torch_is_the_modules_themselves() -> None:
+    system = narrow_system(SingleFrameConfig())
+    assert with_runtime(system, "torch").parts.detector is system.detector
+
+
+def test_auto_without_openvino_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_openvino(monkeypatch)
+    system = flowdet.load("single-lite", runtime="auto")
+    assert system.runtime == "optimised"
+    assert system.parts.detector is not system.detector
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in system.parts.detector.modules())
+
+
+def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_openvino(monkeypatch)
+    with pytest.raises(ConfigError, match=r"pip install 'flowdet\[openvino\]'"):
+        flowdet.load("single-lite", runtime="openvino")
+
+
+def test_an_unknown_runtime_is_a_message() -> None:
+    with pytest.raises(
+        ConfigError, match=r"the runtimes are torch, optimised, openvino, auto or a folder.*not 'tensorrt'"
+    ):
+        flowdet.load("single-lite", runtime="tensorrt")
+
+
+def test_on_a_device_without_openvino_auto_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowdet.backends.choice.find_spec", lambda name: name)
+    assert with_runtime(narrow_system(SingleFrameConfig()).to("meta"), "auto").runtime == "optimised"
+
+
+def test_detect_says_what_ran(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    detect = ("detect", "frames", "--weights", str(weights), "--score", "0", "--no-video", "--out")
+    assert call(*detect, "o", "--runtime", "openvino") == 0
+    assert call(*detect, "t", "--runtime", "torch") == 0
+    ours, theirs = (json.loads(Path(folder, "frames.json").read_text()) for folder in ("o", "t"))
+    assert ours["info"]["settings"]["runtime"] == "openvino"
+    assert theirs["info"]["settings"]["runtime"] == "torch"
+    scores, others = ([each["score"] for each in found["annotations"]] for found in (ours, theirs))
+    assert len(scores) == len(others) > 0
+    assert sorted(scores) == pytest.approx(sorted(others), abs=1e-3)
+    assert call(*detect, "o", "--runtime", "torch") == 1
+    assert "other settings (runtime)" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_evaluate_says_what_ran(weights: Path, processes: str) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    names = ["cat", "dog", "fox"]
+    box = {"category_id": 1, "bbox": [8, 8, 32, 24], "area": 768, "iscrowd": 0}
+    images = [
+        {"id": n + 1, "video_id": 1, "frame_id": n, "file_name": f"{n}.png", "height": 48, "width": 80}
+        for n in range(3)
+    ]
+    document = {
+        "videos": [{"id": 1, "name": "v"}],
+        "images": images,
+        "annotations": [{**box, "id": n + 1, "image_id": n + 1, "video_id": 1, "instance_id": 1} for n in range(3)],
+        "categories": [{"id": n + 1, "name": name} for n, name in enumerate(names)],
+    }
+    Path("data.json").write_text(json.dumps(document))
+    evaluate = ("evaluate", "--data", "data.json", "--images", "frames", "--weights", str(weights), "--pictures", "0")
+    run = ("--bootstrap", "0", "--processes", processes, "--threads", "1")
+    for runtime in ("openvino", "torch"):
+        assert call(*evaluate, *run, "--runtime", runtime, "--out", runtime, "--json", f"{runtime}.json") == 0
+    ours, theirs = (json.loads(Path(f"{runtime}.json").read_text()) for runtime in ("openvino", "torch"))
+    assert ours["settings"]["runtime"] == "openvino"
+    assert ours["settings"]["weights_digest"] == theirs["settings"]["weights_digest"]
+
+
+def test_benchmark_compares_runtimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    monkeypatch.setattr("flowdet.benchmark.benchmark._IMAGES", 3)
+    options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
+    assert call("benchmark", "single-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
+    assert "single-lite takes" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())
+    other = found["versus"]["system"]
+    assert (found["runtime"], other["runtime"]) == ("openvino", "torch")
+    assert found["gflop_per_frame"] == pytest.approx(other["gflop_per_frame"])
+    assert "neck" in other["mean"]["parts"]
+    assert "neck" not in found["mean"]["parts"]

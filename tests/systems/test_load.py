@@ -1,0 +1,186 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from flowdet.errors import CheckpointError, ConfigError
+from flowdet.flow.dis import DISFlow, DISFlowConfig
+from flowdet.flow.matching import MatchingFlowConfig
+from flowdet.inputs import prepare
+from flowdet.systems.build import build
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load, starting_weights, weights_of
+from flowdet.systems.recipes import fgfa_lite, recipe
+from flowdet.temporal.base import TemporalMethod
+from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.types import Frame
+from flowdet.weights.native import save_native
+from flowdet.weights.zoo import PUBLISHED, SHIPPED, ShippedWeights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_native(build(fgfa_lite()), path)
+    return path
+
+
+def test_a_native_file_knows_its_system(weights: Path) -> None:
+    assert load(weights=weights).config == fgfa_lite()
+
+
+def test_another_system_of_the_same_parts_takes_the_file(weights: Path) -> None:
+    assert load("single-lite", weights=weights).flow_net is None
+
+
+@pytest.mark.parametrize("name", ["dff-lite", "fgfa-lite", "single-lite"])
+def test_the_lite_systems_read_one_file(name: str, weights: Path) -> None:
+    system = load(name, weights=weights)
+    assert system.config == recipe(name)
+    expected = load(weights=weights).state_dict()
+    own = system.state_dict()
+    assert own
+    assert all(torch.equal(expected[key], tensor) for key, tensor in own.items())
+    assert {key.partition(".")[0] for key in set(expected) - set(own)} == {
+        "dff-lite": {"embedding"},
+        "fgfa-lite": set(),
+        "single-lite": {"embedding", "flow_net"},
+    }[name]
+
+
+def test_dff_takes_the_parts_of_a_customised_file(tmp_path: Path) -> None:
+    method = FGFAConfig(past=1, future=1, embedding_channels=8)
+    own = replace(fgfa_lite(), method=method, flow_net=MatchingFlowConfig(encoder=(4, 4, 8), refinement=8, rounds=1))
+    save_native(build(own), tmp_path / "own.safetensors")
+    found = load("dff-lite", weights=tmp_path / "own.safetensors").config
+    assert found == replace(own, name="dff-lite", method=DFFConfig())
+
+
+def test_dis_takes_the_place_of_the_trained_flow_net(weights: Path) -> None:
+    system = load("dff-lite", weights=weights, flow="dis")
+    assert system.config == replace(recipe("dff-lite"), flow_net=DISFlowConfig())
+    assert isinstance(system.flow_net, DISFlow)
+    method = system.method
+    assert isinstance(method, DFF)
+    assert method.flow_net is system.flow_net
+    assert {key.partition(".")[0] for key in system.state_dict()} == {"detector"}
+
+
+def test_a_system_with_dis_is_saved_and_read(weights: Path, tmp_path: Path) -> None:
+    system = load(weights=weights, flow="dis")
+    save_native(system, tmp_path / "dis.safetensors")
+    again = load(weights=tmp_path / "dis.safetensors")
+    assert again.config == system.config
+    assert isinstance(again.flow_net, DISFlow)
+
+
+def test_only_flow_can_be_replaced_and_only_by_dis(weights: Path) -> None:
+    with pytest.raises(ConfigError, match="single-lite takes every frame for itself and has no flow to replace"):
+        load("single-lite", weights=weights, flow="dis")
+    with pytest.raises(ConfigError, match="is \"dis\", not 'raft'"):
+        load(weights=weights, flow="raft")  # type: ignore[arg-type]
+
+
+def test_causal_gives_every_frame_at_once(weights: Path) -> None:
+    method = load(weights=weights, causal=True).method
+    assert isinstance(method, FGFA)
+    assert method.lookahead == 0
+    assert method.config.past == 5
+
+
+@pytest.mark.parametrize(
+    ("system", "device", "expected"),
+    [
+        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; the systems are fgfa-lite, dff-lite, single-lite"),
+        (None, "abacus", "the device abacus cannot be used here"),
+    ],
+)
+def test_impossible_wishes(system: str | None, device: str, expected: str, weights: Path) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load(system, weights=weights, device=device)
+
+
+def test_published_weights_are_fetched_on_demand_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match="run `flowdet models download fgfa-r50`"):
+        load("fgfa-r50")
+    path = tmp_path / PUBLISHED["fgfa-r50"].file_name
+    path.touch()
+    assert weights_of("fgfa-r50") == path
+
+
+def test_the_published_detectors_take_the_weights_of_fgfa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"weights of single-r101 .* run `flowdet models download fgfa-r101`"):
+        load("single-r101")
+
+
+def test_no_weights_of_an_unknown_system() -> None:
+    with pytest.raises(ConfigError, match="there is no system 'fgfa-r18'"):
+        weights_of("fgfa-r18")
+
+
+def test_a_published_file_needs_a_name(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not say which system it is of"):
+        load(weights=tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("row", SHIPPED.values(), ids=lambda row: row.system)
+def test_shipped_systems_are_as_listed(row: ShippedWeights) -> None:
+    system = load(row.system)
+    assert weights_of(row.system).stat().st_size < 25e6
+    assert system.config == recipe(row.system)
+    assert sum(parameter.numel() for parameter in system.parameters()) == row.parameters
+    assert _gflop(system, is_first=False) == pytest.approx(row.gflop, abs=0.05)
+    if row.gflop_key is not None:
+        assert _gflop(system, is_first=True) == pytest.approx(row.gflop_key, abs=0.05)
+
+
+def _gflop(system: VideoDetector, *, is_first: bool) -> float:
+    """GFLOP of one 16:9 frame: the first, which is a key frame, or the next one for which all references are there."""
+    inputs = prepare([np.zeros((720, 1280, 3), np.uint8)], system.config.inputs)
+    config, detector = system.config.method, system.detector
+    method: TemporalMethod[Any] = system.method
+    frames = config.past + config.future + 1 if isinstance(config, FGFAConfig) else 1
+    state = method.initial_state()
+    with torch.inference_mode():
+        for _ in range(0 if is_first else frames):
+            ready, state = method.step(inputs, state)
+        with FlopCounterMode(display=False) as flops:
+            ready, state = method.step(inputs, state)
+            (features,) = ready
+            detector.rpn(features.features)
+            boxes = torch.tensor([[0.0, 0.0, 64.0, 64.0]]).expand(system.config.heads.rpn.post_nms_top_n, 4)
+            detector.roi_head(features.features, [boxes])
+    return float(flops.get_total_flops()) / 1e9
+
+
+def test_the_shipped_default_detects_the_same_twice() -> None:
+    system = load()
+    image = np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)
+    frames = [Frame(index, index / 25, np.roll(image, index, axis=1)) for index in range(3)]
+    first, second = (list(system.detect(frames)) for _ in range(2))
+    assert [found.frame_index for found in first] == [0, 1, 2]
+    for once, again in zip(first, second, strict=True):
+        np.testing.assert_array_equal(once.boxes, again.boxes)
+
+
+def test_starting_weights_are_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    (tmp_path / "resnet50-0676ba61.pth").touch()
+    assert starting_weights("single-r50") == {"backbone": tmp_path / "resnet50-0676ba61.pth"}
+    with pytest.raises(
+        CheckpointError, match=r"\(flownet_simple.pth\): run `flowdet models download fgfa-r50 --start`"
+    ):
+        starting_weights("fgfa-r50")
+    (tmp_path / "flownet_simple.pth").touch()
+    assert starting_weights("fgfa-r50")["flow_net"] == tmp_path / "flownet_simple.pth"
+    assert starting_weights("fgfa-lite") == {}
+    with pytest.raises(ConfigError, match="no system 'fgfa-r18'"):
+        starting_weights("fgfa-r18")

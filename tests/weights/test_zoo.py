@@ -1,0 +1,62 @@
+from dataclasses import replace
+
+import pytest
+
+from flowdet.systems.recipes import RECIPES
+from flowdet.weights.zoo import ORIGIN, PUBLISHED, SHIPPED, STARTING
+
+
+def test_six_systems_under_their_names() -> None:
+    assert list(PUBLISHED) == ["dff-r50", "dff-r101", "dff-x101", "fgfa-r50", "fgfa-r101", "fgfa-x101"]
+    assert all(weights.system == name for name, weights in PUBLISHED.items())
+
+
+def test_three_systems_ship_and_read_one_file() -> None:
+    assert list(SHIPPED) == ["fgfa-lite", "dff-lite", "single-lite"]
+    assert all(weights.system == name and name in RECIPES for name, weights in SHIPPED.items())
+    assert len({weights.file_name for weights in SHIPPED.values()}) == 1
+    assert [weights.system for weights in SHIPPED.values() if weights.gflop_key is not None] == ["dff-lite"]
+
+
+def test_addresses_are_the_published_ones() -> None:
+    folder = f"{ORIGIN}/mmtracking/vid/fgfa/fgfa_faster_rcnn_x101_dc5_1x_imagenetvid"
+    weights = PUBLISHED["fgfa-x101"]
+    assert weights.url == f"{folder}/fgfa_faster_rcnn_x101_dc5_1x_imagenetvid_20210818_223334-8723c594.pth"
+    assert weights.log_url == f"{folder}/fgfa_faster_rcnn_x101_dc5_1x_imagenetvid_20210818_223334.log.json"
+    folder = f"{ORIGIN}/mmtracking/vid/dff/dff_faster_rcnn_r50_dc5_1x_imagenetvid"
+    weights = PUBLISHED["dff-r50"]
+    assert weights.url == f"{folder}/dff_faster_rcnn_r50_dc5_1x_imagenetvid_20201227_213250-548911a4.pth"
+    assert weights.log_url == f"{folder}/dff_faster_rcnn_r50_dc5_1x_imagenetvid_20201227_213250.log.json"
+
+
+def test_digest_is_read_from_the_file_name() -> None:
+    weights = PUBLISHED["dff-x101"]
+    assert weights.file_name == "dff_faster_rcnn_x101_dc5_1x_imagenetvid_20210819_095932-0a9e6cb5.pth"
+    assert weights.sha256_prefix == "0a9e6cb5"
+
+
+def test_a_key_frame_cost_belongs_to_dff_alone() -> None:
+    assert all((weights.gflop_key is not None) == (weights.method == "DFF") for weights in PUBLISHED.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "weights.pth", "weights-0123456.pth", "weights-01234567.bin", "..\\w-01234567.pth"]
+)
+def test_a_file_name_without_digest_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="hexadecimal"):
+        replace(PUBLISHED["dff-r50"], url=f"{ORIGIN}/{name}")
+
+
+def test_the_published_training_starts_from_a_backbone_and_a_flow_net() -> None:
+    flow_net = f"{ORIGIN}/mmtracking/pretrained_weights/flownet_simple.pth"
+    backbones = {
+        "r50": ("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61"),
+        "r101": ("https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227"),
+        "x101": (f"{ORIGIN}/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth", "ee2c6f71"),
+    }
+    assert set(STARTING) == {f"{method}-{depth}" for method in ("dff", "fgfa", "single") for depth in backbones}
+    for system, files in STARTING.items():
+        method, _, depth = system.partition("-")
+        found = [(file.part, file.url, file.sha256_prefix) for file in files]
+        assert found[0] == ("backbone", *backbones[depth])
+        assert found[1:] == ([] if method == "single" else [("flow_net", flow_net, None)])

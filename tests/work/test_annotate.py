@@ -1,0 +1,63 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import psutil
+import pytest
+import torch
+
+from flowdet.errors import VideoError
+from flowdet.systems.build import build
+from flowdet.systems.detector import VideoDetector
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.types import Frame
+from flowdet.video.reader import open_video
+from flowdet.work.annotate import annotate
+from tests.tiny import lite_config, lite_flow_config
+from tests.video.clips import make_clip, quadrants
+
+
+@pytest.fixture
+def system() -> VideoDetector:
+    torch.manual_seed(0)
+    method = FGFAConfig(past=2, future=2, embedding_channels=4)
+    return build(replace(lite_config(), method=method, flow_net=lite_flow_config()))
+
+
+def test_memory_does_not_grow_with_the_video(system: VideoDetector, tmp_path: Path) -> None:
+    make_clip(tmp_path / "long.mp4", (quadrants() for _ in range(600)))
+    process = psutil.Process()
+    seen: list[int] = []
+    with open_video(tmp_path / "long.mp4") as video:
+        done = annotate(
+            system,
+            video,
+            results=tmp_path / "long.json",
+            video_path=tmp_path / "annotated.mp4",
+            settings={},
+            progress=lambda _: seen.append(process.memory_info().rss),
+        )
+    assert done.frames == 600
+    assert seen[-1] - seen[200] < 20e6
+
+
+def test_a_source_that_fails_leaves_every_frame_before(
+    system: VideoDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 6)
+    video = open_video(tmp_path / "clip.mp4")
+    whole = list(video)
+
+    def failing(_: object) -> Iterator[Frame]:
+        yield from whole[:4]
+        raise VideoError("the camera was unplugged")
+
+    monkeypatch.setattr(type(video), "__iter__", failing)
+    with pytest.raises(VideoError, match="unplugged"):
+        annotate(
+            system, video, results=tmp_path / "r.jsonl", video_path=tmp_path / "annotated.mp4", settings={}, score=0.0
+        )
+    with av.open(str(tmp_path / "annotated.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 4
+    assert '"complete": false' in (tmp_path / "r.jsonl").read_text().splitlines()[-1]
