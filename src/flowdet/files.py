@@ -1,0 +1,136 @@
+"""Files on disk: written whole or not at all, locked while they are written, told apart by digest."""
+
+import hashlib
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from flowdet.errors import ConfigError, FlowdetError
+
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "write_text"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""Lower-case suffixes of the files that are read as pictures."""
+
+_LONGEST_NAME = 255  # bytes, on every common file system
+_MARK_LENGTH = len(".") + len(".0123abcd.part")
+
+
+@contextmanager
+def replacing(path: Path, *, error: type[FlowdetError] = ConfigError) -> Iterator[Path]:
+    """Yields a partial file to write, which takes the place of `path` when the block ends without an error.
+
+    Until then `path` stays as it was. A symbolic link keeps pointing where it points: its target is replaced. What is
+    not a regular file, such as a device or a pipe, cannot be replaced and is written to directly. Partial files that a
+    killed process left beside `path` are removed.
+
+    Args:
+        path: The file to write, in a folder that exists.
+        error: Raised in place of an OSError from the first byte to the renaming.
+
+    Raises:
+        FlowdetError: The file cannot be written; of the type `error`.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            if target.is_dir():
+                raise error(f"{path} is a folder; name a file to write")
+            yield target
+            return
+        _remove_orphans(target)
+        partial = _beside(target, f".{secrets.token_hex(4)}.part")
+        with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
+            _try_lock(mark)
+            try:
+                yield partial
+                partial.replace(target)
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+    except OSError as failure:
+        raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
+
+
+def write_text(path: Path, text: str, *, error: type[FlowdetError] = ConfigError) -> None:
+    """Writes a UTF-8 file whole or not at all.
+
+    Raises:
+        FlowdetError: The file cannot be written; of the type `error`.
+    """
+    with replacing(path, error=error) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes from the same block for this path until it ends; a kill lifts the lock.
+
+    The lock is a hidden file beside `path`. On Windows nothing is locked.
+
+    Args:
+        path: What is locked, in a folder that exists; a folder is locked by a file beside it, too.
+        busy: The message if another process holds the lock; "{holder}" in it becomes the number of that process.
+
+    Raises:
+        ConfigError: Another process holds the lock, or the lock cannot be made.
+    """
+    lock = _beside(path.resolve(), ".lock")
+    try:
+        file = lock.open("a+b")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
+    with file:
+        if not _try_lock(file):
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip()
+            raise ConfigError(busy.replace("{holder}", holder or "unknown"))
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """The hidden companion of a file; long names are replaced by their digest."""
+    name = path.name
+    if len(os.fsencode(name)) + _MARK_LENGTH > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return path.with_name(f".{name}{suffix}")
+
+
+def _remove_orphans(target: Path) -> None:
+    stem = _beside(target, "").name
+    for orphan in target.parent.iterdir():
+        middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
+        if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
+            with suppress(OSError), orphan.open("ab") as file:
+                if _try_lock(file):
+                    orphan.unlink()
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed; False if another one has locked it."""
+    if sys.platform == "win32":
+        return True
+    import fcntl  # noqa: PLC0415  (not on Windows)
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,101 @@
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flowdet.errors import ConfigError, DataError
+from flowdet.files import file_sha256, locked, replacing, write_text
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError), replacing(path) as partial:
+        raise KeyError(partial.write_text("half"))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_os_error_inside_is_told_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(DataError, match=r"a\.txt cannot be written: No space left"), replacing(path, error=DataError):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):
+        write_text(tmp_path, "x")
+
+
+def test_a_link_keeps_its_target(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.txt", tmp_path / "link.txt"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write_text(pipe, "through")
+        out, _ = reader.communicate(timeout=20)
+    assert out == b"through"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_another_one_writes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    orphan, other = tmp_path / ".a.txt.0123abcd.part", tmp_path / ".ab.txt.0123abcd.part"
+    orphan.write_text("left")
+    other.write_text("of another file")
+    with replacing(path) as first:
+        first.write_text("1")
+        with replacing(path) as second:
+            second.write_text("2")
+            assert first.exists()
+    assert path.read_text() == "1"
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".txt")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_lock_is_held_by_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    code = "import sys, pathlib; from flowdet.files import locked\nwith locked(pathlib.Path(sys.argv[1]), 'busy'): pass"
+    with locked(path, "busy"):
+        held = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        with (
+            pytest.raises(ConfigError, match=f"process {os.getpid()} is at work"),
+            locked(path, "process {holder} is at work"),
+        ):
+            pass
+    free = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert "ConfigError: busy" in held.stderr
+    assert free.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_digest_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
