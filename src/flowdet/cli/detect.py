@@ -17,7 +17,8 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import DEFAULT_SYSTEM, load, weights_of
 from flowdet.systems.modes import Mode
 from flowdet.types import check_class_names
-from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
+from flowdet.video.description import SourceDescription, describe_source
+from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256
 from flowdet.weights.zoo import SHIPPED

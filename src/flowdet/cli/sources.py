@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from flowdet.cli import console
 from flowdet.errors import ConfigError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
-from flowdet.video.reader import Video, describe_source
+from flowdet.video.description import describe_source
+from flowdet.video.reader import Video
 
 __all__ = ["Names", "expanded", "frame_bar", "listed", "make_folder"]
 

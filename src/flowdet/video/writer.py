@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from flowdet.errors import ConfigError, VideoError
-from flowdet.video.file_source import FileSource
+from flowdet.video.streams import FileSource
 
 __all__ = ["VideoWriter"]
 
