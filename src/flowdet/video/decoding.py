@@ -160,8 +160,9 @@ def pixel_aspect(declared: Fraction | None) -> Fraction:
     return declared if declared and 1 / _WIDEST_PIXEL <= declared <= _WIDEST_PIXEL else Fraction(1)
 
 
-Order = Literal["presentation", "decoding", "arrival"]
-"""What stamps tell: when each picture is shown; only which times there are, in the order of decoding; nothing."""
+Order = Literal["presentation", "shuffled", "decoding", "arrival"]
+"""What the stamps tell: when each picture is shown; the times that there are, but not which picture has which; the
+same, in the stamps of decoding; nothing."""
 
 
 class Timeline:
@@ -186,7 +187,7 @@ class Timeline:
         packets: The number of packets read.
         last: Stamp of the last picture.
         restarts: How often the stamps began again.
-        reorders: Some packet is shown at another time than it is decoded.
+        reorders: Some packet is shown before one that was decoded earlier.
     """
 
     def __init__(
@@ -213,10 +214,11 @@ class Timeline:
         self._next = first
         self._floor = floor
         self._time = self._lost_until = -math.inf
-        self._began = time.monotonic()
+        self._began = 0.0
         self._shift = 0.0
         self._offset = 0  # ticks that undo restarts of the stamps
         self._decoded: int | None = None  # the latest stamp of decoding
+        self._highest: float = -math.inf  # stamp of presentation
         self._pending: list[int] = []
         self._gone: set[int] = set()  # stamps of pictures that are taken for lost
 
@@ -231,6 +233,10 @@ class Timeline:
         return max(self._time, self._lost_until, -self._step) + self._step
 
     @property
+    def _is_sorted(self) -> bool:
+        return self._order in ("shuffled", "decoding")
+
+    @property
     def _claims(self) -> bool:
         return self._order == "presentation" and self._one_to_one
 
@@ -242,12 +248,14 @@ class Timeline:
             may_restart: A large step of the stamps is a restart, as well as a step back.
         """
         self.packets += 1
-        self.reorders |= packet.pts != packet.dts
         self._undo_restart(packet, may_restart)
-        stamp = packet.pts if self._order == "presentation" else packet.dts
-        if stamp is None or packet.is_discard or self._order == "arrival":
+        if packet.pts is not None:
+            self.reorders |= packet.pts < self._highest
+            self._highest = max(self._highest, packet.pts)
+        stamp = packet.dts if self._order == "decoding" else packet.pts
+        if stamp is None or packet.is_discard or not (self._is_sorted or self._claims):
             return
-        if self._order == "decoding" or (self._one_to_one and (self._floor is None or stamp >= self._floor)):
+        if self._floor is None or stamp >= self._floor:
             heapq.heappush(self._pending, stamp)
 
     def refused(self, packet: Packet[VideoStream]) -> None:
@@ -258,7 +266,7 @@ class Timeline:
     def picture(self, picture: VideoFrame) -> tuple[int, float]:
         """Returns the number and the time of the next picture; the time is in seconds."""
         stamp = picture.pts
-        if self._order == "decoding":
+        if self._is_sorted:
             stamp = heapq.heappop(self._pending) if self._pending else None
         elif self._order == "arrival":
             stamp = None
@@ -318,6 +326,7 @@ class Timeline:
         if self._order == "arrival":
             if self._time == -math.inf:
                 self._began = time.monotonic()
+                return 0.0
             return time.monotonic() - self._began
         if stamp is None:
             return self.end

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import av.error
 from av.container import InputContainer
@@ -31,6 +31,7 @@ __all__ = ["FileSource", "LiveSource", "camera_device"]
 
 # Codecs with one picture in each packet: what numbering by stamps needs. VP8, for one, has hidden pictures.
 _ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "prores"})
+_PROBED_PACKETS = 60
 _ENDLESS = frozenset({"mpjpeg", "v4l2", "video4linux2,v4l2", "dshow", "avfoundation", "rtsp"})
 _RETRY_SECONDS = (1.0, 2.0, 4.0)  # before each try to reach a lost live source again
 _STEADY_SECONDS = 10.0  # of pictures, after which the tries count anew
@@ -74,8 +75,9 @@ class FileSource:
                 raise VideoError(f"not one frame of {label} can be decoded: {reason}")
             self._layout = Layout.of(first, stream.sample_aspect_ratio)
             self._order = _order(container, stream, timeline)
-            self._one_to_one = stream.codec_context.name in _ONE_TO_ONE and not first.interlaced_frame
-            self._by_stamp = self._one_to_one and self._order == "presentation" and first.pts is not None
+            is_one_to_one = stream.codec_context.name in _ONE_TO_ONE and not first.interlaced_frame
+            self._one_to_one = is_one_to_one and first.pts is not None
+            self._by_stamp = self._one_to_one and self._order == "presentation"
             self._declared = stream.frames if "mp4" in container.format.name else 0
             self._duration = stream_duration(container, stream)
             self.fps = frame_rate(stream)
@@ -117,15 +119,15 @@ class FileSource:
         at_end = yield from selected(found, selection, self._layout, timeline)
         if at_end:
             timeline.finish()
-            timeline.damage.short = self._shortage(timeline.packets + (entry.packets if entry else 0), timeline.end)
+            timeline.damage.short = self._shortage(timeline, entry.packets if entry else 0)
 
     def _timeline(self, stream: VideoStream, entry: _Entry | None = None) -> Timeline:
         return Timeline(
             stream.time_base,
             order=self._order,
             step=1 / (self.fps or USUAL_RATE),
-            origin=stream.start_time if self._order == "presentation" else None,
-            one_to_one=self._one_to_one if self._order == "decoding" else self._by_stamp,
+            origin=None if self._order == "decoding" else stream.start_time,
+            one_to_one=self._one_to_one,
             first=entry.number if entry else 0,
             floor=entry.stamp if entry else None,
         )
@@ -184,11 +186,14 @@ class FileSource:
                 if timeline.last is None or (picture.pts is not None and picture.pts > timeline.last):
                     yield picture
 
-    def _shortage(self, packets_read: int, end: float) -> str:
+    def _shortage(self, timeline: Timeline, skipped: int) -> str:
+        packets_read, end = skipped + timeline.packets, timeline.end
         if self._declared:
             if packets_read >= self._declared:
                 return ""
             return f"the file is cut short: {packets_read} of {self._declared} frames are there"
+        if timeline.restarts:  # the announced duration is a guess from the first and the last stamp
+            return ""
         missing = (self._duration or 0.0) - end
         if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
             return f"the file seems to be cut short: it announces {self._duration:.1f} s, {end:.1f} s are there"
@@ -305,11 +310,16 @@ def camera_device(number: int, platform: str) -> tuple[str, str]:
 
 
 def _order(container: InputContainer, stream: VideoStream, timeline: Timeline) -> Order:
-    """What the stamps of a file tell, after its first packets were read."""
+    """What the stamps of a file tell; reads some more of its packets."""
     if container.format.name == "avi":  # it stores no others; FFmpeg's stamps of presentation jump back and forth
         return "decoding"
-    # Some writers store the time of decoding for both: each picture that is shown late then has another one's stamp.
-    return "presentation" if timeline.reorders or not stream.codec_context.has_b_frames else "decoding"
+    if not stream.codec_context.has_b_frames:
+        return "presentation"
+    # Some writers stamp pictures in the order of decoding although they are shown in another one.
+    for _ in islice(packets(container, stream, timeline), _PROBED_PACKETS):
+        if timeline.reorders:
+            break
+    return "presentation" if timeline.reorders else "shuffled"
 
 
 def _total(declared: int, duration: float | None, fps: float | None) -> int | None:
