@@ -23,7 +23,7 @@ from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256
-from flowdet.work.annotate import annotate, view_of
+from flowdet.work.annotate import annotate, overlay_of
 from flowdet.work.pool import spread
 
 __all__ = ["detect"]
@@ -146,7 +146,7 @@ def detect(
     load = partial(load_system, options)
     detector = load()
     check_class_names(wanted, detector.config.class_names)
-    view_of(detector.config, shown)
+    overlay_of(detector.config, shown)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -284,7 +284,7 @@ def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) ->
             settings=job.record,
             score=settings.score,
             classes=settings.classes or None,
-            view=view_of(detector.config, settings.show),
+            overlay=overlay_of(detector.config, settings.show),
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -10,15 +10,15 @@ from typing import Any
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
+from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
-from flowdet.video.views import View, draw_view
 from flowdet.video.writer import VideoWriter
 
-__all__ = ["Annotated", "annotate", "view_of"]
+__all__ = ["Annotated", "annotate", "overlay_of"]
 
 _PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
-_BARE = View(frozenset(), 0, 0)
+_BARE = Overlay(frozenset(), 0, 0)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Annotated:
     problems: tuple[str, ...]
 
 
-def view_of(config: SystemConfig, parts: Collection[str]) -> View:
+def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
     """How the inside of a system is drawn.
 
     Args:
@@ -41,14 +41,14 @@ def view_of(config: SystemConfig, parts: Collection[str]) -> View:
         ConfigError: There is no such part, or the system has none.
     """
     method = config.method
-    view = View(method.overlays, *method.window)
+    overlay = Overlay(method.overlays, *method.window)
     for part in parts:
         if part not in _PARTS:
             raise ConfigError(f"there is no {part!r} to show; name some of {', '.join(_PARTS)}")
-        if part not in view.parts:
-            others = " and ".join(sorted(view.parts)) or "nothing"
+        if part not in overlay.parts:
+            others = " and ".join(sorted(overlay.parts)) or "nothing"
             raise ConfigError(f"{config.name} has no {_PARTS[part]} to show; what it can show is {others}")
-    return replace(view, parts=view.parts & set(parts))
+    return replace(overlay, parts=overlay.parts & set(parts))
 
 
 def annotate(
@@ -60,7 +60,7 @@ def annotate(
     settings: dict[str, Any],
     score: float = 0.0,
     classes: Collection[str] | None = None,
-    view: View = _BARE,
+    overlay: Overlay = _BARE,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead in its own thread.
@@ -75,7 +75,7 @@ def annotate(
         settings: What made the result, saved with it.
         score: Detections below it are left out.
         classes: Names of the classes to keep; all if not given.
-        view: What to draw beside the detections, see `view_of`.
+        overlay: What to draw beside the detections, see `overlay_of`.
         progress: Told after every frame how many are done.
 
     Raises:
@@ -92,13 +92,13 @@ def annotate(
         )
         writer = None
         if video_path:
-            size = view.picture_size((first.image.shape[0], first.image.shape[1]))
+            size = overlay.picture_size((first.image.shape[0], first.image.shape[1]))
             writer = stack.enter_context(VideoWriter(video_path, size, video.fps))
         for outcome in system.detect_many([chain([first], frames)], score=score, classes=classes):
             frame, detections = outcome.frame, outcome.detections
             lines.write(detections)
             if writer:
-                writer.write(draw_view(frame.image, detections, outcome.features, view), frame.time)
+                writer.write(draw_overlay(frame.image, detections, outcome.features, overlay), frame.time)
             done += 1
             found += len(detections)
             progress(done)
