@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from flowdet.temporal.rows import select_features, select_state
 
 from flowdet.systems.stream import select_streams
 from flowdet.temporal.base import TemporalMethod

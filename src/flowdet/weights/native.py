@@ -111,10 +111,10 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     else:
         weights, class_names = _read_published(path)
     system = build(config.with_classes(class_names or config.class_names))
-    own = system.state_dict()
-    given = _of_parts(weights, _parts(own))
+    wanted = system.state_dict().keys()
+    given = _of_parts(weights, _parts(wanted))
     # Where they are not enough, the message names all that the file has.
-    fill(system, given if own.keys() <= given.keys() else weights, path, system.config.name)
+    fill(system, given if wanted <= given.keys() else weights, path, system.config.name)
     return system
 
 
