@@ -228,7 +228,7 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
     missing = 0
     for frame_id, number in enumerate(task.frames):
         file_name = _file_name(pattern, number)
-        missing += not (target.base / file_name).is_file()
+        missing += not os.path.isfile(target.base / file_name)
         entry = {"file_name": file_name, "height": height, "width": width, "frame_id": frame_id, "video_id": video_id}
         target.add(f"{source.path}, frame {number}", entry, tracks.shapes.get(number, []))
     for sentence in tracks.problems:
@@ -258,7 +258,7 @@ def _pattern(source: _File, target: _Target, name: str, first: int) -> str:
     """Returns the names of the pictures below the folder of all, with a place for the frame's number."""
     patterns = _PATTERNS if target.frames is None else (target.frames.replace("{name}", name),)
     patterns = tuple((source.prefix / pattern).as_posix() for pattern in patterns)
-    return next((p for p in patterns if (target.base / _file_name(p, first)).is_file()), patterns[0])
+    return next((p for p in patterns if os.path.isfile(target.base / _file_name(p, first))), patterns[0])
 
 
 def _file_name(pattern: str, number: int) -> str:
@@ -287,7 +287,7 @@ def _import_images(source: _File, name: str | None, video_id: int | None, target
             target.writer.problem("frame without a number", sentence)
             continue
         file_name = _image_file(called, number, pattern, source, target.base)
-        if not (target.base / file_name).is_file():
+        if not os.path.isfile(target.base / file_name):
             missing += 1
             absent = absent or file_name
         entry = {"file_name": file_name, "height": height, "width": width}
@@ -308,7 +308,7 @@ def _image_file(called: str, number: int | None, pattern: str | None, source: _F
     inside = source.prefix / "images"
     folders = (inside, source.prefix) if (base / inside).is_dir() else (source.prefix,)
     names = [(folder / called).as_posix() + suffix for suffix in _SUFFIXES for folder in folders]
-    return next((name for name in names if (base / name).is_file()), names[0])
+    return next((name for name in names if os.path.isfile(base / name)), names[0])
 
 
 def _frame_number(image: Element) -> int | None:
