@@ -24,7 +24,7 @@ _DECIMALS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """The folders of pictures and of their label files.
+    """Folders of pictures and of their label files.
 
     Attributes:
         pictures: Folder of the pictures, which may lie in folders below it.
