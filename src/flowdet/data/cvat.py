@@ -44,7 +44,7 @@ class _File:
     @property
     def is_video(self) -> bool:
         """Whether it is about a video, in either format."""
-        return self.has_tracks or self.root.findtext("meta/task/mode") == "interpolation"
+        return self.has_tracks or self.root.findtext("meta/*/mode") == "interpolation"
 
     @property
     def labels(self) -> list[str]:
@@ -216,13 +216,9 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
     try:
         task = _read_video_task(source.root)
         pattern = _pattern(source, target, name, task.frames[0])
-        width, height = task.size or picture_size(target.base / _file_name(pattern, task.frames[0]))
+        width, height = task.size or _first_size(target.base / _file_name(pattern, task.frames[0]))
         _check_frame_count(task, target.base / _file_name(pattern, task.frames[-1]))
         tracks = _read_tracks(source.root, task)
-    except OSError as error:
-        raise DataError(
-            f"{source.path} does not say how large its pictures are, and the first is not there: {error}"
-        ) from error
     except DataError as error:
         raise DataError(f"{source.path} {error}") from error
     missing = 0
@@ -239,6 +235,15 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
     target.remark(f"frames whose pictures are not there, the first one {first}", missing)
     guess = f"frames in {source.path}, which does not say how many there are: up to the last box"
     target.remark(guess, task.is_guess * len(task.frames))
+
+
+def _first_size(path: Path) -> tuple[int, int]:
+    try:
+        return picture_size(path)
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(
+            f"does not say how large its pictures are, and the first is not there or damaged: {error}"
+        ) from error
 
 
 def _check_frame_count(task: _VideoTask, last: Path) -> None:
