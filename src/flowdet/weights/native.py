@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import VID_CLASSES
 from flowdet.weights.fill import fill, published_to_native
 from flowdet.weights.openmmlab import read_openmmlab
 
