@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +20,6 @@ class YOLOXRun:
     Attributes:
         size: "nano" or "s".
         file: Its record in the full reference.
-        depth: As in the configuration.
-        width: As in the configuration.
-        depthwise: As in the configuration.
         gain: Factor of the weights of convolutions, but for the first one.
         padded: (height, width) px of the network input.
         seed: Of the synthetic picture of 270 x 480 px.
@@ -31,9 +27,6 @@ class YOLOXRun:
 
     size: str
     file: str
-    depth: float
-    width: float
-    depthwise: bool
     gain: float
     padded: tuple[int, int]
     seed: int
@@ -59,8 +52,8 @@ class YOLOXRun:
 
 
 YOLOX_RUNS = (
-    YOLOXRun("nano", "yolox_nano_416.npz", 0.33, 0.25, True, 1.22, (416, 416), 3),
-    YOLOXRun("s", "yolox_s_320x512.npz", 0.33, 0.5, False, 1.13, (320, 512), 4),
+    YOLOXRun("nano", "yolox_nano_416.npz", 1.22, (416, 416), 3),
+    YOLOXRun("s", "yolox_s_320x512.npz", 1.13, (320, 512), 4),
 )
 
 
@@ -70,10 +63,10 @@ def official_weights(run: YOLOXRun, shapes: Mapping[str, tuple[int, ...]]) -> di
     for name, shape in shapes.items():
         values = seeded_tensor(name, shape)
         if name.endswith("stem.conv.conv.weight"):
-            values *= np.float32(0.02)
+            values *= 0.02
         elif name.endswith("conv.weight") or ("_preds." in name and name.endswith("weight")):
-            values *= np.float32(run.gain)
+            values *= run.gain
         if "cls_preds" in name or "obj_preds" in name:
-            values = values * np.float32(1.5) if name.endswith("weight") else values - 2
+            values = values * 1.5 if name.endswith("weight") else values - 2
         weights[name] = values
     return weights

@@ -6,13 +6,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from flowdet.detectors.roi_head import RoIHead, RoIHeadConfig
+from flowdet.detectors.rpn import RPN, RPNConfig
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from flowdet.detectors import roi_head as roi_head_module
 from flowdet.detectors import rpn as rpn_module
-from flowdet.detectors.roi_head import RoIHead, RoIHeadConfig
-from flowdet.detectors.rpn import RPN, RPNConfig
 from flowdet.ops.boxes import Chooser, Sample, sample
 from flowdet.types import Geometry, Targets
 from tests.tiny import tiny_detector

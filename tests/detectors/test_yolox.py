@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,25 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from flowdet.detectors.yolox import YOLOX, YOLOXConfig
+from flowdet.detectors.yolox import YOLOX, YOLOX_SIZES, YOLOXConfig
 from flowdet.errors import CheckpointError, ConfigError
+from flowdet.systems.recipes import COCO_CLASSES, single_yolox
 from flowdet.types import FrameFeatures, Geometry, Targets
-from flowdet.weights.yolox import read_yolox, yolox_to_native
+from flowdet.weights.native import read_system, start_from
+from flowdet.weights.yolox import yolox_to_native
 from tests.golden.one_stage import NUMBERS, yolox_shapes
 from tests.seeded_yolox import YOLOX_RUNS, YOLOXRun, official_weights
 
-SIZES = {
-    "nano": (0.33, 0.25, True),
-    "tiny": (0.33, 0.375, False),
-    "s": (0.33, 0.5, False),
-    "m": (0.67, 0.75, False),
-    "l": (1.0, 1.0, False),
-    "x": (1.33, 1.25, False),
-}
-
 
 def seeded(run: YOLOXRun, **options: float) -> YOLOX:
-    config = YOLOXConfig(depth=run.depth, width=run.width, depthwise=run.depthwise, **options)  # type: ignore[arg-type]
+    config = replace(YOLOX_SIZES[run.size], **options)  # type: ignore[arg-type]
     detector = config.build_one_stage(80).eval()
     detector.load_state_dict(yolox_to_native(official_weights(run, yolox_shapes()[run.size])))
     return detector
@@ -40,11 +34,10 @@ def assert_near(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * min(1.0, wanted.abs().max().item()))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", YOLOX_SIZES)
 def test_official_names_and_shapes_are_ours(size: str) -> None:
-    depth, width, depthwise = SIZES[size]
     with torch.device("meta"):
-        detector = YOLOXConfig(depth=depth, width=width, depthwise=depthwise).build(80)
+        detector = YOLOX_SIZES[size].build(80)
     official = {name: torch.empty(shape, device="meta") for name, shape in yolox_shapes()[size].items()}
     native = yolox_to_native(official)
     assert len(native) == len(official)
@@ -102,7 +95,9 @@ def test_losses_and_gradients_are_those_of_the_official_code(run: YOLOXRun) -> N
         maps = detector.extract(run.images())
     maps = tuple(one.requires_grad_() for one in maps)
     losses = detector.losses(FrameFeatures(0, maps, run.inputs().geometries), [Targets(*run.targets())], [])
-    assert_near(torch.stack([losses[n] for n in ("boxes", "objectness", "classes", "boxes_l1")]), recorded(run, "losses"))
+    assert_near(
+        torch.stack([losses[n] for n in ("boxes", "objectness", "classes", "boxes_l1")]), recorded(run, "losses")
+    )
     sum(losses.values(), torch.zeros(())).backward()
     gradients = torch.stack([one.grad.norm() for one in maps if one.grad is not None])
     assert_near(gradients, recorded(run, "gradients"), 1e-3)
@@ -175,17 +170,28 @@ def test_official_files_are_read_and_nothing_in_them_is_executed(tmp_path: Path)
     run = YOLOX_RUNS[0]
     official = official_weights(run, yolox_shapes()["nano"])
     torch.save({"start_epoch": 300, "model": official, "optimizer": None}, tmp_path / "yolox_nano.pth")
-    wanted = yolox_to_native(official)
-    found = read_yolox(tmp_path / "yolox_nano.pth")
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-
+    found = read_system(tmp_path / "yolox_nano.pth", single_yolox("nano"))
+    assert found.config.class_names == COCO_CLASSES
+    for name, tensor in yolox_to_native(official).items():
+        assert torch.equal(found.detector.state_dict()[name], tensor)
+    with pytest.raises(CheckpointError, match="does not hold the weights of single-yolox-tiny"):
+        read_system(tmp_path / "yolox_nano.pth", single_yolox("tiny"))
     torch.save({"model": official, "exp": Path()}, tmp_path / "hostile.pth")
     with pytest.raises(CheckpointError, match="no weight file needs"):
-        read_yolox(tmp_path / "hostile.pth")
-    torch.save({"state_dict": official}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="no entry 'model'"):
-        read_yolox(tmp_path / "other.pth")
+        read_system(tmp_path / "hostile.pth", single_yolox("nano"))
+
+
+def test_training_for_other_classes_takes_over_the_rows_of_those_that_coco_has(tmp_path: Path) -> None:
+    official = official_weights(YOLOX_RUNS[0], yolox_shapes()["nano"])
+    torch.save({"model": official}, tmp_path / "yolox_nano.pth")
+    started = start_from(tmp_path / "yolox_nano.pth", single_yolox("nano").with_classes(("lynx", "dog")))
+    assert started.shared_classes == ("dog",)
+    assert started.new_classes == ("lynx",)
+    weights = started.system.detector.state_dict()
+    for level in range(3):
+        own = weights[f"head.classes.{level}.weight"]
+        assert len(own) == 2
+        assert torch.equal(own[1], official[f"head.cls_preds.{level}.weight"][COCO_CLASSES.index("dog")])
 
 
 @pytest.mark.parametrize("options", [{"width": 0.0}, {"depth": -1.0}, {"width": 1e9}, {"max_detections": 0}])

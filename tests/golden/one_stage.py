@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowdet.detectors.yolox import YOLOX_SIZES
 from tests.golden import FOLDER
 from tests.seeded import synthetic_clip
 from tests.seeded_yolox import YOLOX_RUNS, YOLOXRun, official_weights
@@ -39,12 +40,13 @@ def _yolox_outputs(reference: Path, run: YOLOXRun) -> dict[str, np.ndarray]:
 
 def _yolox_losses(run: YOLOXRun) -> dict[str, np.ndarray]:
     """Returns the losses of the official code on one image, and the gradient that reaches the maps of the neck."""
-    from yolox.models import YoloPafpn, YoloxHead  # type: ignore[import-not-found]  # noqa: PLC0415
+    from yolox.models import YoloPafpn, YoloxHead  # type: ignore[import-not-found]
 
+    config = YOLOX_SIZES[run.size]
     network = nn.ModuleDict(
         {
-            "backbone": YoloPafpn(run.depth, run.width, depthwise=run.depthwise),
-            "head": YoloxHead(80, run.width, depthwise=run.depthwise),
+            "backbone": YoloPafpn(config.depth, config.width, depthwise=config.depthwise),
+            "head": YoloxHead(80, config.width, depthwise=config.depthwise),
         }
     ).eval()
     for module in network.modules():
@@ -55,7 +57,7 @@ def _yolox_losses(run: YOLOXRun) -> dict[str, np.ndarray]:
         maps = network["backbone"](run.images().flip(1))
     maps = [one.requires_grad_() for one in maps]
     head = network["head"]
-    head.training, head.use_l1 = True, True
+    vars(head).update(training=True, use_l1=True)
     boxes, labels = run.targets()
     rows = torch.cat((labels[:, None].float(), (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), dim=1)
     total, *parts, _ = head(maps, rows[None], None)
@@ -67,15 +69,16 @@ def _yolox_losses(run: YOLOXRun) -> dict[str, np.ndarray]:
 
 def _nanodet_outputs(reference: Path, graph: Path) -> dict[str, np.ndarray]:
     sys.path.insert(0, str(reference / "nanodet"))
-    from run_tfjs import TFJS  # type: ignore[import-not-found]  # noqa: PLC0415
+    from run_tfjs import TFJS  # type: ignore[import-not-found]
 
     (picture,) = synthetic_clip(1, (416, 416), 6)
     bgr = torch.from_numpy(picture[..., ::-1].astype(np.float32))
     normalised = (bgr - torch.tensor((103.53, 116.28, 123.675))) / torch.tensor((57.375, 57.12, 58.395))
     with torch.inference_mode():
         outputs = TFJS(str(graph)).run(normalised.permute(2, 0, 1)[None])
-    names = {"scores": ("Identity:0", "Identity_1:0", "Identity_2:0"), "logits": tuple(f"Identity_{n}:0" for n in (3, 4, 5))}
-    return {name: torch.cat([outputs[key][0] for key in keys])[::25].numpy() for name, keys in names.items()}
+    scores = torch.cat([outputs[key][0] for key in ("Identity:0", "Identity_1:0", "Identity_2:0")])
+    logits = torch.cat([outputs[key][0] for key in ("Identity_3:0", "Identity_4:0", "Identity_5:0")])
+    return {"scores": scores[::25].numpy(), "logits": logits[::25].numpy()}
 
 
 def _main(reference: Path, graph: Path) -> None:
@@ -86,7 +89,7 @@ def _main(reference: Path, graph: Path) -> None:
     for run in YOLOX_RUNS:
         outputs = _yolox_outputs(reference, run) | _yolox_losses(run)
         numbers |= {f"{run.size}.{name}": values for name, values in outputs.items()}
-    np.savez_compressed(NUMBERS, **numbers)
+    np.savez_compressed(NUMBERS, allow_pickle=False, **numbers)
 
 
 if __name__ == "__main__":

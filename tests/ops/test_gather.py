@@ -1,5 +1,4 @@
 import torch
-
 from flowdet.ops.gather import taps, weighted_cells
 
 

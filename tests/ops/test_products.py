@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch.nn import functional as F
-
 from flowdet.ops.products import conv_by_product, transposed_conv_by_product
+from torch.nn import functional as F
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (5, 2, 2), (3, 1, 0), (1, 1, 0)])

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch import Tensor
-
 from flowdet.ops.roi_align import roi_align
+from torch import Tensor
 
 # Inside, across the border, beyond it by less and by more than a cell, without area, turned inside out.
 BOXES = torch.tensor(

@@ -2,9 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
-
 from flowdet.ops.warp import warp
+from torch import Tensor
 
 
 @pytest.fixture(autouse=True, params=["training", "inference"])

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch.nn import functional as F
-
 from flowdet.ops.winograd import count_tiles, transform_kernel, winograd_conv
+from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3])

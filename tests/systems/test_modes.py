@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from flowdet.systems.modes import MODES, Mode, in_mode
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 
 from flowdet import load
 from flowdet.benchmark.subject import Subject, build_subject
 from flowdet.errors import ConfigError
 from flowdet.systems.build import build
 from flowdet.systems.config import config_from_json, config_to_json
-from flowdet.systems.modes import MODES, Mode, in_mode
 from flowdet.systems.recipes import recipe
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.weights.native import read_native, read_system, save_native

@@ -4,15 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from torch import Tensor
 
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.build import build
 from flowdet.systems.stream import Outcome, detect, detect_many, detect_with_features
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single import SingleFrame

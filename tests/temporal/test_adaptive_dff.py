@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from flowdet.ops.warp import warp
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig, AdaptiveDFFState
 
 from flowdet.errors import ConfigError
 from flowdet.ops.flow import mean_length
-from flowdet.ops.warp import warp
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig, AdaptiveDFFState
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.types import Propagation
 from tests.tiny import Extract, Flow, inputs_of, run, video

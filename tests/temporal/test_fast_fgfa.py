@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from flowdet.ops.warp import warp
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig, FastFGFAState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
-from flowdet.ops.warp import warp
 from flowdet.temporal.base import FlowNet
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig, FastFGFAState
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.types import Aggregation, NetworkInput
 from tests.tiny import Extract, Flow, embed, inputs_of, run, video

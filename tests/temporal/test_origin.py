@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from flowdet.ops.warp import warp
+
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.single import SingleFrame

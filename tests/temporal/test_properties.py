@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flowdet.ops.warp import WarpConvention, warp
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowdet.ops.warp import WarpConvention, warp
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig, DFFState
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig, FGFAState
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single import SingleFrame

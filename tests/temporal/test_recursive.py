@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from flowdet.ops.warp import warp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
-from flowdet.ops.warp import warp
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.types import Aggregation, NetworkInput, Propagation

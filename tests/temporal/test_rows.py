@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from flowdet.temporal.rows import select_features, select_state
 
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.rows import select_features, select_state
 from flowdet.types import Aggregation, FrameFeatures, NetworkInput, Propagation
 from tests.temporal.test_properties import EVERY_METHOD, METHODS, Maker
 from tests.tiny import inputs_of, run, video

@@ -30,6 +30,11 @@ class NanoDetConfig(OneStageConfig):
         return NanoDet(self, classes)
 
     @property
+    def label(self) -> str:
+        """The name of the network."""
+        return "NanoDet-g"
+
+    @property
     def classifier(self) -> Mapping[str, int]:
         """Returns the layers of the class logits; one row belongs to each class."""
         return {f"head.classes.{level}": 1 for level in range(len(OneStage.strides))}

@@ -13,7 +13,7 @@ from flowdet.detectors.one_stage import PRIOR_LOGIT, Cells, OneStage, OneStageCo
 from flowdet.errors import ConfigError
 from flowdet.types import Targets
 
-__all__ = ["YOLOX", "YOLOXConfig"]
+__all__ = ["YOLOX", "YOLOX_SIZES", "YOLOXConfig"]
 
 _LEVELS = 3
 _LARGEST_FACTOR = 4
@@ -49,9 +49,27 @@ class YOLOXConfig(OneStageConfig):
         return YOLOX(self, classes)
 
     @property
+    def label(self) -> str:
+        """The published size, if it is one."""
+        shape = (self.depth, self.width, self.depthwise)
+        sizes = (size for size, one in YOLOX_SIZES.items() if (one.depth, one.width, one.depthwise) == shape)
+        return f"YOLOX-{next(sizes, f'{self.depth:g}x{self.width:g}')}"
+
+    @property
     def classifier(self) -> Mapping[str, int]:
         """Returns the layers of the class logits; one row belongs to each class."""
         return {f"head.classes.{level}": 1 for level in range(_LEVELS)}
+
+
+YOLOX_SIZES: Mapping[str, YOLOXConfig] = {
+    "nano": YOLOXConfig(depth=0.33, width=0.25, depthwise=True),
+    "tiny": YOLOXConfig(depth=0.33, width=0.375),
+    "s": YOLOXConfig(depth=0.33, width=0.5),
+    "m": YOLOXConfig(depth=0.67, width=0.75),
+    "l": YOLOXConfig(depth=1.0, width=1.0),
+    "x": YOLOXConfig(depth=1.33, width=1.25),
+}
+"""The published sizes by name."""
 
 
 class _ConvNorm(nn.Sequential):

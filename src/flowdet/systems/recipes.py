@@ -7,11 +7,14 @@ the name of a system is built with its own configuration.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import BackboneConfig, FasterRCNNConfig, RoIHeadConfig, RPNConfig
+from flowdet.detectors.nanodet import NanoDetConfig
 from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
+from flowdet.detectors.yolox import YOLOX_SIZES
 from flowdet.errors import ConfigError
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -19,8 +22,10 @@ from flowdet.inputs import InputConfig
 from flowdet.systems.config import SystemConfig, single_frame
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single import SingleFrameConfig
 
 __all__ = [
+    "COCO_CLASSES",
     "RECIPES",
     "VID_CLASSES",
     "dff_lite",
@@ -33,9 +38,11 @@ __all__ = [
     "fgfa_x101",
     "recipe",
     "single_lite",
+    "single_nano",
     "single_r50",
     "single_r101",
     "single_x101",
+    "single_yolox",
 ]
 
 VID_CLASSES = (
@@ -71,6 +78,90 @@ VID_CLASSES = (
     "zebra",
 )
 """The 30 classes of ImageNet VID, in the order of the published weights."""
+
+COCO_CLASSES = (
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+)
+"""The 80 classes of COCO, in the order of the labels of NanoDet and YOLOX."""
 
 _R50 = ResNetConfig(depth=50)
 _R101 = ResNetConfig(depth=101)
@@ -179,6 +270,29 @@ def single_x101() -> SystemConfig:
     return single_frame(fgfa_x101(), "single-x101")
 
 
+def single_nano() -> SystemConfig:
+    """NanoDet-g on every frame by itself."""
+    return SystemConfig(
+        name="single-nano",
+        class_names=COCO_CLASSES,
+        inputs=InputConfig(416, 416, multiple=32),
+        detector=NanoDetConfig(),
+        method=SingleFrameConfig(),
+    )
+
+
+def single_yolox(size: str) -> SystemConfig:
+    """YOLOX of a published size on every frame by itself; pixels are not normalised, and the padding is grey."""
+    side = 416 if size in {"nano", "tiny"} else 640
+    return SystemConfig(
+        name=f"single-yolox-{size}",
+        class_names=COCO_CLASSES,
+        inputs=InputConfig(side, side, mean=(0.0,) * 3, std=(1.0,) * 3, multiple=32, padding=114.0),
+        detector=YOLOX_SIZES[size],
+        method=SingleFrameConfig(),
+    )
+
+
 RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
@@ -192,6 +306,8 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "single-r50": single_r50,
     "single-r101": single_r101,
     "single-x101": single_x101,
+    "single-nano": single_nano,
+    **{f"single-yolox-{size}": partial(single_yolox, size) for size in YOLOX_SIZES},
 }
 """Every system by its name."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowdet.errors import CheckpointError
 
-__all__ = ["OpenMMLabCheckpoint", "read_openmmlab", "read_pickled", "tensors_by_name"]
+__all__ = ["OpenMMLabCheckpoint", "openmmlab_checkpoint", "read_openmmlab", "read_pickled", "tensors_by_name"]
 
 _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before 1.6, and published files still begin with.
@@ -63,7 +63,11 @@ def read_openmmlab(path: str | os.PathLike[str]) -> OpenMMLabCheckpoint:
         CheckpointError: The file is missing, empty, damaged or of another kind, or asks for what no weight file needs.
     """
     path = Path(path)
-    content = read_pickled(path)
+    return openmmlab_checkpoint(path, read_pickled(path))
+
+
+def openmmlab_checkpoint(path: Path, content: object) -> OpenMMLabCheckpoint:
+    """As `read_openmmlab`, of what `read_pickled` returned for the path."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     state_dict = content.get("state_dict", content)

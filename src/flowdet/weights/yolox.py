@@ -1,17 +1,15 @@
-"""Reads the official checkpoints of YOLOX."""
+"""The official checkpoints of YOLOX: how to tell them, and how they name their weights."""
 
-import os
 import re
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowdet.errors import CheckpointError
-from flowdet.weights.openmmlab import read_pickled, tensors_by_name
+__all__ = ["is_yolox", "yolox_to_native"]
 
-__all__ = ["read_yolox", "yolox_to_native"]
-
+_CLASSES = "head.cls_preds.0.bias"
 _STEM = "body.stem.conv.weight"
 _RENAMES = (
     (r"^backbone\.backbone\.stem\.conv\.", "body.stem."),
@@ -39,21 +37,13 @@ _RENAMES = (
 )
 
 
-def read_yolox(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Returns the weights of a `.pth` file of Megvii's YOLOX under the names of `flowdet.detectors.yolox`.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or of another kind, or asks for what no weight file needs.
-    """
-    path = Path(path)
-    content = read_pickled(path)
-    if not isinstance(content, dict) or "model" not in content:
-        raise CheckpointError(f"{path} is not an official checkpoint of YOLOX: it has no entry 'model'")
-    return yolox_to_native(tensors_by_name(path, content["model"]))
+def is_yolox(content: object) -> TypeGuard[dict[str, Any]]:
+    """Tells whether the content of a `.pth` file is that of an official checkpoint of YOLOX."""
+    return isinstance(content, dict) and isinstance(content.get("model"), dict) and _CLASSES in content["model"]
 
 
-def yolox_to_native(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the weights under our names; the first convolution takes RGB pixels.
+def yolox_to_native(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of `content["model"]` under the names of `YOLOX`; the first convolution takes RGB pixels.
 
     The official network has BGR images, of which it puts the pixels at even rows and columns, at odd rows, at odd
     columns, and at both, on top of each other before a convolution of 3 x 3. That is one of 6 x 6 with stride 2.
