@@ -21,8 +21,6 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from evidence_runs import Variant, detect_variants, seconds_per_frame, work_of
-from flowdet.systems.modes import Mode, in_mode
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from make_evidence import Judge, degraded_frames, real_clips
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +35,9 @@ from flowdet.metrics.restrict import restrict
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import weights_of
+from flowdet.systems.modes import Mode, in_mode
 from flowdet.systems.recipes import recipe
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.types import Geometry, NetworkInput
 
