@@ -104,7 +104,7 @@ def fgfa_x101() -> SystemConfig:
 
 
 def fgfa_lite() -> SystemConfig:
-    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
+    """FGFA for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
     return SystemConfig(
         name="fgfa-lite",
         class_names=VID_CLASSES,
@@ -132,22 +132,22 @@ def dff_lite() -> SystemConfig:
 
 
 def single_lite() -> SystemConfig:
-    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    """The detector of fgfa-lite on every frame by itself; takes the same weights."""
     return single_frame(fgfa_lite(), "single-lite")
 
 
 def single_r50() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-50 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r50(), "single-r50")
 
 
 def single_r101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r101(), "single-r101")
 
 
 def single_x101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with X-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_x101(), "single-x101")
 
 
@@ -194,7 +194,7 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
 
 
 def recipe(name: str) -> SystemConfig:
-    """The configuration of a system by its name.
+    """Returns the configuration of a system by its name.
 
     Raises:
         ConfigError: There is no such system.
