@@ -163,11 +163,10 @@ def parts_for(config: MethodConfig, *, strides: tuple[int, ...] = (16,), flow: F
     extract = Extract(strides)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        modules = config.modules(extract.channels)
+        modules = {name: module.requires_grad_(False) for name, module in config.modules(extract.channels).items()}
     return MethodParts(extract, (flow or Flow()) if config.uses_flow else None, modules)
 
 
-@torch.no_grad()
 def run(
     method: TemporalMethod[Any], inputs: Sequence[NetworkInput], preview: Sequence[NetworkInput] = ()
 ) -> list[FrameFeatures]:
