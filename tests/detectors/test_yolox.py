@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from flowdet.class_names import COCO_CLASSES
 from flowdet.detectors.yolox import YOLOX, YOLOX_SIZES, YOLOXConfig
 from flowdet.errors import CheckpointError, ConfigError
-from flowdet.systems.recipes import COCO_CLASSES, single_yolox
+from flowdet.systems.recipes import single_yolox
 from flowdet.types import FrameFeatures, Geometry, Targets
 from flowdet.weights.native import read_system, start_from
 from flowdet.weights.yolox import yolox_to_native

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import BackboneConfig, FasterRCNNConfig, RoIHeadConfig, RPNConfig
 from flowdet.detectors.nanodet import NanoDetConfig
@@ -25,9 +26,7 @@ from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig
 
 __all__ = [
-    "COCO_CLASSES",
     "RECIPES",
-    "VID_CLASSES",
     "dff_lite",
     "dff_r50",
     "dff_r101",
@@ -44,124 +43,6 @@ __all__ = [
     "single_x101",
     "single_yolox",
 ]
-
-VID_CLASSES = (
-    "airplane",
-    "antelope",
-    "bear",
-    "bicycle",
-    "bird",
-    "bus",
-    "car",
-    "cattle",
-    "dog",
-    "domestic_cat",
-    "elephant",
-    "fox",
-    "giant_panda",
-    "hamster",
-    "horse",
-    "lion",
-    "lizard",
-    "monkey",
-    "motorcycle",
-    "rabbit",
-    "red_panda",
-    "sheep",
-    "snake",
-    "squirrel",
-    "tiger",
-    "train",
-    "turtle",
-    "watercraft",
-    "whale",
-    "zebra",
-)
-"""The 30 classes of ImageNet VID, in the order of the published weights."""
-
-COCO_CLASSES = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
-    "toothbrush",
-)
-"""The 80 classes of COCO, in the order of the labels of NanoDet and YOLOX."""
 
 _R50 = ResNetConfig(depth=50)
 _R101 = ResNetConfig(depth=101)
@@ -223,7 +104,7 @@ def fgfa_x101() -> SystemConfig:
 
 
 def fgfa_lite() -> SystemConfig:
-    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
+    """FGFA for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
     return SystemConfig(
         name="fgfa-lite",
         class_names=VID_CLASSES,
@@ -251,22 +132,22 @@ def dff_lite() -> SystemConfig:
 
 
 def single_lite() -> SystemConfig:
-    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    """The detector of fgfa-lite on every frame by itself; takes the same weights."""
     return single_frame(fgfa_lite(), "single-lite")
 
 
 def single_r50() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-50 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r50(), "single-r50")
 
 
 def single_r101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r101(), "single-r101")
 
 
 def single_x101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with X-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_x101(), "single-x101")
 
 
@@ -313,7 +194,7 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
 
 
 def recipe(name: str) -> SystemConfig:
-    """The configuration of a system by its name.
+    """Returns the configuration of a system by its name.
 
     Raises:
         ConfigError: There is no such system.

@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import COCO_CLASSES, VID_CLASSES
 from flowdet.weights.fill import fill, published_to_native
 from flowdet.weights.openmmlab import openmmlab_checkpoint, read_pickled, tensors_by_name
 from flowdet.weights.yolox import is_yolox, yolox_to_native
@@ -40,7 +40,7 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
     Args:
         system: What to write.
         path: Ends with ".safetensors".
-        dtype: Of the floating point tensors in the file; float16 halves it.
+        dtype: Type of the floating point tensors in the file; float16 halves the file.
 
     Raises:
         CheckpointError: The file cannot be written, or a value does not fit the type.
@@ -59,17 +59,17 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
 
 
 def weights_digest(system: VideoDetector) -> str:
-    """SHA-256 of the names and values of the weights, whichever file they came from."""
+    """Returns the SHA-256 of the names and values of the weights, whichever file they came from."""
     return hashlib.sha256(packed_weights(system)).hexdigest()
 
 
 def packed_weights(system: VideoDetector) -> bytes:
-    """All weights in the safetensors format, without configuration."""
+    """Returns all weights in the safetensors format, without the configuration."""
     return save({name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()})
 
 
 def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
-    """Configuration and float32 weights of a native file.
+    """Returns the configuration and the float32 weights of a native file.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no weight file of flowdet.
