@@ -129,7 +129,7 @@ def test_benchmark_compares_backends(
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr("flowdet.benchmark.benchmark._IMAGES", 3)
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
-    assert call("benchmark", "single-lite", *options, "--backend", "openvino", "--vs-backend", "torch") == 0
+    assert call("benchmark", "single-lite", *options, "--backend", "openvino", "--vs.backend", "torch") == 0
     assert "single-lite takes" in capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text())
     other = found["versus"]["system"]
