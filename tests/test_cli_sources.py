@@ -150,7 +150,7 @@ def test_any_name_is_printed_and_done(
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
     assert run(os.fsdecode(name), "next.mp4", os.fsdecode(name) + ".missing") == 1
-    printed = [stream.buffer.getvalue() for stream in streams]  # type: ignore[attr-defined]
+    printed = [stream.buffer.getvalue() for stream in streams]
     assert printed[0].count(b" detections in 2 frames") == 2
     assert printed[1].count(b"does not exist") == 1
     assert b"\x1b" not in printed[0] + printed[1]
