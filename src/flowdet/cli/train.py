@@ -23,7 +23,7 @@ from flowdet.training.processes import Processes, join_processes
 from flowdet.training.run import fit
 from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
 from flowdet.weights.native import read_native
-from flowdet.weights.zoo import SHIPPED
+from flowdet.weights.zoo import SHIPPED, yolox_weights
 
 __all__ = ["PlanOptions", "train"]
 
@@ -124,7 +124,7 @@ def train_system(
         images: The folder of the images of each data file, or one for all. [default: the folder of the file]
         val: A file to evaluate on after each epoch.
         val_images: The folder of its images. [default: the folder of the file]
-        weights: A trained system to start from, of any classes. [default: the shipped weights, where there are some]
+        weights: A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]
         backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
         flow_net_weights: Start from this flow net. [default: as published, once downloaded]
         all_frames: Train on every frame, also those that the file does not mark as training frames.
@@ -139,7 +139,7 @@ def train_system(
         config = read_native(Path(system))[0]
     else:
         config = recipe(system)
-        if not weights and system in SHIPPED:
+        if not weights and (system in SHIPPED or yolox_weights(system)):
             weights = None if backbone_weights else weights_of(system)
         elif not weights:
             is_complete = backbone_weights and (flow_net_weights or not config.flow_net)
