@@ -33,7 +33,7 @@ from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.data.transforms import recoloured
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.flow.matching import MatchingFlow
-from flowdet.inputs import FEATURE_STRIDE
+from flowdet.inputs import FEATURE_STRIDE, InputConfig
 from flowdet.ops.boxes import choose_randomly
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
@@ -41,11 +41,13 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.recipes import VID_CLASSES, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.training.clips import to_clip_batch, to_inputs
-from flowdet.training.loop import Report, train
+from flowdet.training.feed import to_inputs
+from flowdet.training.loop import TrainingTask, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
-from flowdet.training.pretrained import load_imagenet_weights
+from flowdet.training.records import TrainingProgress
+from flowdet.types import ClipBatch
 from flowdet.weights.native import read_system, save_native
+from flowdet.weights.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
 
@@ -160,6 +162,18 @@ def _match_loss(similarity: Tensor, flow: Tensor, finer: int) -> Tensor:
     inside = (column >= 0) & (column < finer * width) & (row >= 0) & (row < finer * height)
     place = torch.where(inside, row * finer * width + column, -1)
     return F.cross_entropy(similarity.transpose(1, 2), place.flatten(1), ignore_index=-1)
+
+
+def to_clip_batch(clips: list[StillClip], config: InputConfig) -> ClipBatch:
+    """Clips of one size and one number of references as a batch."""
+    frames = torch.stack([clip.frames for clip in clips], dim=1)
+    current, *references = (to_inputs(of_slot, config) for of_slot in frames)
+    return ClipBatch(
+        current=current,
+        references=tuple(references),
+        targets=tuple(clip.targets for clip in clips),
+        still=(False,) * len(clips),
+    )
 
 
 def detection_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
@@ -282,7 +296,8 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
     )
     model = _model(name, stage, out, start)
     feed = Feed(draws, stage.steps)
-    trained = train(model, feed, stage.losses, stage.plan(), out / name, watch=_tell, say=app.console.print)
+    task = TrainingTask(model, feed, stage.losses)
+    trained = train(task, stage.plan(), out / name, watch=_tell, say=app.console.print)
     torch.save(trained.state_dict(), out / name / "weights.pt")
     if name in {"together", "frozen-flow"}:
         system = build(fgfa_lite())
@@ -326,9 +341,9 @@ def _load(stage: Path) -> dict[str, Any]:
     return weights
 
 
-def _tell(report: Report) -> None:
-    if report.step % _REPORTS == 0:
-        app.console.print(f"step {report.step} of {report.steps}, loss {report.loss:.3f}")
+def _tell(progress: TrainingProgress) -> None:
+    if progress.step % _REPORTS == 0:
+        app.console.print(f"{progress}")
 
 
 if __name__ == "__main__":

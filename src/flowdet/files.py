@@ -16,6 +16,10 @@ __all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "write_text"]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Lower-case suffixes of the files that are read as pictures."""
 
+_held: set[IO[bytes]] = set()
+if hasattr(os, "register_at_fork"):  # a child that outlives its parent must not keep the parent's locks
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
 _LONGEST_NAME = 255  # bytes, on every common file system
 _MARK_LENGTH = len(".") + len(".0123abcd.part")
 
@@ -92,9 +96,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         file.flush()
+        _held.add(file)
         try:
             yield
         finally:
+            _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
 
