@@ -11,7 +11,7 @@ from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "write_text"]
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "try_lock", "write_text"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Lower-case suffixes of the files that are read as pictures."""
@@ -49,7 +49,7 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError) -> Iterato
         _remove_orphans(target)
         partial = _beside(target, f".{secrets.token_hex(4)}.part")
         with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
-            _try_lock(mark)
+            try_lock(mark)
             try:
                 yield partial
                 partial.replace(target)
@@ -89,7 +89,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
     with file:
-        if not _try_lock(file):
+        if not try_lock(file):
             file.seek(0)
             holder = file.read().decode(errors="replace").strip()
             raise ConfigError(busy.replace("{holder}", holder or "unknown"))
@@ -125,12 +125,12 @@ def _remove_orphans(target: Path) -> None:
         middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
         if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
             with suppress(OSError), orphan.open("ab") as file:
-                if _try_lock(file):
+                if try_lock(file):
                     orphan.unlink()
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; False if another one has locked it."""
+def try_lock(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed; False if another process, or another opening of it, has locked it."""
     if sys.platform == "win32":
         return True
     import fcntl  # noqa: PLC0415  (not on Windows)
