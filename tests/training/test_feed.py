@@ -249,9 +249,10 @@ def test_a_system_trains_on_clips_of_different_sizes(method: FGFAConfig | DFFCon
     losses = system.losses(batch.clips, seeded_choosers(batch.seeds))
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
     features = system.method.training_features(batch.clips)
-    objectness, deltas = system.detector.rpn(features)
-    proposals = system.detector.rpn.propose(objectness, deltas, batch.clips.current.geometries, 60)
-    for boxes, clip in zip(proposals, clips, strict=True):
+    rois = system.detector.rois(features.maps, batch.clips.current.geometries)
+    for proposals, are_real, clip in zip(rois.boxes, rois.mask, clips, strict=True):
+        boxes = proposals[are_real]
+        assert len(boxes) > 0
         height, width = clip.frames[0].shape[:2]
         assert (boxes <= torch.tensor([width, height, width, height])).all()
 

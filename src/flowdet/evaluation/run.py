@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.evaluation.jobs import Job, Origin, check_images, finish, is_done, jobs_of, read_found
@@ -52,7 +52,7 @@ class _Start:
     config: SystemConfig
     weights: bytes
     device: torch.device
-    runtime: str
+    backend: str
     threads: int
     origin: Origin
 
@@ -104,8 +104,8 @@ def detect_data_set(
         "system": config_to_json(system.config),
         "images": str(images.resolve()),
     }
-    if system.runtime != "torch":
-        record["runtime"] = system.runtime
+    if system.backend != "torch":
+        record["backend"] = system.backend
     origin = Origin(data.path, images, record)
     jobs = jobs_of(data, folder)
     missing = [job for job in jobs if not is_done(job, origin)]
@@ -151,7 +151,7 @@ def _spread(
         with interrupts_ignored():
             for device in _devices(system, min(processes, len(jobs))):
                 ours, theirs = context.Pipe()
-                start = _Start(system.config, weights, device, system.runtime, threads, origin)
+                start = _Start(system.config, weights, device, system.backend, threads, origin)
                 workers[ours] = context.Process(target=_work, args=(theirs, start), daemon=True)
                 workers[ours].start()
                 theirs.close()
@@ -216,7 +216,7 @@ def _work(connection: Connection, start: _Start) -> None:
     torch.set_num_threads(start.threads)
     system = build(start.config)
     system.load_state_dict(load(start.weights))
-    system = with_runtime(system.to(start.device), start.runtime)
+    system = with_backend(system.to(start.device), start.backend)
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while (job := connection.recv()) is not None:

@@ -18,31 +18,14 @@ from flowdet.data.sampling import ReferenceSampling, sample_references
 from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig
-from flowdet.systems.config import MethodConfig
-from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
-from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
-from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.types import Targets
 
-__all__ = ["Clip", "ClipDataset", "Samples", "SamplesCount", "published_sampling", "select_samples"]
+__all__ = ["Clip", "ClipDataset", "Samples", "SamplesCount", "select_samples"]
 
 _SHOWN = 5
 _SMALLEST_IMAGE = 32
 _SMALLEST_BOX = 1.0
 _KEPT, _OTHER_CLASS, _CROWD, _SLIVER = range(4)
-
-
-def published_sampling(method: MethodConfig) -> ReferenceSampling | None:
-    """How the references of a method are drawn in its published training; None for single frames."""
-    match method:
-        case DFFConfig() | AdaptiveDFFConfig():
-            return ReferenceSampling(count=1, reach=9, itself=True)
-        case FGFAConfig() | FastFGFAConfig() | RecursiveConfig():
-            return ReferenceSampling(count=2, reach=9, both_sides=True)
-        case _:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +211,7 @@ class ClipDataset:
             sources: Annotations, each with the folder of its images.
             class_names: The classes to learn, matched by name; the position is the label.
             inputs: The input of the system.
-            sampling: How references are drawn, see `published_sampling`.
+            sampling: How references are drawn, see `MethodConfig.references`.
             augmentation: Random changes of the clips.
             all_frames: Whether to draw every image, also those not marked as training frames.
 

@@ -188,7 +188,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             break
         if not line.endswith(b"\n") or not isinstance(entry, dict) or type(entry.get("step")) is not int:
             break
-        if "figures" in entry:  # the name of the metrics in logs of flowdet 1
+        if "figures" in entry:  # the name of the metrics in logs of version 0.1
             entry["metrics"] = entry.pop("figures")
         entries.append(entry)
     return entries

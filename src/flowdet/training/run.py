@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
@@ -23,7 +24,7 @@ from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.training.dataset import ClipDataset, published_sampling
+from flowdet.training.dataset import ClipDataset
 from flowdet.training.feed import ClipFeed, TrainingBatch, clips_of
 from flowdet.training.loop import AfterEpoch, RunDescription, TrainingTask, train
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
@@ -110,12 +111,17 @@ def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
     """Returns the plan for fine-tuning if the system starts from a trained one, else that of its family."""
     if is_trained:
         return fine_tuning_plan()
-    return lite_plan() if isinstance(config.backbone, EfficientNetLite0Config) else published_plan()
+    return lite_plan() if _is_lite(config) else published_plan()
 
 
 def default_augmentation(config: SystemConfig) -> Changes:
     """Returns the published augmentation, and a stronger one for the small systems."""
-    return STRONGER_CHANGES if isinstance(config.backbone, EfficientNetLite0Config) else PUBLISHED_CHANGES
+    return STRONGER_CHANGES if _is_lite(config) else PUBLISHED_CHANGES
+
+
+def _is_lite(config: SystemConfig) -> bool:
+    detector = config.detector
+    return isinstance(detector, FasterRCNNConfig) and isinstance(detector.backbone, EfficientNetLite0Config)
 
 
 def fit(
@@ -242,7 +248,7 @@ def _prepared(options: RunOptions, say: Callable[[str], None]) -> tuple[VideoDet
         [(found, part.images) for found, part in zip(data, options.data, strict=True)],
         config.class_names,
         config.inputs,
-        published_sampling(config.method),
+        config.method.references,
         options.augmentation,
         all_frames=options.all_frames,
     )
@@ -272,7 +278,7 @@ def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], Non
     else:
         assert options.backbone_weights
         system = build(config)
-        load_backbone(system.detector.backbone, options.backbone_weights)
+        load_backbone(system.detector.get_submodule("backbone"), options.backbone_weights)
         say(f"starts from the backbone {options.backbone_weights}")
     if system.flow_net and options.flow_net_weights:
         load_flow_net(system.flow_net, options.flow_net_weights)
@@ -312,7 +318,7 @@ def _description(options: RunOptions, config: SystemConfig) -> RunDescription:
 
 def _to_current(identity: dict[str, Any]) -> dict[str, Any]:
     """The identity in a checkpoint of any version as this version writes it, so that old runs can be continued."""
-    if "changes" in identity:  # flowdet 1
+    if "changes" in identity:  # version 0.1
         identity["augmentation"] = identity.pop("changes")
     try:
         system = json.loads(config_to_json(config_from_json(json.dumps(identity["system"]))))
