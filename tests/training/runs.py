@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowdet.detectors.faster_rcnn import FasterRCNN
+from flowdet.detectors.faster_rcnn import RPN, FasterRCNN, RoIHead
 from flowdet.errors import FlowdetError
 from flowdet.flow.flownet_s import FlowNetS
 from flowdet.ops.boxes import seeded_choosers
@@ -177,8 +177,9 @@ def system_of(name: str) -> VideoDetector:
         # Else the heads see next to nothing of the features, and the features nothing of the flow.
         assert isinstance(system.detector, FasterRCNN)
         roi_head, rpn = system.detector.roi_head, system.detector.rpn
+        assert isinstance(roi_head, RoIHead)
+        assert isinstance(rpn, RPN)
         for head in (rpn.conv, rpn.objectness, rpn.deltas, roi_head.classes, roi_head.deltas):
-            assert isinstance(head, nn.Conv2d | nn.Linear)
             nn.init.normal_(head.weight, std=0.3)
         assert isinstance(system.flow_net, FlowNetS)
         finest = system.flow_net.predictions["2"]

@@ -33,12 +33,12 @@ def window(
     for place, reference in enumerate(references):
         flows[0, place, 0] = length * (reference - index)
     weights = share * torch.linspace(1, 0.5, 1 + len(references))[None, :, None, None].expand(1, -1, 17, 30)
-    return FrameFeatures(index, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Aggregation(references, flows, weights))
+    return FrameFeatures(index, (torch.zeros(1, 1, 17, 30),), (GEOMETRY,), Aggregation(references, weights, flows))
 
 
 def carried(distance: int) -> FrameFeatures:
     flow = torch.full((1, 2, 17, 30), 1.5) if distance else None
-    return FrameFeatures(20 + distance, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Propagation((20,), flow))
+    return FrameFeatures(20 + distance, (torch.zeros(1, 1, 17, 30),), (GEOMETRY,), Propagation(20, flow))
 
 
 def view(*parts: Any, past: int = 2, future: int = 2) -> View:
