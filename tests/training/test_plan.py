@@ -105,6 +105,11 @@ def test_a_plan_that_cannot_work_says_why(wrong: dict[str, Any]) -> None:
         ("{", "not the plan"),
         ('{"epoch": 3}', "epoch"),
         ('{"epochs": 0}', "epochs must be 1 or more"),
+        ('{"epochs": 2.7}', "2.7 is no whole number"),
+        ('{"epochs": true}', "True is no whole number"),
+        ('{"batch": "8"}', "'8' is no whole number"),
+        ('{"learning_rate": 1e999}', "inf is no number"),
+        ('{"drops": 1}', "drops"),
         ('{"optimizer": {"kind": "Adagrad"}}', "Adagrad"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Literal, assert_never, get_args
 
 from flowdet.errors import ConfigError
 from flowdet.systems.config import structure_json, tagging_converter
+from flowdet.weights.limits import strict_numbers
 
 __all__ = [
     "REFERENCE_BATCH",
@@ -226,6 +227,7 @@ def fine_tuning_plan() -> Plan:
 
 
 _CONVERTER = tagging_converter(OptimizerConfig, ScheduleConfig)
+strict_numbers(_CONVERTER, 2**31)
 
 
 def plan_to_json(plan: Plan) -> str:
