@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from flowdet.data.augmentation import STRONGER_AUGMENTATION
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.data.transforms import STRONGER_CHANGES
 from flowdet.detectors.faster_rcnn import FasterRCNN, propose
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
@@ -53,7 +53,7 @@ def source(tmp_path: Path) -> ClipDataset:
     drawing.video([0, 1])
     for side in (36, 44, 52, 60):
         drawing.still(size=(side, 40))
-    return ClipDataset.of([drawing.read()], CLASSES, SMALL, NEAR, STRONGER_CHANGES)
+    return ClipDataset.of([drawing.read()], CLASSES, SMALL, NEAR, STRONGER_AUGMENTATION)
 
 
 def names_of(batches: Iterable[TrainingBatch]) -> list[str]:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from flowdet.types import Aggregation, FrameFeatures, Geometry, Propagation
-from flowdet.video.panels import panels_of, spread
+from flowdet.video.overlay import panels_of, spread
 
 # Two original pixels are three network pixels wide and four high; a quarter of the width is padding.
 GEOMETRY = Geometry(original=(24, 32), valid=(48, 48), padded=(48, 64))

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from flowdet.cli import console
-from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
 from flowdet.errors import ConfigError
 from flowdet.systems.load import starting_weights, weights_of
 from flowdet.systems.recipes import recipe
@@ -144,7 +144,11 @@ def train_system(
             found = {} if is_complete else starting_weights(system)
             backbone_weights = backbone_weights or found.get("backbone")
             flow_net_weights = flow_net_weights or found.get("flow_net")
-    chosen = {"published": PUBLISHED_CHANGES, "stronger": STRONGER_CHANGES, None: default_augmentation(config)}
+    chosen = {
+        "published": PUBLISHED_AUGMENTATION,
+        "stronger": STRONGER_AUGMENTATION,
+        None: default_augmentation(config),
+    }
     options = RunOptions(
         config=config,
         data=tuple(_annotated(data, images)),

@@ -1,5 +1,6 @@
 """Training clips from annotated videos, stills, or both."""
 
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation, draw_transform
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import missing_pictures, read_picture
 from flowdet.data.sampling import ReferenceSampling, sample_references
-from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig
 from flowdet.types import Targets
@@ -111,7 +112,7 @@ class Samples:
     def path(self, image: int) -> Path:
         """Returns the file of an image."""
         name: bytes = self.images.names[image]
-        return self.folder / name.decode()
+        return self.folder / os.fsdecode(name)
 
     def is_still(self, image: int) -> bool:
         """Whether an image belongs to no video."""
@@ -192,7 +193,7 @@ class ClipDataset:
     parts: tuple[Samples, ...]
     inputs: InputConfig
     sampling: ReferenceSampling | None
-    augmentation: Changes
+    augmentation: Augmentation
 
     @classmethod
     def of(
@@ -201,7 +202,7 @@ class ClipDataset:
         class_names: tuple[str, ...],
         inputs: InputConfig,
         sampling: ReferenceSampling | None,
-        augmentation: Changes = PUBLISHED_CHANGES,
+        augmentation: Augmentation = PUBLISHED_AUGMENTATION,
         *,
         all_frames: bool = False,
     ) -> "ClipDataset":
@@ -252,9 +253,9 @@ class ClipDataset:
         references = part.references(current, self.sampling, rng) if self.sampling else ()
         boxes, labels = part.targets(current)
         size = part.size(current)
-        view = draw_view(size, boxes, self.inputs.fit(size), self.augmentation, rng)
-        frames = {image: view.of_frame(part.picture(image)) for image in {current, *references}}
-        moved, kept = view.of_boxes(boxes)
+        transform = draw_transform(size, boxes, self.inputs.fit(size), self.augmentation, rng)
+        frames = {image: transform.apply_to_image(part.picture(image)) for image in {current, *references}}
+        moved, kept = transform.apply_to_boxes(boxes)
         return Clip(
             name=str(part.path(current)),
             frames=tuple(frames[image] for image in (current, *references)),
@@ -333,7 +334,7 @@ def _images(data: CocoVID) -> _Images:
     lengths = [len(video.frames) for video in data.videos]
     return _Images(
         ids=np.array([image.id for image in data.images], np.int64),
-        names=np.array([image.file_name.encode() for image in data.images]),
+        names=np.array([os.fsencode(image.file_name) for image in data.images]),
         sizes=np.array([(image.height, image.width) for image in data.images], np.int64),
         videos=np.array([-1 if image.video is None else image.video for image in data.images], np.int64),
         numbers=np.array([-1 if image.frame is None else image.frame for image in data.images], np.int64),
@@ -381,7 +382,7 @@ def _check_marks(sources: Sequence[CocoVID]) -> None:
 def _check_pictures(part: Samples, sampling: ReferenceSampling | None) -> None:
     """Looks for every picture before the training begins, not days later."""
     used = part.used(sampling)
-    names = [name.decode() for name in part.images.names[used].tolist()]
+    names = [os.fsdecode(name) for name in part.images.names[used].tolist()]
     missing = missing_pictures(part.folder, names)
     if missing:
         some = _some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])

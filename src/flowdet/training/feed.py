@@ -180,7 +180,9 @@ def to_training_batch(
 ) -> TrainingBatch:
     """Returns clips with equal numbers of references as a batch on a device, padded to the largest of them."""
     slots = zip(*(clip.frames for clip in clips), strict=True)
-    current, *references = (_joined([to_inputs(frame[None], config, device) for frame in frames]) for frames in slots)
+    current, *references = (
+        _joined([to_inputs(frame[None], config, device) for frame in frames], config.padding) for frames in slots
+    )
     batch = ClipBatch(
         current=current,
         references=tuple(references),
@@ -193,16 +195,16 @@ def to_training_batch(
 def to_inputs(frames: Tensor, config: InputConfig, device: torch.device | str = "cpu") -> NetworkInput:
     """Normalises and pads frames [b, h, w, 3] uint8 RGB that have the size of the network input already."""
     height, width = frames.shape[1:3]
-    exact = InputConfig(max(height, width), min(height, width), config.mean, config.std, config.multiple)
+    exact = replace(config, long_side=max(height, width), short_side=min(height, width))
     return prepare(list(frames.numpy()), exact, device)
 
 
-def _joined(inputs: Sequence[NetworkInput]) -> NetworkInput:
+def _joined(inputs: Sequence[NetworkInput], padding: float) -> NetworkInput:
     """Pads inputs of different sizes at the right and at the bottom and joins them."""
     geometries = [geometry for single in inputs for geometry in single.geometries]
     height, width = (max(geometry.padded[side] for geometry in geometries) for side in (0, 1))
     images = [
-        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]))
+        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]), value=padding)
         for single in inputs
     ]
     return NetworkInput(torch.cat(images), tuple(replace(geometry, padded=(height, width)) for geometry in geometries))

@@ -92,7 +92,7 @@ def add_message(folder: Path, message: str) -> None:
         FlowdetError: The file cannot be written.
     """
     path = folder / MESSAGES_NAME
-    with _writing(path), path.open("a", encoding="utf-8") as file:
+    with _writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{datetime.now().astimezone().isoformat(' ', 'seconds')} {message}\n")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError, DataError, FlowdetError
@@ -75,7 +75,7 @@ class RunOptions:
     backbone_weights: Path | None = None
     flow_net_weights: Path | None = None
     validation: AnnotatedImages | None = None
-    augmentation: Changes = PUBLISHED_CHANGES
+    augmentation: Augmentation = PUBLISHED_AUGMENTATION
     all_frames: bool = False
     keep_epochs: bool = False
     workers: int = 2
@@ -114,9 +114,9 @@ def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
     return lite_plan() if _is_lite(config) else published_plan()
 
 
-def default_augmentation(config: SystemConfig) -> Changes:
+def default_augmentation(config: SystemConfig) -> Augmentation:
     """Returns the published augmentation, and a stronger one for the small systems."""
-    return STRONGER_CHANGES if _is_lite(config) else PUBLISHED_CHANGES
+    return STRONGER_AUGMENTATION if _is_lite(config) else PUBLISHED_AUGMENTATION
 
 
 def _is_lite(config: SystemConfig) -> bool:
