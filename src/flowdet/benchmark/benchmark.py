@@ -81,7 +81,7 @@ def benchmark(
             tell(f"{name}: making the video")
             clip = write_clip(path, each.size or size, _IMAGES)
             tell(f"{name}: first frame and memory, in a process of its own")
-            first = measure_first_frame(each, path, count)
+            first = measure_first_frame(each, ready.system.config, path, count)
             tell(f"{name}: counting its arithmetic")
             gflop = count_gflop(ready.system, clip)
             tell(f"{name}: towards the steady state")

@@ -12,6 +12,7 @@ import torch
 from flowdet.benchmark.clip import Clip
 from flowdet.benchmark.machine import clock, resident_peak
 from flowdet.errors import CheckpointError, ConfigError, FlowdetError
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load_random, load_system, weights_of
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
@@ -96,11 +97,12 @@ class FirstFrame:
     memory: int | None
 
 
-def measure_first_frame(contender: Contender, clip: Path, threads: int) -> FirstFrame:
+def measure_first_frame(contender: Contender, config: SystemConfig, clip: Path, threads: int) -> FirstFrame:
     """Runs the system on a video in a new process, which ends with it.
 
     Args:
         contender: The system.
+        config: Its configuration; on its way to the process it brings the modules that define method and detector.
         clip: The video.
         threads: Torch's.
 
@@ -109,14 +111,14 @@ def measure_first_frame(contender: Contender, clip: Path, threads: int) -> First
     """
     with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
         try:
-            return pool.submit(_first_frame, contender, clip).result()
+            return pool.submit(_first_frame, contender, config, clip).result()
         except BrokenProcessPool as error:
             raise FlowdetError(
                 "the process that measures memory was killed, perhaps for want of memory; try a smaller --size"
             ) from error
 
 
-def _first_frame(contender: Contender, clip: Path) -> FirstFrame:
+def _first_frame(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
     device = torch.device(contender.options.device)
     before = resident_peak(device)
     system = contender.load().system
@@ -124,6 +126,6 @@ def _first_frame(contender: Contender, clip: Path) -> FirstFrame:
     outcomes = system.detect_many([Clip(clip)])
     next(outcomes)
     seconds = clock(device) - began
-    for _ in islice(outcomes, warm_up(system.config.method)):
+    for _ in islice(outcomes, warm_up(config.method)):
         pass
     return FirstFrame(seconds, before, resident_peak(device))

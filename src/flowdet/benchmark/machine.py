@@ -22,19 +22,13 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def matrix_rates(device: torch.device, side: int | None = None, repeats: int = _REPEATS) -> list[float]:
-    """Returns the rates of products of two square float32 matrices, GFLOP/s, one a repeat.
-
-    Args:
-        device: Where they are computed.
-        side: Of the matrices; if not given, one that keeps the whole device busy.
-        repeats: The number of products.
-    """
-    side = side or (8192 if device.type == "cuda" else 1024)
+def matrix_rates(device: torch.device) -> list[float]:
+    """Returns the rates of equal products of float32 matrices large enough to fill the device, GFLOP/s."""
+    side = 8192 if device.type == "cuda" else 1024
     a, b = torch.rand(side, side, device=device), torch.rand(side, side, device=device)
     torch.mm(a, b)
     rates = []
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         began = clock(device)
         torch.mm(a, b)
         rates.append(2 * side**3 / (clock(device) - began) / 1e9)

@@ -165,15 +165,9 @@ def _ms(seconds: float) -> str:
 
 
 def _name(cost: SystemCost) -> str:
-    interval = cost.options.key_frame_interval
-    options = [
-        "causal" if cost.options.causal else "",
-        cost.options.variant or "",
-        f"key frame interval {interval}" if interval else "",
-        f"{cost.options.flow} flow" if cost.options.flow else "",
-        cost.backend if cost.backend != "torch" else "",
-    ]
-    return f"{cost.system} ({', '.join(filter(None, options))})" if any(options) else cost.system
+    given = {name: getattr(cost.options, name) for name in ("variant", "causal", "key_frame_interval", "flow")}
+    shown = [name if value is True else f"{name} {value}".replace("_", " ") for name, value in given.items() if value]
+    return f"{cost.system} ({', '.join([*shown, cost.backend])})"
 
 
 def _times(ratio: Spread) -> str:
