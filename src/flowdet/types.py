@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowdet.errors import ConfigError
+from flowdet.class_names import check_class_names
 
 if TYPE_CHECKING:
     import supervision
@@ -27,7 +26,6 @@ __all__ = [
     "NetworkInput",
     "Propagation",
     "Targets",
-    "check_class_names",
 ]
 
 
@@ -177,21 +175,6 @@ class ClipBatch:
     still: tuple[bool, ...]
 
 
-def check_class_names(names: Collection[str], known: Collection[str]) -> None:
-    """Passes if all names are among the known ones.
-
-    Raises:
-        ConfigError: One is not, or a text came in place of a collection.
-    """
-    if isinstance(names, str):
-        raise ConfigError(f'classes are given as a list: ["{names}"]')
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(known)}"
-            raise ConfigError(f"there is no class {name!r}; {hint}")
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Detections:
     """The objects found in one frame, highest score first.
@@ -205,6 +188,9 @@ class Detections:
         class_names: Every class the detector knows.
         image_size: (height, width) of the original image.
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2")
+    """The keys of each of `records`."""
 
     frame_index: int
     time: float
@@ -244,7 +230,10 @@ class Detections:
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat dictionary a detection: `pandas.DataFrame(detections.records())` is a table."""
+        """Returns a flat dictionary for each detection.
+
+        `pandas.DataFrame(detections.records(), columns=detections.columns)` is a table, also of a frame without any.
+        """
         return [
             {
                 "frame_index": self.frame_index,

@@ -1,25 +1,23 @@
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowdet.backends.choice import with_backend
 from flowdet.benchmark.clip import Clip, write_clip
 from flowdet.benchmark.contender import warm_up
 from flowdet.benchmark.meter import Meter, MeteredStream, count_gflop, metered
-from flowdet.systems.build import build
-from flowdet.systems.detector import VideoDetector
 from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.video.writer import VideoWriter
+from tests.benchmark.systems import narrow_system
 from tests.temporal.toys import LastRoIsConfig, MeanOfPastConfig
-from tests.tiny import frames_of, lite_config, lite_flow_config, video
+from tests.tiny import frames_of, video
 
 HEADS = {"rpn", "roi_head"}
 
@@ -35,13 +33,6 @@ def _methods() -> Mapping[str, MethodConfig]:
 
 
 METHODS = _methods()
-
-
-def system_of(method: MethodConfig) -> VideoDetector:
-    """A narrow system with random weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build(replace(lite_config(), method=method, flow_net=lite_flow_config() if method.uses_flow else None))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +67,7 @@ def test_parts_that_are_not_told_apart_are_forward_from_the_first_one_on() -> No
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("by_part", [True, False])
 def test_metered_results_are_the_same(name: str, *, by_part: bool) -> None:
-    system = system_of(METHODS[name])
+    system = narrow_system(METHODS[name])
     meter = Meter(iter(range(10**6)).__next__)
     meter.by_part = by_part
     meter.start("decode")
@@ -94,9 +85,8 @@ def test_metered_results_are_the_same(name: str, *, by_part: bool) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "optimised"])
 def test_the_parts_of_the_backend_are_metered_where_they_are(backend: str) -> None:
-    from flowdet.backends.choice import with_backend
 
-    system = with_backend(system_of(FGFAConfig(past=1, future=1)), backend)
+    system = with_backend(narrow_system(FGFAConfig(past=1, future=1)), backend)
     other = metered(system, Meter(lambda: 0.0))
     assert other.backend == backend
     ours, theirs = list(other.parts.detector.parameters()), list(system.parts.detector.parameters())
@@ -104,7 +94,7 @@ def test_the_parts_of_the_backend_are_metered_where_they_are(backend: str) -> No
 
 
 def test_a_stream_in_its_steady_state_tells_kinds_of_frames_apart(clip: Clip, tmp_path: Path) -> None:
-    stream = MeteredStream(system_of(DFFConfig(key_frame_interval=3)), clip)
+    stream = MeteredStream(narrow_system(DFFConfig(key_frame_interval=3)), clip)
     assert stream.padded == (64, 96)
     costs = list(islice(stream.frames(by_part=True), 6))
     assert ["features" in each for each in costs] == [True, False, False, True, False, False]
@@ -119,7 +109,7 @@ def test_a_stream_in_its_steady_state_tells_kinds_of_frames_apart(clip: Clip, tm
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_after_the_warm_up_every_turn_does_the_same_work(method: MethodConfig, clip: Clip) -> None:
-    system, kinds = system_of(method), method.kinds
+    system, kinds = narrow_system(method), method.kinds
     assert warm_up(method) % len(kinds) == 0
     counter = FlopCounterMode(display=False)
     stream = MeteredStream(system, clip, counter.get_total_flops)
@@ -134,7 +124,7 @@ def test_after_the_warm_up_every_turn_does_the_same_work(method: MethodConfig, c
 
 def test_the_arithmetic_of_every_part_is_counted(clip: Clip) -> None:
     method = FGFAConfig(past=2, future=1, embedding_channels=4, references_at_once=2)
-    (counted,) = count_gflop(system_of(method), clip)
+    (counted,) = count_gflop(narrow_system(method), clip)
     # The maps are [8, 4, 6]; four embeddings, of three references and the frame itself, with 3x3 kernels to 4 channels.
     assert counted["embedding"] == pytest.approx(4 * 2 * 24 * 4 * 8 * 9 / 1e9)
     assert counted["after roi_head"] == counted["after rpn"] == counted["decode"] == counted["preparation"] == 0
@@ -142,7 +132,7 @@ def test_the_arithmetic_of_every_part_is_counted(clip: Clip) -> None:
 
 
 def test_of_the_first_layer_of_the_flow_net_a_key_frame_computes_the_half_of_a_reference_frame(clip: Clip) -> None:
-    key, other, _ = count_gflop(system_of(DFFConfig(key_frame_interval=3)), clip)
+    key, other, _ = count_gflop(narrow_system(DFFConfig(key_frame_interval=3)), clip)
     assert other["flow"] > key["flow"] > 0
     assert key["features"] > 0
     assert "features" not in other

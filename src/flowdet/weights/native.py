@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import VID_CLASSES
 from flowdet.weights.fill import fill, published_to_native
 from flowdet.weights.openmmlab import read_openmmlab
 
@@ -111,7 +111,10 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     else:
         weights, class_names = _read_published(path)
     system = build(config.with_classes(class_names or config.class_names))
-    fill(system, _of_parts(weights, _parts(system.state_dict())), path, system.config.name)
+    wanted = system.state_dict().keys()
+    given = _of_parts(weights, _parts(wanted))
+    # Where they are not enough, the message names all that the file has.
+    fill(system, given if wanted <= given.keys() else weights, path, system.config.name)
     return system
 
 
@@ -161,7 +164,7 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     fresh = tuple(part for part in in_system if part not in in_file and part != _DETECTOR)
     given |= {key: tensor for key, tensor in own.items() if _part(key) in fresh}
     given |= _carried_over(given, own, known, config, path)
-    fill(system, given, path, config.name)
+    fill(system, given if own.keys() <= given.keys() else weights | given, path, config.name)
     return StartedSystem(
         system=system,
         shared_classes=tuple(name for name in config.class_names if name in known),
