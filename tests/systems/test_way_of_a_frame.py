@@ -56,7 +56,7 @@ def way_of(system: flowdet.VideoDetector, before: int) -> Way:
         next(found)
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     return way
 
 
