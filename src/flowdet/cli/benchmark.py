@@ -12,7 +12,7 @@ from flowdet.benchmark.report import FrameCost, Machine, Report, Spread, SystemC
 from flowdet.benchmark.subject import Subject
 from flowdet.cli import console
 from flowdet.cli.outcome import check_outputs, parse_size, status
-from flowdet.evaluation.report import write_text
+from flowdet.files import write_text
 from flowdet.systems.modes import Mode
 
 __all__ = ["benchmark"]

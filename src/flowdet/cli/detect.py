@@ -22,7 +22,7 @@ from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256
 from flowdet.weights.zoo import SHIPPED
 from flowdet.work.annotate import annotate, view_of
-from flowdet.work.pool import spread
+from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
 
@@ -195,24 +195,25 @@ def _jobs(
             yield error
 
 
-def _tried(detector: VideoDetector, job: _Job) -> FlowdetError | None:
+def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> FlowdetError | None:
     try:
-        _detect_one(detector, job)
+        _detect_one(detector, job, with_bar=with_bar)
     except FlowdetError as error:
         return error
     return None
 
 
 def _spread(
-    jobs: Sequence[_Job | FlowdetError], load_system: Callable[[], VideoDetector], processes: int
+    jobs: Sequence[_Job | FlowdetError], load_system: partial[VideoDetector], processes: int
 ) -> Iterator[FlowdetError | None]:
     yield from (job for job in jobs if isinstance(job, FlowdetError))
     yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, load_system), processes)
 
 
-def _worker(load_system: Callable[[], VideoDetector]) -> Callable[[_Job], None]:
-    """What does a job in one of several processes, whose bars would be in each other's way."""
-    return partial(_detect_one, load_system(), with_bar=False)
+def _worker(load_system: partial[VideoDetector], number: int) -> Callable[[_Job], list[FlowdetError | None]]:
+    """Returns the function that does a job in one of several processes, without a progress bar."""
+    detector = load_system(device=device_of(load_system.keywords["device"], number))
+    return lambda job: [_tried(detector, job, with_bar=False)]
 
 
 def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:

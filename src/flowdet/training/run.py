@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.errors import DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
-from flowdet.metrics.detections import map_labels
+from flowdet.metrics.detections import map_classes
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
@@ -213,7 +213,8 @@ def _after_epoch(
     """What the first process does after an epoch, while the others wait; what cannot work is found out here."""
     data = read_cocovid(task.validation.annotations) if task.validation and processes.is_first else None
     if data and task.validation:
-        map_labels(config.class_names, data)
+        for name, other in map_classes(config.class_names, data).renamed.items():
+            say(f"the validation data calls {name} {other}")
         first = task.validation.images / data.images[0].file_name
         if not first.is_file():
             raise DataError(f"{data.path}: there is no file {first}; is {task.validation.images} its folder?")
