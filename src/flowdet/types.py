@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowdet.errors import ConfigError
+from flowdet.class_names import check_class_names
 
 if TYPE_CHECKING:
     import supervision
@@ -26,7 +25,6 @@ __all__ = [
     "NetworkInput",
     "Propagation",
     "Targets",
-    "check_class_names",
 ]
 
 
@@ -167,21 +165,6 @@ class ClipBatch:
     references: tuple[NetworkInput, ...]
     targets: tuple[Targets, ...]
     still: tuple[bool, ...]
-
-
-def check_class_names(names: Collection[str], known: Collection[str]) -> None:
-    """Passes if all names are among the known ones.
-
-    Raises:
-        ConfigError: One is not, or a text came in place of a collection.
-    """
-    if isinstance(names, str):
-        raise ConfigError(f'classes are given as a list: ["{names}"]')
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(known)}"
-            raise ConfigError(f"there is no class {name!r}; {hint}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowdet.data.cocovid import CocoVID, find_faults, read_cocovid, read_json
-from flowdet.data.faults import faults_of
+from flowdet.data.cocovid import CocoVID, find_problems, read_cocovid
+from flowdet.data.reading import read_json
 from flowdet.errors import DataError
 
 Document = dict[str, Any]
@@ -144,7 +144,7 @@ FAULTS = [
 def test_every_fault_is_told_once_and_keeps_the_file_from_being_read(
     content: object, sentence: str, tmp_path: Path
 ) -> None:
-    told = [fault for fault in find_faults(content) if sentence in fault]
+    told = [problem for problem in find_problems(content) if sentence in problem.sentence]
     assert len(told) == 1
     with pytest.raises(DataError) as raised:
         read(tmp_path / "d.json", content)
@@ -153,12 +153,12 @@ def test_every_fault_is_told_once_and_keeps_the_file_from_being_read(
 
 
 def test_a_good_document_has_no_fault() -> None:
-    assert list(find_faults(document())) == []
+    assert list(find_problems(document())) == []
 
 
 @pytest.mark.parametrize("name", ["images", "categories"])
 def test_nothing_to_work_on(name: str) -> None:
-    assert f"there are no {name}" in list(find_faults(document() | {name: []}))
+    assert f"there are no {name}" in [problem.sentence for problem in find_problems(document() | {name: []})]
 
 
 def test_the_first_faults_are_named_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_first_faults_are_named_and_the_rest_is_counted(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"annotation 4: .*; and 7 more, which `flowdet data check .*` lists") as raised:
         read(tmp_path / "d.json", content)
     assert "annotation 5" not in str(raised.value)
-    assert {fault.kind for fault in faults_of(content)} == {"annotation with a wrong box"}
+    assert {problem.kind for problem in find_problems(content)} == {"annotation with a wrong box"}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\xff", "[" * 100_000])

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from flowdet.data.cocovid import find_faults
-from flowdet.data.ilsvrc import convert_ilsvrc
-from flowdet.data.ilsvrc_frames import FramesJob, read_frames
-from flowdet.data.ilsvrc_lists import (
-    VID_CLASSES,
+from flowdet.class_names import VID_WORDNET_IDS
+from flowdet.data.cocovid import find_problems
+from flowdet.data.ilsvrc import (
+    FramesJob,
     ListedSet,
+    convert_ilsvrc,
     find_lists,
     read_det_list,
+    read_frames,
     read_train_list,
     read_val_list,
 )
@@ -24,7 +25,7 @@ TINY = SHARED / "evaluation" / "ilsvrc_tiny"
 REAL = SHARED / "data" / "real_vid"
 LISTS = SHARED / "data" / "lists"
 NAMES = ("imagenet_vid_train", "imagenet_vid_val", "imagenet_det_30plus1cls")
-CODES = {name: code for code, name in VID_CLASSES.items()}
+CODES = VID_WORDNET_IDS
 
 Box = tuple[object, object, object, object]
 Found = tuple[str, Box, int | None]
@@ -84,7 +85,7 @@ def only(root: Path) -> ListedSet:
 def convert(root: Path, **options: Any) -> dict[str, Any]:
     written = convert_ilsvrc(only(root), root / "out", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flowdet.data.cocovid import find_faults
+from flowdet.data.cocovid import find_problems
+from flowdet.data.cocovid_writer import Written
 from flowdet.data.mot import MOT17_CLASSES, import_mot
-from flowdet.data.writing import Written
 from flowdet.errors import DataError
 
 ROWS = (
@@ -34,7 +34,7 @@ def sequence(folder: Path, *rows: str, frames: int = 3, info: str | None = "imDi
 def run(root: Path, **options: Any) -> tuple[dict[str, Any], Written]:
     written = import_mot(root, root / "out.json", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document, written
 
 

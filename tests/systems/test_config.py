@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.errors import ConfigError
 from flowdet.flow.dis import DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.systems.config import FlowConfig, SystemConfig, config_from_json, config_to_json, single_frame
-from flowdet.systems.recipes import RECIPES, VID_CLASSES, dff_lite, fgfa_lite, fgfa_r50, single_lite
+from flowdet.systems.recipes import RECIPES, dff_lite, fgfa_lite, fgfa_r50, single_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig

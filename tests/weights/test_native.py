@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.errors import CheckpointError
 from flowdet.flow.dis import DISFlow, DISFlowConfig
@@ -14,7 +15,7 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import weights_of
-from flowdet.systems.recipes import RECIPES, VID_CLASSES, fgfa_lite, single_lite
+from flowdet.systems.recipes import RECIPES, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.fill import published_to_native

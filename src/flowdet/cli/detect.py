@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flowdet
+from flowdet.class_names import check_class_names
 from flowdet.cli import console
 from flowdet.cli.sources import Names, expanded, frame_bar, listed, make_folder
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import DEFAULT_SYSTEM, load, weights_of
 from flowdet.systems.modes import Mode
-from flowdet.types import check_class_names
 from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from flowdet.cli import console
 from flowdet.errors import ConfigError, VideoError
-from flowdet.video.images import IMAGE_SUFFIXES
+from flowdet.files import IMAGE_SUFFIXES
 from flowdet.video.reader import Video, describe_source
 
 __all__ = ["Names", "expanded", "frame_bar", "listed", "make_folder"]

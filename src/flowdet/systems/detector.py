@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flowdet.class_names import check_class_names
 from flowdet.detectors.faster_rcnn import Detector
 from flowdet.flow.modules import FlowModule
 from flowdet.ops.boxes import Chooser, choose_randomly
@@ -18,7 +19,7 @@ from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single import SingleFrame
-from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures, check_class_names
+from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures
 
 __all__ = ["Parts", "VideoDetector"]
 

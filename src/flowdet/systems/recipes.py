@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import HeadsConfig
 from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
@@ -19,7 +20,6 @@ from flowdet.temporal.fgfa import FGFAConfig
 
 __all__ = [
     "RECIPES",
-    "VID_CLASSES",
     "dff_lite",
     "dff_r50",
     "dff_r101",
@@ -34,40 +34,6 @@ __all__ = [
     "single_r101",
     "single_x101",
 ]
-
-VID_CLASSES = (
-    "airplane",
-    "antelope",
-    "bear",
-    "bicycle",
-    "bird",
-    "bus",
-    "car",
-    "cattle",
-    "dog",
-    "domestic_cat",
-    "elephant",
-    "fox",
-    "giant_panda",
-    "hamster",
-    "horse",
-    "lion",
-    "lizard",
-    "monkey",
-    "motorcycle",
-    "rabbit",
-    "red_panda",
-    "sheep",
-    "snake",
-    "squirrel",
-    "tiger",
-    "train",
-    "turtle",
-    "watercraft",
-    "whale",
-    "zebra",
-)
-"""The 30 classes of ImageNet VID, in the order of the published weights."""
 
 _R50 = ResNetConfig(depth=50)
 _R101 = ResNetConfig(depth=101)

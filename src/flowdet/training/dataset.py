@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation, draw_transform
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import missing_pictures
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig
 from flowdet.systems.config import MethodConfig
@@ -66,13 +66,13 @@ class ClipDataset:
         parts: What is drawn of each data set.
         inputs: The input of the system; the frames are resized for it.
         sampling: How references are drawn; None if there are none.
-        changes: What chance does to a clip.
+        augmentation: Random transforms of a clip.
     """
 
     parts: tuple[Samples, ...]
     inputs: InputConfig
     sampling: ReferenceSampling | None
-    changes: Changes
+    augmentation: Augmentation
 
     @classmethod
     def of(
@@ -81,7 +81,7 @@ class ClipDataset:
         class_names: tuple[str, ...],
         inputs: InputConfig,
         sampling: ReferenceSampling | None,
-        changes: Changes = PUBLISHED_CHANGES,
+        augmentation: Augmentation = PUBLISHED_AUGMENTATION,
         *,
         all_frames: bool = False,
     ) -> "ClipDataset":
@@ -92,7 +92,7 @@ class ClipDataset:
             class_names: The classes to learn, matched by name; the position is the label.
             inputs: The input of the system.
             sampling: How references are drawn, see `published_sampling`.
-            changes: What chance does to a clip.
+            augmentation: Random transforms of a clip.
             all_frames: Draw every image, whatever the files say of training frames.
 
         Raises:
@@ -110,13 +110,13 @@ class ClipDataset:
             raise DataError(f"nothing to train on: no training frame of {files} shows one of {', '.join(class_names)}")
         for part in parts:
             _check_pictures(part, sampling)
-        return cls(parts, inputs, sampling, changes)
+        return cls(parts, inputs, sampling, augmentation)
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
     def draw(self, index: int, rng: np.random.Generator) -> Clip:
-        """Makes a clip; chance decides on references, flip and other changes.
+        """Makes a clip; references and augmentation are drawn at random.
 
         Args:
             index: Which sample, from 0 to below the length.
@@ -132,9 +132,9 @@ class ClipDataset:
         references = part.references(current, self.sampling, rng) if self.sampling else ()
         boxes, labels = part.targets(current)
         size = part.size(current)
-        view = draw_view(size, boxes, self.inputs.fit(size), self.changes, rng)
-        frames = {image: view.of_frame(part.picture(image)) for image in {current, *references}}
-        moved, kept = view.of_boxes(boxes)
+        transform = draw_transform(size, boxes, self.inputs.fit(size), self.augmentation, rng)
+        frames = {image: transform.apply_to_image(part.picture(image)) for image in {current, *references}}
+        moved, kept = transform.apply_to_boxes(boxes)
         return Clip(
             name=str(part.path(current)),
             frames=tuple(frames[image] for image in (current, *references)),

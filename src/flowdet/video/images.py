@@ -6,17 +6,14 @@ import re
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-
 from flowdet.errors import VideoError
+from flowdet.files import IMAGE_SUFFIXES
 from flowdet.types import Frame
+from flowdet.video.pictures import read_picture
 from flowdet.video.source import Selection
 
-__all__ = ["IMAGE_SUFFIXES", "ImageSource", "image_files"]
+__all__ = ["ImageSource", "image_files"]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _NAMED_IN_A_PROBLEM = 5
 
 
@@ -60,9 +57,9 @@ class ImageSource:
         for index in wanted[:: selection.every]:
             file = self._files[index]
             try:
-                image = _load(file)
-            except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-                unreadable.append(f"{file.name} ({_first_line(error)})")
+                image = read_picture(file)
+            except VideoError as error:
+                unreadable.append(f"{file.name} ({_reason(error)})")
             else:
                 if image.shape[:2] == self._size:
                     yield Frame(index, times[index], image)
@@ -81,9 +78,9 @@ def _first_size(label: str, files: Sequence[Path]) -> tuple[int, int]:
     reason = ""
     for file in files:
         try:
-            height, width = _load(file).shape[:2]
-        except Exception as error:  # as above
-            reason = reason or f"; {file.name}: {_first_line(error)}"
+            height, width = read_picture(file).shape[:2]
+        except VideoError as error:
+            reason = reason or f"; {file.name}: {_reason(error)}"
         else:
             return height, width
     if not files:
@@ -92,23 +89,13 @@ def _first_size(label: str, files: Sequence[Path]) -> tuple[int, int]:
     raise VideoError(f"none of the {len(files)} images of {label} can be read{reason}")
 
 
-def _load(path: Path) -> NDArray[np.uint8]:
-    """Reads one image, upright, as [h, w, 3] uint8 RGB."""
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion would clip at 255
-        grey = (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
-
-
 def _natural_key(path: Path) -> list[tuple[str, int]]:
     pieces = re.findall(r"(\D*)(\d*)", str(path))
     return [(text.casefold(), int(digits or -1)) for text, digits in pieces]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _reason(error: VideoError) -> str:
+    return str(error).partition(" cannot be read: ")[2]
 
 
 def _size_text(size: Sequence[int]) -> str:

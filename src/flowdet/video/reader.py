@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from flowdet.errors import ConfigError, VideoError
+from flowdet.files import IMAGE_SUFFIXES
 from flowdet.types import Frame
 from flowdet.video.containers import container_duration, open_container
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.file_source import FileSource
-from flowdet.video.images import IMAGE_SUFFIXES, ImageSource, image_files
+from flowdet.video.images import ImageSource, image_files
 from flowdet.video.live_source import LiveSource, camera_device
 from flowdet.video.source import Selection, Source
 

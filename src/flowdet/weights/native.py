@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json, single_frame
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import VID_CLASSES
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
