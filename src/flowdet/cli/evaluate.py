@@ -217,7 +217,7 @@ def _from_files(paths: Sequence[Path], data: CocoVID, class_map: Mapping[str, st
         )
     notes = [*found.notes, *_class_notes(found.class_names, data, found.renamed, found.left_out)]
     title = f"{', '.join(path.name for path in paths)} on {data.path.name}"
-    settings = {"results": [str(path) for path in paths], "map_classes": dict(found.renamed)}
+    settings = {"results": ", ".join(map(str, paths)), "map_classes": dict(found.renamed)}
     return _Result(found.table, title, settings, class_map, notes)
 
 

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
+from flowdet.data.reading import is_pixels, is_whole
 from flowdet.errors import DataError
 from flowdet.evaluation.json_reader import JsonReader
 from flowdet.files import replacing
@@ -23,8 +24,6 @@ __all__ = ["Results", "read_results", "results_files", "write_results"]
 
 _ROWS_WRITTEN_AT_ONCE: Final = 1 << 14
 _SHOWN: Final = 5
-_LARGEST: Final = 2**31 - 1  # of a coordinate in pixels, and of a score
-_LARGEST_ID: Final = 2**63 - 1
 _WRITE_ONE: Final = json.JSONEncoder(allow_nan=False).encode
 
 
@@ -126,11 +125,12 @@ class _Rows:
         if not isinstance(entry, dict):
             keys = '"image_id", "category_id", "bbox" and "score"'
             raise DataError(f"is not an object with {keys} but {str(entry)[:40]!r}")
-        box, score = entry.get("bbox"), entry.get("score")
+        box: Any = entry.get("bbox")
+        score: Any = entry.get("score")
         ids = _id_of(entry, "image_id"), _id_of(entry, "category_id")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_plausible, box)) or min(box[2:]) < 0:
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_pixels, box)) or min(box[2:]) < 0:
             raise DataError(f"has no box of x, y, width, height, finite and not negative in size, but {str(box)[:80]}")
-        if not _is_plausible(score):
+        if not is_pixels(score):
             raise DataError(f"needs a finite number as its score, not {str(score)[:40]}")
         self.ids.extend(ids)
         self.values.extend((*box, score))
@@ -146,13 +146,9 @@ def _id_of(entry: Mapping[str, Any], name: str) -> int:
     value = entry.get(name)
     if type(value) is not int:
         raise DataError(f"needs a whole number as its {name}, not {repr(value)[:40]}")
-    if not -_LARGEST_ID <= value <= _LARGEST_ID:
+    if not is_whole(value):
         raise DataError(f"is of {name.removesuffix('_id')} {value}, which the data set does not have")
     return value
-
-
-def _is_plausible(value: Any) -> TypeGuard[float]:
-    return (type(value) is float or type(value) is int) and -_LARGEST <= value <= _LARGEST
 
 
 def _read_file(
@@ -171,8 +167,10 @@ def _read_file(
 def _read_list(path: Path, reader: JsonReader, data: CocoVID) -> DetectionTable:
     """Reads a COCO results file."""
     if reader.peek() != "[":
-        keys = '[{"image_id", "category_id", "bbox", "score"}, ...]'
-        raise DataError(f"{path}: a results file is a list {keys} or what `flowdet detect` wrote, not {reader.peek()!r}")
+        raise DataError(
+            f'{path}: a results file is a list [{{"image_id", "category_id", "bbox", "score"}}, ...] or what '
+            f"`flowdet detect` wrote, not {reader.peek()!r}"
+        )
     rows = _Rows()
     _add_all(path, reader, rows)
     reader.end()
@@ -319,7 +317,7 @@ def _add_frame(line: Any, frame: int, category_ids: list[int], rows: _Rows) -> N
         if type(label) is not int or not 0 <= label < len(category_ids):
             raise DataError(f"is of class {str(label)[:40]}, which the header does not list")
         x1, y1, x2, y2 = box
-        if not all(map(_is_plausible, box)):
+        if not all(map(is_pixels, box)):
             raise DataError(f"has no box of x1, y1, x2, y2, finite, but {str(box)[:80]}")
         rows.add({"image_id": frame, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from flowdet.class_names import check_class_names, find_class
 from flowdet.data.cocovid import CocoVID
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import DataError
 
 __all__ = ["ClassMap", "DetectionTable", "concatenate", "map_classes"]
 
@@ -79,7 +80,8 @@ def map_classes(class_names: Sequence[str], data: CocoVID, given: Mapping[str, s
         DataError: No class is in both.
     """
     given = given or {}
-    _check_given(given, class_names, data.class_names)
+    check_class_names(given.keys(), class_names)
+    check_class_names(given.values(), data.class_names)
     positions = {name: position for position, name in enumerate(data.class_names)}
     found = [given.get(name) or (name if name in positions else None) for name in class_names]
     # A synonym is taken only for a class of the data set that no other class of the system has.
@@ -94,33 +96,6 @@ def map_classes(class_names: Sequence[str], data: CocoVID, given: Mapping[str, s
     return ClassMap(
         labels, {name: match for name, match in zip(class_names, found, strict=True) if match and match != name}
     )
-
-
-_SYNONYMS = (
-    frozenset({"airplane", "aeroplane"}),
-    frozenset({"cat", "domestic cat"}),
-    frozenset({"cattle", "cow"}),
-    frozenset({"watercraft", "boat"}),
-)
-
-
-def find_class(name: str, known: Sequence[str]) -> str | None:
-    """Returns the known class that a name means, by its spelling or a synonym; None if there is none."""
-    plain = _plain(name)
-    same = next((group for group in _SYNONYMS if plain in group), frozenset({plain}))
-    return next((other for other in known if _plain(other) in same), None)
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ").replace("-", " ").strip().casefold()
-
-
-def _check_given(given: Mapping[str, str], class_names: Sequence[str], known: Sequence[str]) -> None:
-    for name, other in given.items():
-        if name not in class_names:
-            raise ConfigError(f"{name!r} cannot be mapped: the system finds {', '.join(class_names)}")
-        if other not in known:
-            raise ConfigError(f"{name!r} cannot be mapped to {other!r}: the data set has {', '.join(known)}")
 
 
 def _shorten(names: Sequence[str]) -> str:
