@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "flow": _NETWORKS,
     "detectors": _NETWORKS,
     "temporal": _NETWORKS,
-    "metrics": _NETWORKS | {"data", "temporal"},
+    "metrics": _NETWORKS | {"data", "flow"},
     "tracking": _PURE | {"data", "metrics"},
     "systems": _SYSTEMS,
     "weights": _SYSTEMS,

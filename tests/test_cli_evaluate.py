@@ -141,7 +141,8 @@ def test_calling_again_detects_nothing_anew(run: Run, weights: Path, capsys: pyt
     assert run(*arguments) == 0
     assert capsys.readouterr().out == first
     assert {path: path.stat().st_mtime_ns for path in Path("o/detections").iterdir()} == made
-    assert run(*arguments, "--causal") == 0  # nothing changes for a single-frame system
+    assert run(*arguments, "--causal") == 1
+    assert "causal" in capsys.readouterr().err  # an option without effect on a single-frame system
 
 
 def test_other_weights_do_not_continue_in_the_folder(
@@ -267,7 +268,7 @@ def test_without_matplotlib_there_are_figures_without_plots(
         (["--results", "r.json", "--motion-iou", "m.json"], "add --protocol ilsvrc-motion"),
         (["--results", "r.json", "--bootstrap", "-1"], "--bootstrap is a number"),
         (["--results", "r.json", "--versus", "r.json", "--bootstrap", "0"], "--versus needs resamples"),
-        (["--results", "r.json", "--device", "cuda", "--out", "o"], "which --device cannot change"),
+        (["--results", "r.json", "--device", "cuda", "--out", "o"], "leave out the system and its options"),
         (
             ["--results", "r.json", "--processes", "2", "--threads", "1"],
             "which --processes and --threads cannot change",

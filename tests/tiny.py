@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowdet.detectors.base import RoIs
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
-from flowdet.detectors.faster_rcnn import Detector, HeadsConfig
+from flowdet.detectors.faster_rcnn import RPN, FasterRCNN, FasterRCNNConfig, RoIHead, RoIHeadConfig, RPNConfig
 from flowdet.detectors.necks import MergeNeckConfig
-from flowdet.detectors.roi_head import RoIHead, RoIHeadConfig
-from flowdet.detectors.rpn import RPN, RPNConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.inputs import InputConfig, prepare
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.base import TemporalMethod
+from flowdet.temporal.base import MethodConfig, MethodParts, TemporalMethod
 from flowdet.temporal.single import SingleFrameConfig
-from flowdet.types import Frame, FrameFeatures, NetworkInput
+from flowdet.types import Frame, FrameFeatures, Geometry, Maps, NetworkInput
 
 __all__ = [
     "INPUTS",
@@ -30,9 +29,11 @@ __all__ = [
     "Flow",
     "NoFlow",
     "embed",
+    "embed_maps",
     "frames_of",
     "inputs_of",
     "lite_config",
+    "parts_for",
     "run",
     "tiny_detector",
     "tiny_system",
@@ -69,14 +70,39 @@ def _kernel(outputs: int, inputs: int, size: int) -> Tensor:
 
 @dataclass
 class Extract:
-    """A backbone of one layer; counts the images that went through."""
+    """A detector's side of one layer for each map; counts the images that went through.
 
+    With `strides` of (16,) there is one map [b, 8, H / 16, W / 16], with (8, 16) another one of 12 channels before it.
+    """
+
+    strides: tuple[int, ...] = (16,)
     images: int = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images [b, 3, H, W] to features [b, c, H / 16, W / 16]."""
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The number of channels of each map."""
+        return tuple(_CHANNELS * (1 if stride == 16 else 2) for stride in self.strides)
+
+    def extract(self, images: Tensor) -> Maps:
+        """Images [b, 3, H, W] to maps."""
         self.images += len(images)
-        return F.relu(F.conv2d(images, _kernel(_CHANNELS, 3, 16), stride=16) + 0.1)
+        return tuple(
+            F.relu(F.conv2d(images, _kernel(count, 3, stride), stride=stride) + 0.1)
+            for stride, count in zip(self.strides, self.channels, strict=True)
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The last map."""
+        return self.extract(images)[-1]
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """The cells of the last map as proposals, their values as features."""
+        batch, _, height, width = maps[-1].shape
+        cells = maps[-1].flatten(2).transpose(1, 2)
+        corners = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1) * 16.0
+        boxes = torch.cat((corners, corners + 16), -1).reshape(1, -1, 4).expand(batch, -1, -1)
+        del geometries
+        return RoIs(boxes, (cells,), torch.ones(batch, cells.shape[1], dtype=torch.bool))
 
 
 @dataclass
@@ -122,12 +148,29 @@ class NoFlow(Flow):
 
 def embed(features: Tensor) -> Tensor:
     """Features [b, c, h, w] to embeddings [b, 4, h, w]."""
-    return F.conv2d(features, _kernel(4, _CHANNELS, 3), torch.tensor([0.3, -0.2, 0.1, 0.4]), padding=1)
+    return F.conv2d(features, _kernel(4, features.shape[1], 3), torch.tensor([0.3, -0.2, 0.1, 0.4]), padding=1)
 
 
-def run(method: TemporalMethod[Any], inputs: Iterable[NetworkInput]) -> list[FrameFeatures]:
+def embed_maps(maps: Maps) -> Maps:
+    """The embedding of each map."""
+    return tuple(map(embed, maps))
+
+
+def parts_for(config: MethodConfig, *, strides: tuple[int, ...] = (16,), flow: Flow | None = None) -> MethodParts:
+    """What a method of any kind works with: tiny parts, and its own modules, the same ones each time."""
+    extract = Extract(strides)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        modules = config.modules(extract.channels)
+    return MethodParts(extract, (flow or Flow()) if config.uses_flow else None, modules)
+
+
+@torch.no_grad()
+def run(
+    method: TemporalMethod[Any], inputs: Sequence[NetworkInput], preview: Sequence[NetworkInput] = ()
+) -> list[FrameFeatures]:
     """The features of a whole stream."""
-    state, outputs = method.initial_state(), []
+    state, outputs = method.initial_state(preview), []
     for item in inputs:
         ready, state = method.step(item, state)
         outputs += ready
@@ -145,19 +188,26 @@ class _Backbone(nn.Module):
         return features
 
 
-def tiny_detector(seed: int = 0) -> Detector:
+def tiny_detector(seed: int = 0) -> FasterRCNN:
     """A detector with random heads that finds many objects."""
+    config = _detector_config()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rpn = RPN(
-            RPNConfig(channels=8, scales=(1.0, 2.0), post_nms_top_n=40, training_post_nms_top_n=60, sampled=32),
-            _CHANNELS,
-        )
-        roi_head = RoIHead(RoIHeadConfig(hidden=16, sampled=24), _CHANNELS, len(_CLASSES))
+        rpn = RPN(config.rpn, _CHANNELS)
+        roi_head = RoIHead(config.roi_head, _CHANNELS, len(_CLASSES))
         for head in (rpn.conv, rpn.objectness, rpn.deltas, roi_head.classes, roi_head.deltas):
             nn.init.normal_(head.weight, std=0.3)
         nn.init.normal_(roi_head.classes.weight, std=3.0)
-    return Detector(_Backbone(), nn.Identity(), rpn, roi_head).eval()
+    return FasterRCNN(config, _Backbone(), nn.Identity(), rpn, roi_head).eval()
+
+
+def _detector_config() -> FasterRCNNConfig:
+    return FasterRCNNConfig(
+        EfficientNetLite0Config(),
+        MergeNeckConfig(channels=_CHANNELS),
+        RPNConfig(channels=8, scales=(1.0, 2.0), post_nms_top_n=40, training_post_nms_top_n=60, sampled=32),
+        RoIHeadConfig(hidden=16, sampled=24),
+    )
 
 
 def lite_config() -> SystemConfig:
@@ -166,12 +216,7 @@ def lite_config() -> SystemConfig:
         name="tiny",
         class_names=_CLASSES,
         inputs=InputConfig(long_side=96, short_side=64, multiple=32),
-        backbone=EfficientNetLite0Config(),
-        neck=MergeNeckConfig(channels=_CHANNELS),
-        heads=HeadsConfig(
-            RPNConfig(channels=8, scales=(1.0, 2.0), post_nms_top_n=40, training_post_nms_top_n=60, sampled=32),
-            RoIHeadConfig(hidden=16, sampled=24),
-        ),
+        detector=_detector_config(),
         method=SingleFrameConfig(),
     )
 
@@ -183,4 +228,4 @@ def lite_flow_config() -> FlowNetConfig:
 
 def tiny_system() -> VideoDetector:
     """A single-frame system of the tiny detector."""
-    return VideoDetector(lite_config(), tiny_detector(), None, None)
+    return VideoDetector(lite_config(), tiny_detector(), None, {})

@@ -36,11 +36,12 @@ class VideoError(FlowdetError):
 
 
 def check_positive(config: object, *names: str) -> None:
-    """Passes if these whole numbers of a configuration are 1 or more.
+    """Passes if these whole numbers of a configuration are 1 or more, or None.
 
     Raises:
         ConfigError: One is not.
     """
     for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{type(config).__name__}: {name} must be 1 or more, not {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{type(config).__name__}: {name} must be 1 or more, not {value}")

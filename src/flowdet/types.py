@@ -1,4 +1,4 @@
-"""The values that pass between the rooms: frames, network inputs, features, detections, training clips."""
+"""The values that pass between the rooms: frames, network inputs, maps, detections, training clips."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ __all__ = [
     "Frame",
     "FrameFeatures",
     "Geometry",
+    "Maps",
     "NetworkInput",
     "Propagation",
     "Targets",
 ]
+
+
+Maps = tuple[Tensor, ...]
+"""Feature maps [b, c_i, H / s_i, W / s_i] at one or more strides s_i of the network input, finest first."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,52 +94,55 @@ class NetworkInput:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Aggregation:
-    """How the features of n reference frames were averaged with those of the current frame.
+    """How the maps of n reference frames were averaged with those of the current frame.
 
     Attributes:
         references: Numbers of the reference frames in the stream of inputs, each once, oldest first. At the ends of a
             video the current frame may be one of them.
-        flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in feature cells.
-        weights: [b, 1 + n, h, w], that of the current frame's own features first; they sum to one over 1 + n.
-        fallbacks: For each of the b streams, how many of its flows were evaluated by themselves because composed ones
-            had drifted; empty where flows are not composed.
+        weights: [b, 1 + n, h, w], that of the current frame's own map first; they sum to one over 1 + n. Of several
+            maps, those at the stride of the flow, else of the finest.
+        flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in cells; None if nothing was warped.
+        fallbacks: [b] how many flows were evaluated directly because composed ones had drifted; None if flows are not
+            composed.
     """
 
     references: tuple[int, ...]
-    flows: Tensor
     weights: Tensor
-    fallbacks: tuple[int, ...] = ()
+    flows: Tensor | None = None
+    fallbacks: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Propagation:
-    """Which key frame the features come from, and along which flow.
+    """Which key frame the maps come from, and along which flow.
 
     Attributes:
-        key_frames: For each of the b streams its number in the stream of inputs.
-        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in feature cells; zero for a stream whose key frame
-            this is, None if it is that of all.
+        key_frame: Its number in the stream of inputs.
+        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in cells; None if the current frame is the key frame.
     """
 
-    key_frames: tuple[int, ...]
-    flow: Tensor | None
+    key_frame: int
+    flow: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FrameFeatures:
-    """What a temporal method hands to the detection heads for one current frame of b streams.
+    """What a temporal method hands to the detector for one current frame of b streams.
 
     Attributes:
         index: Number of the frame in the stream of inputs, from 0.
-        features: [b, c, H / 16, W / 16].
+        maps: As the detector extracts them, with what the method made of other frames.
         geometries: As in the network input.
-        origin: How other frames took part; None where every frame stands for itself.
+        origin: How other frames took part in the maps; None where the frame stands for itself.
+        support: What the detector's RoI attention attends to, made by the same method as that attention; each of its
+            tensors has b rows. None for methods that work on maps.
     """
 
     index: int
-    features: Tensor
+    maps: Maps
     geometries: tuple[Geometry, ...]
     origin: Aggregation | Propagation | None = None
+    support: Any = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

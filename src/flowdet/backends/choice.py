@@ -1,50 +1,54 @@
-"""Which runtime detects."""
+"""Which backend computes."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
+from flowdet.backends.int8 import load_int8
 from flowdet.backends.openvino import compile_system
 from flowdet.backends.optimised import optimise
-from flowdet.backends.quantised import load_quantised
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
 from flowdet.systems.detector import Parts, VideoDetector
 
-__all__ = ["RUNTIMES", "with_runtime"]
+__all__ = ["BACKENDS", "with_backend"]
 
-RUNTIMES = ("torch", "optimised", "openvino", "auto")
+BACKENDS = ("torch", "optimised", "openvino", "auto")
 
 
-def with_runtime(system: VideoDetector, runtime: str) -> VideoDetector:
-    """The same system in a runtime.
+def with_backend(system: VideoDetector, backend: str) -> VideoDetector:
+    """Returns the same system, computed by a backend.
 
     Args:
         system: As it was loaded, in evaluation mode.
-        runtime: "torch": its own modules. "optimised": their copy for inference, see `optimise`. "openvino": compiled
-            for the CPU; needs the extra `flowdet[openvino]`.
-            A folder of `flowdet quantise`: some parts in int8, the others as with "openvino".
-            "auto": the fastest that is installed: OpenVINO for a small system on a CPU, else "optimised".
+        backend: "torch": its own modules. "optimised": their copy for inference, see `optimise`. "openvino": compiled
+            for the CPU; needs the package openvino. A folder of `flowdet quantise`: some parts in int8, the others as
+            with "openvino". "auto": OpenVINO for small systems on a CPU if it is installed, else "optimised".
 
     Raises:
-        ConfigError: There is no such runtime, or it cannot be used here.
+        ConfigError: There is no such backend, or it cannot be used here.
     """
-    match runtime:
+    match backend:
         case "torch":
             return system.with_parts(None, "torch")
         case "optimised":
             fast = optimise(system)
-            return system.with_parts(Parts(fast.detector, fast.flow_net, fast.embedding), "optimised")
+            return system.with_parts(Parts(fast.detector, fast.flow_net, fast.method_modules), "optimised")
         case "openvino":
             return compile_system(system)
         case "auto":
             is_on_cpu = next(system.parameters()).device.type == "cpu"
-            # Of ResNet's maps most convolutions take Winograd's way, which OpenVINO does not know.
-            is_small = not isinstance(system.config.backbone, ResNetConfig)
-            can_compile = is_on_cpu and is_small and find_spec("openvino")
-            return with_runtime(system, "openvino" if can_compile else "optimised")
-        case _ if Path(runtime).is_dir():
-            return load_quantised(system, Path(runtime))
+            can_compile = is_on_cpu and not _has_large_maps(system) and find_spec("openvino")
+            return with_backend(system, "openvino" if can_compile else "optimised")
+        case _ if Path(backend).is_dir():
+            return load_int8(system, Path(backend))
         case _:
             raise ConfigError(
-                f"the runtimes are {', '.join(RUNTIMES)} or a folder of `flowdet quantise`, not {runtime!r}"
+                f"the backends are {', '.join(BACKENDS)} or a folder of `flowdet quantise`, not {backend!r}"
             )
+
+
+def _has_large_maps(system: VideoDetector) -> bool:
+    """Whether most convolutions take Winograd's way, which OpenVINO does not know."""
+    detector = system.config.detector
+    return isinstance(detector, FasterRCNNConfig) and isinstance(detector.backbone, ResNetConfig)

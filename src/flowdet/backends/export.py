@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowdet.backends.parts import ANY_NUMBER, FlowPreparation, FlowRoles, heavy_parts
+from flowdet.backends.parts import ANY_NUMBER, FlowPreparation, FlowRoles, record_inputs, system_parts
 from flowdet.errors import ConfigError
+from flowdet.files import write_text
 from flowdet.inputs import prepare
 from flowdet.systems.config import config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.types import Geometry
+from flowdet.types import Frame, Geometry
 from flowdet.weights.native import weights_digest
 
 __all__ = ["MANIFEST", "OPSET", "ExportedPart", "ExportedSystem", "TensorInfo", "export_onnx"]
 
 OPSET = 17
 MANIFEST = "export.json"
-_ROIS = 3  # of the example; the file takes any number
 
 _MEANING: Mapping[str, str] = MappingProxyType(
     {
@@ -100,7 +100,7 @@ class ExportedSystem:
 
 
 def export_onnx(system: VideoDetector, folder: Path, size: tuple[int, int]) -> ExportedSystem:
-    """Writes a file for each part of `heavy_parts`, and one for the flow net's preparation, for frames of one size.
+    """Writes a file for each part of `system_parts`, and one for the flow net's preparation, for frames of one size.
 
     What lies between them (warp, aggregation, anchors, RoIAlign, non-maximum suppression, the state of a stream) is
     not in the files.
@@ -114,14 +114,15 @@ def export_onnx(system: VideoDetector, folder: Path, size: tuple[int, int]) -> E
         ConfigError: The folder cannot be written, or the package onnx is not installed.
     """
     if not find_spec("onnx"):
-        raise ConfigError("the export needs a package that is not here: run `pip install 'flowdet[onnx]'`")
-    inputs = prepare([np.zeros((*size, 3), np.uint8)], system.config.inputs)
-    geometry = inputs.geometries[0]
+        raise ConfigError("the export needs a package that is not here: run `pip install onnx`")
+    noise = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    frames = [Frame(number, number / 25, image) for number, image in enumerate(noise)]
+    geometry = prepare([noise[0]], system.config.inputs).geometries[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         parts = {}
         with torch.no_grad():
-            for name, (module, example) in _examples(system, torch.rand_like(inputs.images), geometry).items():
+            for name, (module, example) in _examples(system, frames, geometry).items():
                 parts[name] = _write(module, example, name, folder)
         manifest = ExportedSystem(
             flowdet=version("flowdet"),
@@ -133,38 +134,32 @@ def export_onnx(system: VideoDetector, folder: Path, size: tuple[int, int]) -> E
             input_size=geometry.padded,
             parts=parts,
         )
-        (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+        write_text(folder / MANIFEST, json.dumps(asdict(manifest), indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}; name another folder with --out") from error
     return manifest
 
 
 def _examples(
-    system: VideoDetector, images: Tensor, geometry: Geometry
+    system: VideoDetector, frames: Sequence[Frame], geometry: Geometry
 ) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
-    """The parts with inputs for them."""
-    modules = heavy_parts(system)
-    features = modules["features"](images)
-    found: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {"features": (modules["features"], (images,))}
-    if "flow" in modules and system.flow_net:
-        preparation = FlowPreparation(system.flow_net, geometry).eval()
-        prepared = preparation(images)
-        roles = FlowRoles(system.flow_net).eval()
-        current, reference = roles(prepared)
-        found |= {
-            "flow_preparation": (preparation, (images,)),
-            "flow_roles": (roles, (prepared,)),
-            "flow": (modules["flow"], (current, reference.flip(3))),
-        }
-    if "embedding" in modules:
-        found["embedding"] = modules["embedding"], (features,)
-    bins = system.config.heads.roi_head.bins
-    pooled = torch.rand(_ROIS, features.shape[1], bins, bins)
-    return found | {"rpn": (modules["rpn"], (features,)), "roi_head": (modules["roi_head"], (pooled,))}
+    """The parts with inputs for them, in the order in which a frame goes through them."""
+    modules = system_parts(system)
+    inputs = record_inputs(system, [frames], most=1)
+    found: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+    for name, module in modules.items():
+        if name == "flow" and system.flow_net:
+            preparation, roles = FlowPreparation(system.flow_net, geometry).eval(), FlowRoles(system.flow_net).eval()
+            images = inputs["features"][0]
+            found |= {"flow_preparation": (preparation, images), "flow_roles": (roles, (preparation(*images),))}
+        found[name] = module, inputs[name][0]
+    return found
 
 
 def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Path) -> ExportedPart:
-    inputs, outputs = _TENSORS[name]
+    found = module(*example)
+    made = found if isinstance(found, tuple) else (found,)
+    inputs, outputs = _TENSORS.get(name) or (_numbered("input", example), _numbered("output", made))
     is_dynamic = name in ANY_NUMBER
     with warnings.catch_warnings():
         # Of the tracer, that what it takes for constant is constant; and that the newer exporter, which needs another
@@ -180,8 +175,6 @@ def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Pa
             dynamic_axes={each: {0: "n"} for each in (*inputs, *outputs)} if is_dynamic else None,
             dynamo=False,
         )
-    found = module(*example)
-    made = found if isinstance(found, tuple) else (found,)
     return ExportedPart(
         file=f"{name}.onnx",
         inputs=_described(inputs, example, is_dynamic=is_dynamic),
@@ -189,8 +182,12 @@ def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Pa
     )
 
 
+def _numbered(name: str, tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    return tuple(f"{name}_{number}" for number in range(len(tensors)))
+
+
 def _described(names: Sequence[str], tensors: Sequence[Tensor], *, is_dynamic: bool) -> tuple[TensorInfo, ...]:
     return tuple(
-        TensorInfo(name, ("n" if is_dynamic else len(x), *x.shape[1:]), _MEANING[name])
+        TensorInfo(name, ("n" if is_dynamic else len(x), *x.shape[1:]), _MEANING.get(name, ""))
         for name, x in zip(names, tensors, strict=True)
     )

@@ -3,18 +3,18 @@
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from flowdet.backends.parts import ANY_NUMBER, FlowPreparation, Other, OtherFlow, heavy_parts, with_runs
+from flowdet.backends.parts import ANY_NUMBER, FlowPreparation, system_parts, with_runs
 from flowdet.errors import ConfigError
-from flowdet.systems.detector import Parts, VideoDetector
-from flowdet.temporal.base import FlowNet
-from flowdet.types import Geometry
+from flowdet.flow.base import FlowNet
+from flowdet.systems.detector import VideoDetector
+from flowdet.types import Geometry, NetworkInput
 
 if TYPE_CHECKING:
     import openvino
@@ -37,7 +37,7 @@ def openvino_module() -> Any:
         import openvino  # noqa: PLC0415  (an extra)
     except ImportError as error:
         raise ConfigError(
-            f"the runtime openvino needs a package that is not here ({error}): run `pip install 'flowdet[openvino]'`"
+            f"the backend openvino needs a package that is not here ({error}): run `pip install openvino`"
         ) from error
     return openvino
 
@@ -152,35 +152,37 @@ class CompiledPart:
 
 
 def compile_system(
-    system: VideoDetector, models: Mapping[str, ModelFor] | None = None, *, runtime: str = "openvino"
+    system: VideoDetector, models: Mapping[str, ModelFor] | None = None, *, backend: str = "openvino"
 ) -> VideoDetector:
-    """The same system, whose heavy parts OpenVINO computes; its weights must not change any more.
+    """Returns the same system, whose parts OpenVINO computes; its weights must not change any more.
 
-    The state of a stream stays the same: what one runtime began the other can continue.
+    The state of a stream stays the same: what one backend began the other can continue.
 
     Args:
         system: In evaluation mode.
-        models: Of parts by name that are not to be converted from the modules.
-        runtime: What this is called.
+        models: Models of parts by name that are not to be converted from the modules.
+        backend: What this is called.
 
     Raises:
         ConfigError: OpenVINO is not installed, or the system is not on the CPU.
     """
     device = next(system.parameters()).device
     if device.type != "cpu":
-        raise ConfigError(f"the runtime openvino computes on the CPU; the system is on {device}")
+        raise ConfigError(f"the backend openvino computes on the CPU; the system is on {device}")
     core()
-    modules = heavy_parts(system)
+    modules = system_parts(system)
     compiled = {name: CompiledPart.of(part, any_number=name in ANY_NUMBER) for name, part in modules.items()}
     given = {name: model for name, model in (models or {}).items() if name in modules}
     compiled |= {name: CompiledPart(model, any_number=name in ANY_NUMBER) for name, model in given.items()}
-    detector = with_runs(system.detector, compiled["features"], compiled["rpn"], compiled["roi_head"])
-    flow_net: FlowNet | None = system.flow_net
-    if "flow" in compiled and system.flow_net:
-        flow_net = OtherFlow(system.flow_net, _preparation(system.flow_net), compiled["flow"])
-    embedding = Other(compiled["embedding"]) if "embedding" in compiled else None
-    return system.with_parts(Parts(detector, flow_net, embedding), runtime)
+    prepare = _preparation(system.flow_net) if system.flow_net and "flow" in compiled else None
+    return system.with_parts(with_runs(system, compiled, prepare), backend)
 
 
-def _preparation(flow_net: FlowNet) -> Callable[[Geometry], CompiledPart]:
-    return lru_cache(maxsize=_SHAPES_KEPT)(lambda geometry: CompiledPart.of(FlowPreparation(flow_net, geometry)))
+def _preparation(flow_net: FlowNet) -> Callable[[NetworkInput], Tensor]:
+    compiled = lru_cache(maxsize=_SHAPES_KEPT)(lambda geometry: CompiledPart.of(FlowPreparation(flow_net, geometry)))
+
+    def prepare(inputs: NetworkInput) -> Tensor:
+        rows: Iterable[tuple[Tensor, Geometry]] = zip(inputs.images.split(1), inputs.geometries, strict=True)
+        return torch.cat([compiled(geometry)(image)[0] for image, geometry in rows])
+
+    return prepare

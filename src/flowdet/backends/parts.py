@@ -1,46 +1,112 @@
-"""The heavy parts of a system as functions of tensors, and detectors in which something else computes them."""
+"""What a backend may compute of a system: modules of tensors, and a system in which something else computes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from flowdet.detectors.faster_rcnn import Detector
-from flowdet.detectors.roi_head import RoIHead
-from flowdet.detectors.rpn import RPN
-from flowdet.flow.dis import DISFlow
-from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.base import FlowNet
-from flowdet.types import Geometry, NetworkInput
+from flowdet.detectors.base import Computed, Run
+from flowdet.flow.base import FlowNet
+from flowdet.systems.detector import Parts, VideoDetector
+from flowdet.types import Frame, Geometry, NetworkInput
 
 __all__ = [
     "ANY_NUMBER",
-    "PARTS",
+    "ComputedFlow",
     "FlowPreparation",
     "FlowRoles",
-    "Other",
-    "OtherFlow",
-    "Run",
-    "heavy_parts",
+    "Inputs",
+    "record_inputs",
+    "system_parts",
     "with_runs",
 ]
 
-Run = Callable[..., tuple[Tensor, ...]]
-"""A part: tensors to tensors."""
-
-PARTS = frozenset({"features", "rpn", "roi_head", "flow", "embedding"})
-"""The names of `heavy_parts`."""
-
 ANY_NUMBER = frozenset({"roi_head"})
-"""The parts whose inputs [n, ...] go through together, however many."""
+"""The parts whose inputs [n, ...] go through together, however many; n differs from frame to frame."""
+
+Inputs = tuple[Tensor, ...]
+"""What one call of a part is given."""
+
+
+def system_parts(system: VideoDetector) -> dict[str, nn.Module]:
+    """Returns the parts by name, each a module of tensors in evaluation mode.
+
+    They are those of the detector; "flow", the flow of a pair in their roles, if the flow net has weights (OpenCV's DIS
+    has none); and the method's own modules.
+    """
+    parts = {**system.detector.parts(), **system.method_modules}
+    if system.flow_net and next(system.flow_net.parameters(), None) is not None:
+        parts["flow"] = system.flow_net
+    return {name: part.eval() for name, part in parts.items()}
+
+
+def with_runs(
+    system: VideoDetector, runs: Mapping[str, Run], prepare: Callable[[NetworkInput], Tensor] | None = None
+) -> Parts:
+    """Returns the system's parts, those of these names computed by these functions.
+
+    Args:
+        system: Its modules compute the rest.
+        runs: Functions by the names of `system_parts`.
+        prepare: As `FlowNet.prepare`; None: the flow net's own.
+    """
+    flow_net: FlowNet | None = system.flow_net
+    if flow_net and "flow" in runs:
+        flow_net = ComputedFlow(flow_net, prepare or flow_net.prepare, Computed(runs["flow"]))
+    modules = {name: Computed(runs[name]) if name in runs else module for name, module in system.method_modules.items()}
+    return Parts(system.detector.with_parts(runs).eval(), flow_net, modules)
+
+
+def record_inputs(system: VideoDetector, clips: Sequence[Sequence[Frame]], most: int) -> dict[str, list[Inputs]]:
+    """Detects objects in clips, and returns what each part was given on the way.
+
+    Args:
+        system: With the backend "torch".
+        clips: Frames of videos.
+        most: The number of calls to keep of each part, spread evenly. Of a batch the first row is kept, unless the part
+            takes any number of rows.
+    """
+    calls = {name: _Thinned(most) for name in system_parts(system)}
+
+    def recorder(name: str, module: nn.Module) -> Run:
+        def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+            calls[name].add(inputs if name in ANY_NUMBER else tuple(each[:1].clone() for each in inputs))
+            found: Tensor | tuple[Tensor, ...] = module(*inputs)
+            return found
+
+        return run
+
+    runs = {name: recorder(name, module) for name, module in system_parts(system).items()}
+    recording = system.with_parts(with_runs(system, runs), "recording")
+    for clip in clips:
+        for _ in recording.detect(clip):
+            pass
+    return {name: thinned.kept[:most] for name, thinned in calls.items()}
+
+
+class _Thinned:
+    """Keeps every nth of what comes, n doubling whenever twice too many are kept."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: list[Inputs] = []
+        self._most = most
+        self._step = 1
+        self._seen = 0
+
+    def add(self, inputs: Inputs) -> None:
+        """Takes the next one."""
+        if self._seen % self._step == 0:
+            self.kept.append(inputs)
+        self._seen += 1
+        if len(self.kept) >= 2 * self._most:
+            self.kept, self._step = self.kept[::2], 2 * self._step
 
 
 class FlowPreparation(nn.Module):
     """What the flow net does with each frame once: images [b, 3, H, W] to its input, [b, ...].
 
     Args:
-        flow_net: Of the system.
-        geometry: Of all images.
+        flow_net: The system's.
+        geometry: How every image lies in the network input.
     """
 
     def __init__(self, flow_net: FlowNet, geometry: Geometry) -> None:
@@ -65,107 +131,23 @@ class FlowRoles(nn.Module):
         return self.flow_net.as_current(prepared), self.flow_net.as_reference(prepared)
 
 
-class _RoILayers(nn.Module):
-    """The fully connected layers of the RoI head."""
-
-    def __init__(self, roi_head: RoIHead) -> None:
-        super().__init__()
-        self.roi_head = roi_head
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """RoI features [n, c, bins, bins] to logits and box deltas."""
-        return self.roi_head.classify(pooled)
-
-
-def heavy_parts(system: VideoDetector) -> dict[str, nn.Module]:
-    """The parts by name, each a module of tensors in evaluation mode.
-
-    "features" is backbone and neck, "rpn" the convolutions of the RPN, "roi_head" the layers after RoIAlign; "flow" is
-    the flow of a pair in their roles, and "embedding" FGFA's. A part that the system does not have is left out; so is
-    DIS, which is OpenCV's.
-    """
-    detector = system.detector
-    parts: dict[str, nn.Module] = {
-        "features": nn.Sequential(detector.backbone, detector.neck),
-        "rpn": detector.rpn,
-        "roi_head": _RoILayers(detector.roi_head),
-    }
-    if system.flow_net and not isinstance(system.flow_net, DISFlow):
-        parts["flow"] = system.flow_net
-    if system.embedding:
-        parts["embedding"] = system.embedding
-    return {name: part.eval() for name, part in parts.items()}
-
-
-class Other(nn.Module):
-    """A module of one input and one output that something else computes."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The one output."""
-        (found,) = self._run(x)
-        return found
-
-
-class _OtherRPN(RPN):
-    """An RPN whose convolutions something else computes; all else is that of the given one."""
-
-    def __init__(self, rpn: RPN, run: Run) -> None:
-        nn.Module.__init__(self)
-        vars(self).update(vars(rpn))
-        self._run = run
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """As `RPN`."""
-        objectness, deltas = self._run(features)
-        return objectness, deltas
-
-
-class _OtherRoIHead(RoIHead):
-    """A RoI head whose layers something else computes; all else is that of the given one."""
-
-    def __init__(self, roi_head: RoIHead, run: Run) -> None:
-        nn.Module.__init__(self)
-        vars(self).update(vars(roi_head))
-        self._run = run
-
-    def classify(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """As `RoIHead`."""
-        logits, deltas = self._run(pooled)
-        return logits, deltas
-
-
-class OtherFlow:
-    """A flow net that something else computes, but for its little that depends on the role of a frame.
+class ComputedFlow:
+    """A flow net that something else computes, but for the little that depends on the role of a frame.
 
     Args:
         flow_net: The flow net.
-        prepare: Gives the function that prepares images of this geometry.
+        prepare: As `FlowNet.prepare`.
         pair: Frames in their roles to flow.
     """
 
-    def __init__(self, flow_net: FlowNet, prepare: Callable[[Geometry], Run], pair: Run) -> None:
+    def __init__(
+        self, flow_net: FlowNet, prepare: Callable[[NetworkInput], Tensor], pair: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        self.prepare = prepare
         self.as_current = flow_net.as_current
         self.as_reference = flow_net.as_reference
-        self._prepare = prepare
         self._pair = pair
-
-    def prepare(self, inputs: NetworkInput) -> Tensor:
-        """As the flow net."""
-        rows = zip(inputs.images.split(1), inputs.geometries, strict=True)
-        return torch.cat([self._prepare(geometry)(image)[0] for image, geometry in rows])
 
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
         """As the flow net."""
-        (flow,) = self._pair(current, reference)
-        return flow
-
-
-def with_runs(detector: Detector, features: Run, rpn: Run, roi_head: Run) -> Detector:
-    """A detector in which these functions compute; backbone and neck are one of them, so that the neck is nothing."""
-    return Detector(
-        Other(features), nn.Identity(), _OtherRPN(detector.rpn, rpn), _OtherRoIHead(detector.roi_head, roi_head)
-    ).eval()
+        return self._pair(current, reference)

@@ -4,10 +4,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 import flowdet
 from flowdet.class_names import check_class_names
@@ -15,17 +17,19 @@ from flowdet.cli import console
 from flowdet.cli.sources import Names, expanded, frame_bar, listed, make_folder
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import DEFAULT_SYSTEM, load, weights_of
-from flowdet.systems.modes import Mode
+from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
+from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
 from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256
-from flowdet.weights.zoo import SHIPPED
 from flowdet.work.annotate import annotate, view_of
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
 
+Options = Annotated[SystemOptions, Parameter(name="*")]
+
+_DEFAULTS = SystemOptions()
 _NOT_COMPARED = {"flowdet", "source", "weights"}
 
 
@@ -43,9 +47,10 @@ class _Settings:
     start: float | None
     end: float | None
     causal: bool
-    mode: Mode
+    variant: str | None
+    key_frame_interval: int | None
     flow: str | None
-    runtime: str
+    backend: str
     show: list[str]
 
 
@@ -90,17 +95,12 @@ class _Job:
 def detect(
     *sources: str,
     system: str | None = None,
-    weights: Path | None = None,
+    options: Options = _DEFAULTS,
     score: float = 0.3,
     classes: Names = (),
     every: int = 1,
     start: float | None = None,
     end: float | None = None,
-    device: str = "cpu",
-    causal: bool = False,
-    mode: Mode = "exact",
-    flow: Literal["dis"] | None = None,
-    runtime: str = "auto",
     out: Path = Path("detections"),
     results: Literal["json", "jsonl"] = "json",
     video: bool = True,
@@ -116,17 +116,12 @@ def detect(
         sources: Video files, folders of frames, patterns such as "frames/*.jpg", camera numbers, or rtsp:// and
             http:// addresses.
         system: One of `flowdet models`. [default: fgfa-lite]
-        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
+        options: Which system, and how it detects.
         score: Leave out detections below this score.
         classes: Keep only these classes; name several by repeating the option or with commas.
         every: Take every Nth frame.
         start: Begin at this second.
         end: Stop at this second.
-        device: Where the model runs, "cuda" for instance.
-        causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        mode: Less arithmetic for other numbers: early, composed, fast or recursive (FGFA), adaptive (DFF).
-        flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
-        runtime: torch, optimised, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         out: Folder of the results.
         results: json is one CocoVID document, jsonl one line a frame while running.
         video: Write the annotated video.
@@ -145,27 +140,26 @@ def detect(
     wanted, shown = listed(classes), listed(show)
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
-    file = weights or weights_of(system or DEFAULT_SYSTEM)
-    load_system = partial(
-        load, system, weights=file, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime
-    )
-    detector = load_system()
+    options = replace(options, system=system)
+    file = options.weights or weights_of(system or DEFAULT_SYSTEM)
+    detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     view_of(detector.config, shown)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
-        weights=str(weights) if weights else "shipped" if detector.config.name in SHIPPED else file.name,
+        weights="shipped" if file.parent == SHIPPED_FOLDER else str(options.weights or file.name),
         weights_sha256=file_sha256(file),
         score=score,
         classes=wanted,
         every=every,
         start=start,
         end=end,
-        causal=causal,
-        mode=mode,
-        flow=flow,
-        runtime=detector.runtime,
+        causal=options.causal,
+        variant=options.variant,
+        key_frame_interval=options.key_frame_interval,
+        flow=options.flow,
+        backend=detector.backend,
         show=shown,
     )
     jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
@@ -173,7 +167,7 @@ def detect(
     if processes == 1:
         errors = (job if isinstance(job, FlowdetError) else _tried(detector, job) for job in jobs)
     else:
-        errors = _spread(list(jobs), load_system, processes)
+        errors = _spread(list(jobs), options, processes)
     failures = 0
     for error in errors:
         if error:
@@ -204,15 +198,15 @@ def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> Flow
 
 
 def _spread(
-    jobs: Sequence[_Job | FlowdetError], load_system: partial[VideoDetector], processes: int
+    jobs: Sequence[_Job | FlowdetError], options: SystemOptions, processes: int
 ) -> Iterator[FlowdetError | None]:
     yield from (job for job in jobs if isinstance(job, FlowdetError))
-    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, load_system), processes)
+    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, options), processes)
 
 
-def _worker(load_system: partial[VideoDetector], number: int) -> Callable[[_Job], list[FlowdetError | None]]:
+def _worker(options: SystemOptions, number: int) -> Callable[[_Job], list[FlowdetError | None]]:
     """Returns the function that does a job in one of several processes, without a progress bar."""
-    detector = load_system(device=device_of(load_system.keywords["device"], number))
+    detector = load_system(replace(options, device=str(device_of(options.device, number))))
     return lambda job: [_tried(detector, job, with_bar=False)]
 
 
@@ -254,7 +248,7 @@ def _is_done(job: _Job) -> bool:
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
         return False
-    before = {"show": [], "mode": "exact", "runtime": "torch", **finished["settings"]}
+    before = _in_todays_words(finished["settings"])
     now = job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
@@ -264,6 +258,13 @@ def _is_done(job: _Job) -> bool:
         )
     console.out.print(f"{job.source}: finished before, skipped ({job.results})")
     return True
+
+
+def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a result; version 0.1 said mode and runtime for variant and backend."""
+    old = {"show": [], "mode": "exact", "runtime": "torch", "key_frame_interval": None, **settings}
+    mode, runtime = old.pop("mode"), old.pop("runtime")
+    return {"variant": None if mode == "exact" else mode, "backend": runtime, **old}
 
 
 def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> None:

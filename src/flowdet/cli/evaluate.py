@@ -2,7 +2,7 @@
 
 import json as json_format
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +17,6 @@ from flowdet.cli.outcome import check_outputs, show
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
-from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
-from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
 from flowdet.evaluation.compute import MetricOptions, compute_metrics
 from flowdet.evaluation.report import Counts, Evaluation, SystemRow, write_json, write_report
@@ -27,17 +25,19 @@ from flowdet.evaluation.run import detect_data_set
 from flowdet.metrics.detections import DetectionTable
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import load, weights_of
-from flowdet.systems.modes import Mode
+from flowdet.systems.load import load_system, weights_of
+from flowdet.systems.options import SystemOptions
 from flowdet.weights.native import weights_digest
 from flowdet.weights.zoo import PUBLISHED, SHIPPED
 
 __all__ = ["evaluate"]
 
+Options = Annotated[SystemOptions, Parameter(name="*")]
 Protocol = Literal["coco", "ilsvrc", "ilsvrc-motion"]
 Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=False)]
 Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
+_DEFAULTS = SystemOptions()
 _PICTURES = 12
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
@@ -81,15 +81,10 @@ def evaluate(
     system: str | None = None,
     *,
     data: Path,
+    options: Options = _DEFAULTS,
     results: Paths = (),
-    weights: Path | None = None,
     images: Path | None = None,
     protocol: Protocols = ("coco",),
-    device: str = "cpu",
-    causal: bool = False,
-    mode: Mode = "exact",
-    flow: Literal["dis"] | None = None,
-    runtime: str = "auto",
     processes: int = 1,
     threads: int | None = None,
     map_classes: Names = (),
@@ -108,16 +103,11 @@ def evaluate(
     Args:
         system: One of `flowdet models`.
         data: CocoVID or COCO file with the annotations.
+        options: Which system, and how it detects.
         results: Evaluate these detections, nothing is detected: a COCO results file; or what `flowdet detect` wrote, a
             file for each video (repeat the option) or their folder.
-        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         images: Folder of the images of the data set. [default: the folder of --data]
         protocol: Repeat the option for several. [default: coco]
-        device: Where the model runs, "cuda" for instance.
-        causal: FGFA for live video: no waiting for later frames. Not the published protocol.
-        mode: A cheaper variant; results change slightly: early, composed, fast or recursive (FGFA), adaptive (DFF).
-        flow: Take this flow in place of the system's own: dis is OpenCV's, which was never trained.
-        runtime: torch, optimised, openvino, a folder of `flowdet quantise`, or auto: the fastest that is installed.
         processes: Number of processes that share the videos.
         threads: Threads of torch in each process. [default: the cores, shared by the processes]
         map_classes: Classes that mean the same, as system=data, for instance cow=cattle; repeat the option or use
@@ -130,10 +120,11 @@ def evaluate(
         json: Also write the metrics to this file.
         pictures: Number of pictures of the worst frames.
     """
-    is_changed = causal or mode != "exact" or flow is not None or runtime != "auto"
-    _check_source(system, results, weights, is_changed=is_changed)
+    options = replace(options, system=system)
+    weights = options.weights
+    _check_source(results, options)
     if results:
-        detecting = {"--device": device != "cpu", "--processes": processes != 1, "--threads": threads is not None}
+        detecting = {"--processes": processes != 1, "--threads": threads is not None}
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
         _check_idle(detecting, {} if out else drawing)
     measuring = _Measuring(tuple(dict.fromkeys(protocol)), motion_iou, seq_nms, bootstrap, versus)
@@ -150,7 +141,7 @@ def evaluate(
     else:
         running = _Running(below, (folder or Path()) / "detections", processes, threads, class_map)
         result = _detect(
-            load(system, weights=weights, device=device, causal=causal, mode=mode, flow=flow, runtime=runtime),
+            load_system(options),
             weights,
             annotated,
             running,
@@ -180,12 +171,12 @@ def _class_map(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check_source(system: str | None, results: Paths, weights: Path | None, *, is_changed: bool) -> None:
-    if not results and system is None and weights is None:
+def _check_source(results: Paths, options: SystemOptions) -> None:
+    if not results and options.system is None and options.weights is None:
         raise ConfigError(
             "name a system, as in `flowdet evaluate fgfa-lite --data val.json`, or a results file with --results"
         )
-    if results and (system is not None or weights is not None or is_changed):
+    if results and options != _DEFAULTS:
         raise ConfigError("--results evaluates detections that are there already: leave out the system and its options")
 
 
@@ -250,7 +241,7 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
         "config": json_format.loads(config_to_json(config)),
         "images": str(running.images),
         "device": machine,
-        "runtime": detector.runtime,
+        "backend": detector.backend,
         "processes": running.processes,
         "threads": running.threads,
         "map_classes": dict(found.renamed),
@@ -288,16 +279,11 @@ def _class_notes(
 
 
 def _row(config: SystemConfig, weights: Path | None, seconds: float, machine: str) -> SystemRow:
-    match config.backbone:
-        case ResNetConfig(depth=depth, groups=groups):
-            backbone, style = f"{'X' if groups > 1 else 'R'}-{depth}-DC5", "pytorch"
-        case EfficientNetLite0Config():
-            backbone, style = "EfficientNet-Lite0", ""
     file = Path(_weights(config.name, weights)).name
     published = next((row for row in PUBLISHED.values() if row.file_name == file), None)
     return SystemRow(
-        backbone=backbone,
-        style=style,
+        backbone=config.detector.label,
+        style="pytorch" if published else "",
         schedule="7e" if published else "",
         memory_gb=published.training_memory_gb if published else None,
         seconds_per_frame=seconds,

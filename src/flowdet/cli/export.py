@@ -6,7 +6,8 @@ from flowdet.backends.export import MANIFEST, export_onnx
 from flowdet.cli import console
 from flowdet.cli.outcome import parse_size
 from flowdet.errors import ConfigError
-from flowdet.systems.load import load
+from flowdet.systems.load import load_system
+from flowdet.systems.options import SystemOptions
 
 __all__ = ["export"]
 
@@ -23,7 +24,7 @@ def export(system: str | None = None, *, out: Path, weights: Path | None = None,
     wanted = parse_size(size)
     if wanted and not all(16 <= side <= 8192 for side in wanted):
         raise ConfigError(f"frames have 16 to 8192 pixels a side, not {size}")
-    detector = load(system, weights=weights)
+    detector = load_system(SystemOptions(system=system, weights=weights, backend="torch"))
     inputs = detector.config.inputs
     made = export_onnx(detector, out, wanted or (inputs.short_side, inputs.long_side))
     height, width = made.input_size

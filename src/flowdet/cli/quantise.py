@@ -3,14 +3,14 @@
 from itertools import islice
 from pathlib import Path
 
-from flowdet.backends.quantise import Calibration
-from flowdet.backends.quantise import quantise as make
+from flowdet.backends.int8 import Calibration
+from flowdet.backends.int8 import quantise as make
 from flowdet.cli import console
 from flowdet.cli.outcome import status
 from flowdet.errors import ConfigError
-from flowdet.inputs import InputConfig, prepare
-from flowdet.systems.load import load
-from flowdet.types import NetworkInput
+from flowdet.systems.load import load_system
+from flowdet.systems.options import SystemOptions
+from flowdet.types import Frame
 from flowdet.video.reader import open_video
 
 __all__ = ["quantise"]
@@ -27,14 +27,14 @@ def quantise(
 ) -> int:
     """Make the heavy parts of a system int8, calibrated on your clips.
 
-    The folder is then a runtime: `flowdet detect clip.mp4 --runtime FOLDER`. It is for frames of one size.
+    The folder is then a backend: `flowdet detect clip.mp4 --backend FOLDER`. It is for frames of one size.
 
     Args:
         system: One of `flowdet models`.
         clips: Videos or folders of frames like those that the system will see, all of one size.
         out: The folder to write.
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
-        frames: Take so many frames, equally many of each clip.
+        frames: Take this many frames, equally many of each clip.
         every: Take every Nth frame.
         tolerance: Largest error of a part's output, relative to the output; layers stay in float32 to meet it.
     """
@@ -42,10 +42,11 @@ def quantise(
         raise ConfigError("name at least one clip to calibrate on: `flowdet quantise fgfa-lite clip.mp4 --out int8`")
     if frames < 1 or every < 1 or not tolerance > 0:
         raise ConfigError("--frames and --every are whole numbers from 1 on, and --tolerance is above 0")
-    detector = load(system, weights=weights)
+    detector = load_system(SystemOptions(system=system, weights=weights, backend="torch"))
     each = -(-frames // len(clips))
-    inputs = tuple(_inputs(clip, detector.config.inputs, each, every) for clip in clips)
-    calibration = Calibration(tuple(Path(clip).name for clip in clips), inputs)
+    calibration = Calibration(
+        tuple(Path(clip).name for clip in clips), tuple(_frames(clip, each, every) for clip in clips)
+    )
     with status() as tell:
         made = make(detector, calibration, out, tolerance=tolerance, tell=tell)
     height, width = made.input_size
@@ -54,10 +55,10 @@ def quantise(
         console.out.print(f"{name}: error {part.error:.3f}{kept} (all in int8: {part.error_all_int8:.3f})")
     for name, error in made.errors_given_up.items():
         console.out.print(f"{name}: stays in float32, for its error in int8 is {error:.3f}", style="yellow")
-    console.out.print(f"{out} is for network inputs of {height}x{width}; use it with --runtime {out}")
+    console.out.print(f"{out} is for network inputs of {height}x{width}; use it with --backend {out}")
     return 0
 
 
-def _inputs(clip: str, config: InputConfig, count: int, every: int) -> tuple[NetworkInput, ...]:
+def _frames(clip: str, count: int, every: int) -> tuple[Frame, ...]:
     with open_video(clip, every=every) as video:
-        return tuple(prepare([frame.image], config) for frame in islice(video, count))
+        return tuple(islice(video, count))

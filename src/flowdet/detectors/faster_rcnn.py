@@ -1,60 +1,459 @@
-"""The single-frame detector that every temporal method shares: features on one side, heads on the other."""
+"""Faster R-CNN (Ren et al., NeurIPS 2015) on one map of stride 16, as in the published DFF and FGFA."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from flowdet.detectors.roi_head import RoIHead, RoIHeadConfig
-from flowdet.detectors.rpn import RPN, RPNConfig
-from flowdet.ops.boxes import Chooser
-from flowdet.types import Geometry, Targets
+from flowdet.detectors.base import (
+    Computed,
+    Detector,
+    DetectorConfig,
+    Found,
+    RoIAttention,
+    RoIs,
+    Run,
+    shallow_copy,
+)
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.necks import ConvNeck, ConvNeckConfig, MergeNeck, MergeNeckConfig
+from flowdet.detectors.resnet import ResNet, ResNetConfig
+from flowdet.errors import ConfigError, check_positive
+from flowdet.inputs import FEATURE_STRIDE
+from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
+from flowdet.ops.sampling import roi_align
+from flowdet.types import FrameFeatures, Geometry, Maps, Targets
 
-__all__ = ["Detector", "HeadsConfig"]
+__all__ = [
+    "RPN",
+    "BackboneConfig",
+    "FasterRCNN",
+    "FasterRCNNConfig",
+    "NeckConfig",
+    "RPNConfig",
+    "RoIHead",
+    "RoIHeadConfig",
+    "anchors",
+    "propose",
+]
+
+BackboneConfig = ResNetConfig | EfficientNetLite0Config
+NeckConfig = ConvNeckConfig | MergeNeckConfig
+
+_ANCHOR_STDS = (1.0, 1.0, 1.0, 1.0)
+_ROI_STDS = (0.2, 0.2, 0.2, 0.2)
+_SMOOTH_L1_BETA = 1 / 9
 
 
 @dataclass(frozen=True)
-class HeadsConfig:
-    """Both stages of the detection heads."""
+class RPNConfig:
+    """Anchors, and how many proposals are kept; the defaults are those of the published FGFA.
 
+    Attributes:
+        channels: Width of the 3x3 convolution.
+        scales: Sides of the square anchors in cells.
+        ratios: Heights over widths of the anchors.
+        pre_nms_top_n: Best-scored anchors that enter the non-maximum suppression.
+        post_nms_top_n: Proposals kept after it, at test.
+        training_post_nms_top_n: Proposals kept after it, in training.
+        nms_iou: IoU above which the weaker of two proposals goes.
+        sampled: Anchors an image in the loss, at most half of them positive.
+    """
+
+    channels: int = 512
+    scales: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    pre_nms_top_n: int = 6000
+    post_nms_top_n: int = 300
+    training_post_nms_top_n: int = 600
+    nms_iou: float = 0.7
+    sampled: int = 256
+
+    def __post_init__(self) -> None:
+        check_positive(self, "channels", "pre_nms_top_n", "post_nms_top_n", "training_post_nms_top_n", "sampled")
+        if not self.scales or not self.ratios or min(*self.scales, *self.ratios) <= 0:
+            raise ConfigError(f"anchors need scales and ratios above 0, not {self.scales} and {self.ratios}")
+
+
+@dataclass(frozen=True)
+class RoIHeadConfig:
+    """The second stage and what it keeps; the defaults are those of the published FGFA.
+
+    Attributes:
+        bins: Bins along each side of an RoI, to which its features are pooled.
+        hidden: Width of the two shared layers.
+        class_specific_boxes: One set of box deltas for each class, or one for all.
+        score_threshold: Detections below it are dropped.
+        nms_iou: IoU above which the weaker of two detections of one class goes.
+        max_detections: Detections kept an image.
+        sampled: RoIs an image in the loss, at most a quarter of them positive.
+    """
+
+    bins: int = 7
+    hidden: int = 1024
+    class_specific_boxes: bool = True
+    score_threshold: float = 1e-4
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    sampled: int = 256
+
+    def __post_init__(self) -> None:
+        check_positive(self, "bins", "hidden", "max_detections", "sampled")
+
+
+@dataclass(frozen=True)
+class FasterRCNNConfig(DetectorConfig):
+    """Backbone, neck and both stages of the heads."""
+
+    backbone: BackboneConfig
+    neck: NeckConfig
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi_head: RoIHeadConfig = field(default_factory=RoIHeadConfig)
 
+    def build(self, classes: int, attention: Callable[[Sequence[int]], RoIAttention] | None = None) -> "FasterRCNN":
+        """Returns the detector with random weights; see `DetectorConfig.build`."""
+        backbone = _backbone(self.backbone)
+        neck = _neck(self.neck, backbone.channels)
+        channels, hidden = self.neck.channels, self.roi_head.hidden
+        attending = attention((hidden, hidden)) if attention else None
+        roi_head = RoIHead(self.roi_head, channels, classes, attending)
+        return FasterRCNN(self, backbone, neck, RPN(self.rpn, channels), roi_head)
 
-class Detector(nn.Module):
-    """Faster R-CNN, cut in two: `extract` makes features, `detect` and `losses` use them."""
+    @property
+    def label(self) -> str:
+        """The backbone, as mmtracking's tables write it."""
+        match self.backbone:
+            case ResNetConfig(depth=depth, groups=groups):
+                return f"{'X' if groups > 1 else 'R'}-{depth}-DC5"
+            case EfficientNetLite0Config():
+                return "EfficientNet-Lite0"
+            case _:
+                assert_never(self.backbone)
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn: RPN, roi_head: RoIHead) -> None:
+    @property
+    def classifier(self) -> Mapping[str, int]:
+        """The class logits, and the box deltas if each class has its own."""
+        return {"roi_head.classes": 1} | ({"roi_head.deltas": 4} if self.roi_head.class_specific_boxes else {})
+
+
+def _backbone(config: BackboneConfig) -> ResNet | EfficientNetLite0:
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case EfficientNetLite0Config():
+            return EfficientNetLite0(config)
+        case _:
+            assert_never(config)
+
+
+def _neck(config: NeckConfig, channels: tuple[int, ...]) -> ConvNeck | MergeNeck:
+    match config:
+        case ConvNeckConfig():
+            return ConvNeck(config, channels)
+        case MergeNeckConfig():
+            return MergeNeck(config, channels)
+        case _:
+            assert_never(config)
+
+
+class RPN(nn.Module):
+    """The layers of the region proposal network (section 3.1)."""
+
+    def __init__(self, config: RPNConfig, channels: int) -> None:
         super().__init__()
+        count = len(config.scales) * len(config.ratios)
+        self.conv = nn.Conv2d(channels, config.channels, 3, padding=1)
+        self.objectness = nn.Conv2d(config.channels, count, 1)
+        self.deltas = nn.Conv2d(config.channels, count * 4, 1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits [b, a, h, w] and deltas [b, 4 a, h, w] of the a anchors of each cell of maps [b, c, h, w]."""
+        x = F.relu(self.conv(maps))
+        return self.objectness(x), self.deltas(x)
+
+
+class RoIHead(nn.Module):
+    """The layers of the second stage: two shared ones, then class scores and box deltas.
+
+    Args:
+        config: The second stage.
+        channels: The number of channels of the map.
+        classes: The number of classes.
+        attention: What a RoI-level method adds after each shared layer; None for map-level methods.
+    """
+
+    def __init__(
+        self, config: RoIHeadConfig, channels: int, classes: int, attention: RoIAttention | None = None
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels * config.bins**2, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, config.hidden)
+        self.classes = nn.Linear(config.hidden, classes + 1)
+        self.deltas = nn.Linear(config.hidden, 4 * (classes if config.class_specific_boxes else 1))
+        self.attention = attention
+        for layer, std in ((self.classes, 0.01), (self.deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits [n, classes + 1], background last, and box deltas [n, classes or 1, 4].
+
+        Args:
+            pooled: [n, c, bins, bins] RoI features.
+        """
+        return self._predict(F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1))))))
+
+    def layers(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what the shared layers make of RoI features without attention, [n, hidden] each, not activated."""
+        first = self.fc1(pooled.flatten(1))
+        return first, self.fc2(F.relu(first))
+
+    def attend(self, pooled: Tensor, counts: Sequence[int], support: object) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the attention to the support after each shared layer."""
+        assert self.attention is not None
+        first = F.relu(self.attention.attend(0, self.fc1(pooled.flatten(1)), counts, support))
+        return self._predict(F.relu(self.attention.attend(1, self.fc2(first), counts, support)))
+
+    def _predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4))
+
+
+class FasterRCNN(Detector):
+    """Backbone and neck extract the map; RPN and RoI head find objects in it."""
+
+    strides = (FEATURE_STRIDE,)
+
+    def __init__(
+        self, config: FasterRCNNConfig, backbone: nn.Module, neck: nn.Module, rpn: nn.Module, roi_head: RoIHead
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.channels = (config.neck.channels,)
+        self.classes = roi_head.classes.out_features - 1
+        self.attention = roi_head.attention is not None
         self.backbone = backbone
         self.neck = neck
         self.rpn = rpn
-        self.roi_head = roi_head
+        self.roi_head: nn.Module = roi_head
 
-    def extract(self, images: Tensor) -> Tensor:
-        """Images [b, 3, H, W] to features [b, c, H / 16, W / 16]."""
-        features: Tensor = self.neck(self.backbone(images))
-        return features
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the one map [b, c, H / 16, W / 16]."""
+        return (self.neck(self.backbone(images)),)
 
-    def detect(self, features: Tensor, geometries: Sequence[Geometry]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes [n, 4] xyxy px of the original image, scores [n] and labels [n] of each image, best first."""
-        objectness, deltas = self.rpn(features)
-        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.post_nms_top_n)
-        logits, moves = self.roi_head(features, proposals)
-        return self.roi_head.detect(logits, moves, proposals, geometries)
+    def detect(self, features: FrameFeatures) -> list[Found]:
+        """Returns the detections of each image."""
+        proposals = self._propose(features.maps, features.geometries, self.config.rpn.post_nms_top_n)
+        logits, deltas = self._classify(features, proposals)
+        counts = [len(boxes) for boxes in proposals]
+        rows = zip(logits.split(counts), deltas.split(counts), proposals, features.geometries, strict=True)
+        return [_detections(self.config.roi_head, *parts) for parts in rows]
 
     def losses(
-        self,
-        features: Tensor,
-        geometries: Sequence[Geometry],
-        targets: Sequence[Targets],
-        choosers: Sequence[Chooser],
+        self, features: FrameFeatures, targets: Sequence[Targets], choosers: Sequence[Chooser]
     ) -> dict[str, Tensor]:
-        """The four losses of Faster R-CNN by name, means over the images; `choosers` pick each image's sampled boxes.
+        """Returns the four losses of Faster R-CNN."""
+        (maps,) = features.maps
+        config, geometries = self.config, features.geometries
+        objectness, deltas = self.rpn(maps)
+        losses = _rpn_losses(config.rpn, objectness, deltas, geometries, targets=targets, choosers=choosers)
+        proposals = propose(config.rpn, objectness, deltas, geometries, config.rpn.training_post_nms_top_n)
+        batch = _sample_rois(config.roi_head, proposals, targets, choosers, background=self.classes)
+        logits, moves = self._classify(features, batch.rois)
+        return losses | _roi_losses(config.roi_head, logits, moves, batch, background=self.classes)
 
-        What is sampled in one image does not weigh on another, so a batch means the same in one process as in many.
-        """
-        objectness, deltas = self.rpn(features)
-        losses = self.rpn.losses(objectness, deltas, geometries, targets, choosers)
-        proposals = self.rpn.propose(objectness, deltas, geometries, self.rpn.config.training_post_nms_top_n)
-        return losses | self.roi_head.losses(features, proposals, targets, choosers)
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """Returns the proposals at test, and their features in the shared layers."""
+        proposals = self._propose(maps, geometries, self.config.rpn.post_nms_top_n)
+        assert isinstance(self.roi_head, RoIHead)
+        layers = self.roi_head.layers(self._pool(maps, proposals))
+        counts = [len(boxes) for boxes in proposals]
+        filled = [nn.utils.rnn.pad_sequence(list(layer.split(counts)), batch_first=True) for layer in layers]
+        boxes = nn.utils.rnn.pad_sequence(proposals, batch_first=True)
+        places = torch.arange(boxes.shape[1], device=boxes.device)
+        return RoIs(boxes, tuple(filled), places < places.new_tensor(counts)[:, None])
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Returns "features" (backbone and neck), "rpn", and "roi_head" unless it attends to support."""
+        parts = {"features": nn.Sequential(self.backbone, self.neck), "rpn": self.rpn}
+        return parts if self.attention else {**parts, "roi_head": self.roi_head}
+
+    def with_parts(self, runs: Mapping[str, Run]) -> "FasterRCNN":
+        """Returns the same detector, in which these functions compute the parts of these names."""
+        other = shallow_copy(self)
+        if "features" in runs:
+            other.backbone, other.neck = Computed(runs["features"]), nn.Identity()
+        for name in runs.keys() & {"rpn", "roi_head"}:
+            setattr(other, name, Computed(runs[name]))
+        return other
+
+    def _propose(self, maps: Maps, geometries: Sequence[Geometry], count: int) -> list[Tensor]:
+        objectness, deltas = self.rpn(*maps)
+        return propose(self.config.rpn, objectness, deltas, geometries, count)
+
+    def _pool(self, maps: Maps, boxes: Sequence[Tensor]) -> Tensor:
+        return roi_align(maps[0], boxes, self.config.roi_head.bins, FEATURE_STRIDE)
+
+    def _classify(self, features: FrameFeatures, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        pooled, head = self._pool(features.maps, boxes), self.roi_head
+        if isinstance(head, RoIHead) and head.attention and features.support is not None:
+            pooled = head.attention.pool(pooled, boxes, features.maps, features.support)
+            return head.attend(pooled, [len(of_image) for of_image in boxes], features.support)
+        logits, deltas = head(pooled)
+        return logits, deltas
+
+
+def anchors(config: RPNConfig, height: int, width: int, device: torch.device) -> Tensor:
+    """Returns anchors [height * width * a, 4] xyxy px, network input; cell (j, i) has its centre at (16 j, 16 i)."""
+    ratios = torch.tensor(config.ratios, device=device).sqrt()[:, None]
+    side = torch.tensor(config.scales, device=device) * FEATURE_STRIDE
+    half = torch.stack(((side / ratios).flatten(), (side * ratios).flatten()), dim=1) / 2
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device) * FEATURE_STRIDE,
+        torch.arange(width, device=device) * FEATURE_STRIDE,
+        indexing="ij",
+    )
+    centres = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
+    return torch.cat((centres - half, centres + half), dim=-1).reshape(-1, 4)
+
+
+@torch.no_grad()
+def propose(
+    config: RPNConfig, objectness: Tensor, deltas: Tensor, geometries: Sequence[Geometry], count: int
+) -> list[Tensor]:
+    """Returns at most `count` proposals of each image, [n, 4] xyxy px, network input, best first.
+
+    Args:
+        config: The RPN's.
+        objectness: [b, a, h, w] logits.
+        deltas: [b, 4 a, h, w].
+        geometries: Where the images lie in the network input.
+        count: The most to keep of each image.
+    """
+    all_anchors = anchors(config, objectness.shape[-2], objectness.shape[-1], objectness.device)
+    proposals = []
+    for logits, moves, geometry in zip(_by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, strict=True):
+        scores = logits.flatten().sigmoid()
+        scores, order = scores.sort(descending=True)
+        order = order[: config.pre_nms_top_n]
+        boxes = clamp(decode(all_anchors[order], moves[order, None], _ANCHOR_STDS)[:, 0], geometry.valid)
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        boxes, scores = boxes[solid], scores[: config.pre_nms_top_n][solid]
+        proposals.append(boxes[best_apart(boxes, scores, config.nms_iou, count)])
+    return proposals
+
+
+def _by_anchor(maps: Tensor, values: int) -> Tensor:
+    """[b, a * values, h, w] to [b, h * w * a, values]."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, values)
+
+
+def _rpn_losses(
+    config: RPNConfig,
+    objectness: Tensor,
+    deltas: Tensor,
+    geometries: Sequence[Geometry],
+    *,
+    targets: Sequence[Targets],
+    choosers: Sequence[Chooser],
+) -> dict[str, Tensor]:
+    """Cross-entropy of the objectness and smooth L1 of the deltas over an image's sampled anchors."""
+    all_anchors = anchors(config, objectness.shape[-2], objectness.shape[-1], objectness.device)
+    objectness_losses, delta_losses = [], []
+    for logits, moves, geometry, target, choose in zip(
+        _by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, targets, choosers, strict=True
+    ):
+        height, width = geometry.valid
+        limit = all_anchors.new_tensor([width, height])
+        inside = ((all_anchors[:, :2] >= 0) & (all_anchors[:, 2:] < limit)).all(dim=1)
+        inner = all_anchors[inside]
+        matches = assign(inner, target.boxes, positive=0.7, negative=0.3, weakest_positive=0.3)
+        chosen = sample(matches, config.sampled, 0.5, choose)
+        scores = logits[inside].flatten()
+        picked = torch.cat((scores[chosen.positives], scores[chosen.negatives]))
+        truth = torch.zeros_like(picked)
+        truth[: len(chosen.positives)] = 1
+        count = max(len(picked), 1)
+        objectness_losses.append(F.binary_cross_entropy_with_logits(picked, truth, reduction="sum") / count)
+        boxes = target.boxes[matches[chosen.positives]]
+        wanted = encode(inner[chosen.positives], boxes, _ANCHOR_STDS)
+        moved = moves[inside][chosen.positives]
+        delta_losses.append(F.smooth_l1_loss(moved, wanted, beta=_SMOOTH_L1_BETA, reduction="sum") / count)
+    return {"rpn_objectness": torch.stack(objectness_losses).mean(), "rpn_boxes": torch.stack(delta_losses).mean()}
+
+
+@torch.no_grad()
+def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Tensor, geometry: Geometry) -> Found:
+    scores = logits.softmax(dim=1)[:, :-1]
+    x, y = geometry.scale
+    moved = clamp(decode(boxes, deltas, _ROI_STDS), geometry.valid) / boxes.new_tensor([x, y, x, y])
+    rois, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+    scores = scores[rois, labels]
+    candidates = moved[rois, labels if config.class_specific_boxes else 0]
+    scores, order = scores.sort(descending=True, stable=True)
+    candidates, labels = candidates[order], labels[order]
+    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, labels)
+    return candidates[kept], scores[kept], labels[kept]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _SampledRoIs:
+    """The n RoIs of a loss, one image after the other.
+
+    Attributes:
+        rois: [k, 4] xyxy px, network input, for each image.
+        labels: [n] class numbers, or that of the background.
+        deltas: [p, 4] wanted of the p RoIs with an object, in their order.
+        shares: [n] weight of each in the mean over its image and the images.
+    """
+
+    rois: list[Tensor]
+    labels: Tensor
+    deltas: Tensor
+    shares: Tensor
+
+
+def _sample_rois(
+    config: RoIHeadConfig,
+    proposals: Sequence[Tensor],
+    targets: Sequence[Targets],
+    choosers: Sequence[Chooser],
+    *,
+    background: int,
+) -> _SampledRoIs:
+    rois, labels, wanted, shares = [], [], [], []
+    for proposed, target, choose in zip(proposals, targets, choosers, strict=True):
+        matches = assign(proposed, target.boxes, positive=0.5, negative=0.5, weakest_positive=0.5)
+        # The ground-truth boxes take part as proposals that belong to themselves.
+        matches = torch.cat((torch.arange(len(target.boxes), device=matches.device), matches))
+        candidates = torch.cat((target.boxes, proposed))
+        chosen = sample(matches, config.sampled, 0.25, choose)
+        truth = matches[chosen.positives]
+        rois.append(candidates[torch.cat((chosen.positives, chosen.negatives))])
+        labels.append(target.labels[truth])
+        labels.append(torch.full_like(chosen.negatives, background))
+        wanted.append(encode(candidates[chosen.positives], target.boxes[truth], _ROI_STDS))
+        count = len(rois[-1])
+        shares.append(candidates.new_full((count,), 1 / (max(count, 1) * len(targets))))
+    return _SampledRoIs(rois, torch.cat(labels), torch.cat(wanted), torch.cat(shares))
+
+
+def _roi_losses(
+    config: RoIHeadConfig, logits: Tensor, deltas: Tensor, batch: _SampledRoIs, *, background: int
+) -> dict[str, Tensor]:
+    """Cross-entropy over the sampled RoIs and smooth L1 of the deltas over those with an object."""
+    truth = batch.labels
+    positive = (truth != background).nonzero().flatten()
+    moved = deltas[positive, truth[positive] if config.class_specific_boxes else 0]
+    boxes = F.smooth_l1_loss(moved, batch.deltas, reduction="none").sum(dim=1)
+    return {
+        "roi_classes": (F.cross_entropy(logits, truth, reduction="none") * batch.shares).sum(),
+        "roi_boxes": (boxes * batch.shares[positive]).sum(),
+    }

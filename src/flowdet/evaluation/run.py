@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from safetensors.torch import load
 
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, ImageRecord
 from flowdet.data.image_files import read_picture
 from flowdet.errors import ConfigError, DataError
@@ -100,14 +100,14 @@ class _WorkerSystem:
         config: The configuration of the system.
         weights: Its weights, as safetensors.
         device: Where it runs; "cuda" stands for all GPUs.
-        runtime: The backend that computes.
+        backend: What computes.
         origin: Where the detections come from.
     """
 
     config: SystemConfig
     weights: bytes
     device: torch.device
-    runtime: str
+    backend: str
     origin: _Origin
 
 
@@ -162,8 +162,8 @@ def detect_data_set(
         "system": config_to_json(system.config),
         "images": str(images.resolve()),
     }
-    if system.runtime != "torch":
-        record["runtime"] = system.runtime
+    if system.backend != "torch":
+        record["backend"] = system.backend
     origin = _Origin(data.path, images, record)
     jobs = _jobs_of(data, folder)
     missing = [job for job in jobs if not _is_done(job, origin)]
@@ -249,7 +249,7 @@ def _spread(
     """Does the jobs in several processes, the longest first; yields 1 after every frame."""
     device = next(system.parameters()).device
     any_device = torch.device("cuda") if device.type == "cuda" else device
-    packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.runtime, origin)
+    packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.backend, origin)
     longest_first = sorted(jobs, key=len, reverse=True)
     with closing(spread(longest_first, partial(_worker, packed), processes, threads=threads)) as ticks:
         yield from ticks
@@ -259,7 +259,7 @@ def _worker(packed: _WorkerSystem, number: int) -> Callable[[_Job], Iterator[int
     """Builds the system in a worker process; returns the function that does a job."""
     system = build(packed.config)
     system.load_state_dict(load(packed.weights))
-    system = with_runtime(system.to(device_of(packed.device, number)), packed.runtime)
+    system = with_backend(system.to(device_of(packed.device, number)), packed.backend)
     return partial(_finish, system, packed.origin)
 
 

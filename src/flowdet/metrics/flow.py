@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.data.synthetic.benchmark import FRAMES, Benchmark
+from flowdet.flow.base import FlowNet
 from flowdet.inputs import FEATURE_STRIDE, InputConfig, prepare
-from flowdet.temporal.base import FlowNet
 from flowdet.types import NetworkInput
 
 __all__ = ["EndPointErrors", "FlowPair", "ZeroFlow", "end_point_errors", "flow_pairs"]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from flowdet.ops.warp import warp
+from flowdet.ops.sampling import warp
 
-__all__ = ["follow", "hop", "mean_length"]
+__all__ = ["follow", "hop"]
 
 
 def hop(flow: Tensor, back: Tensor) -> Tensor:
@@ -33,9 +33,3 @@ def follow(path: Tensor, following: Tensor) -> Tensor:
         [b, 3, h, w] flow from t to r, and the disagreements added up along the way.
     """
     return path + warp(following, path[:, :2], "identity")
-
-
-def mean_length(flow: Tensor) -> Tensor:
-    """Mean length [b] of flows [b, 2, h, w], in their unit."""
-    lengths: Tensor = flow.norm(dim=1)
-    return lengths.mean(dim=(1, 2))

@@ -1,99 +1,119 @@
 """One call from a system's name to a video detector with its weights."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.errors import CheckpointError, ConfigError
-from flowdet.flow.dis import DISFlow, DISFlowConfig
+from flowdet.systems.build import build, build_flow_net
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.modes import Mode, in_mode
+from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
 from flowdet.systems.recipes import recipe
-from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
 from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING
 
-__all__ = ["DEFAULT_SYSTEM", "load", "starting_weights", "weights_of"]
+__all__ = ["SHIPPED_FOLDER", "load", "load_random", "load_system", "starting_weights", "weights_of"]
 
-DEFAULT_SYSTEM = "fgfa-lite"
 _PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
-_SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
+SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
 
 
 def load(
     system: str | None = None,
     *,
     weights: str | Path | None = None,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
     causal: bool = False,
-    mode: Mode = "exact",
+    variant: str | None = None,
+    key_frame_interval: int | None = None,
     flow: Literal["dis"] | None = None,
-    runtime: str = "torch",
+    backend: str = "torch",
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
 
     Args:
-        system: A name that `flowdet models` lists. May be left out for a native weight file, which knows its own;
-            without weights it is "fgfa-lite".
+        system: A name that `flowdet models` lists; it means the recipe of that name. May be left out for a native
+            weight file, which is built as it was saved; without weights it is the default system.
         weights: A native file (".safetensors") or an mmtracking checkpoint (".pth"). Without it the shipped or the
             downloaded weights of the system are taken; nothing is downloaded here.
-        device: Where the model runs.
-        causal: FGFA without frames after the current one, for live video. It gives every frame at once but has seen
-            half the window; this is not the published protocol.
-        mode: How much arithmetic is saved at the price of other numbers: "exact", "early", "composed", "fast" and
-            "recursive" are of FGFA, "adaptive" is of DFF, see `flowdet.systems.modes`.
-        flow: Another flow net in place of the system's own: "dis" is OpenCV's, which was never trained; needs the extra
-            `flowdet[opencv]`.
-        runtime: What detects, see `with_runtime`: "torch", "optimised", "openvino", "auto" or a folder of
-            `flowdet quantise`. But for "torch" the weights must not change any more.
+        device: Where the system runs.
+        causal: The form that looks at no later frame, for live video; not the published protocol.
+        variant: A cheaper form of the method, see `MethodConfig.variants`.
+        key_frame_interval: Frames from one key frame to the next, for methods with key frames.
+        flow: Another flow net in place of the system's own: "dis" is OpenCV's, which needs no training.
+        backend: What computes, see `with_backend`. With any but "torch" the weights must not change any more.
 
     Raises:
-        ConfigError: There is no such system, mode, flow, device or runtime, or the system does not have this mode, or
-            has no flow to replace.
+        ConfigError: There is no such system, device or backend, or an option has no effect on the system.
         CheckpointError: There are no weights, or they do not fit.
     """
+    return load_system(
+        SystemOptions(
+            system=system,
+            weights=Path(weights) if weights else None,
+            device=device,
+            causal=causal,
+            variant=variant,
+            key_frame_interval=key_frame_interval,
+            flow=flow,
+            backend=backend,
+        )
+    )
+
+
+def load_system(options: SystemOptions) -> VideoDetector:
+    """As `load`, with all options in one value."""
     config = None
-    if system is not None or weights is None:
-        system = system or DEFAULT_SYSTEM
-        config = recipe(system)
-        weights = weights or weights_of(system)
-    detector = read_system(Path(weights), config)
-    if causal and isinstance(detector.config.method, FGFAConfig):
-        detector.config = replace(detector.config, method=replace(detector.config.method, future=0))
-    detector.config = in_mode(detector.config, mode)
-    if flow is not None:
-        _replace_flow_net(detector, flow)
+    if options.system is not None or options.weights is None:
+        config = recipe(options.system or DEFAULT_SYSTEM)
+    path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
+    return _ready(read_system(path, config), options)
+
+
+def load_random(options: SystemOptions) -> VideoDetector:
+    """As `load_system`, with random weights, the same ones each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        system = build(recipe(options.system or DEFAULT_SYSTEM))
+    return _ready(system, options)
+
+
+def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
+    system = _in_form(system, apply_options(system.config, options))
     try:
-        detector = detector.to(device).eval()
+        system = system.to(options.device).eval()
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {device!s} cannot be used here: {error}") from error
-    return with_runtime(detector, runtime)
+        raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error
+    return with_backend(system, options.backend)
 
 
-def _replace_flow_net(detector: VideoDetector, flow: str) -> None:
-    if flow != "dis":
-        raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {flow!r}')
-    if detector.flow_net is None:
-        raise ConfigError(f"{detector.config.name} takes every frame for itself and has no flow to replace")
-    config = DISFlowConfig()
-    detector.flow_net = DISFlow(config, detector.config.inputs)
-    detector.config = replace(detector.config, flow_net=config)
+def _in_form(system: VideoDetector, config: SystemConfig) -> VideoDetector:
+    """The same detector and weights with the method and flow of this configuration."""
+    flow_net, modules = system.flow_net, system.method_modules
+    if config.flow_net != system.config.flow_net:
+        flow_net = build_flow_net(config.flow_net, config.inputs) if config.flow_net else None
+    wanted = config.method.modules(system.detector.channels)
+    if wanted.keys() - modules.keys():
+        raise ConfigError(f"the weights of {config.name} have no {', '.join(wanted.keys() - modules.keys())}")
+    return VideoDetector(config, system.detector, flow_net, {name: modules[name] for name in wanted})
 
 
 def weights_of(system: str) -> Path:
-    """The weight file of a system: shipped with the package, or downloaded before.
+    """Returns the weight file of a system: shipped with the package, or downloaded before.
 
     Raises:
         ConfigError: There is no such system.
         CheckpointError: There are no weights.
     """
     if system in SHIPPED:
-        return _SHIPPED_FOLDER / SHIPPED[system].file_name
+        return SHIPPED_FOLDER / SHIPPED[system].file_name
     published = _PUBLISHED_FOR.get(system) or recipe(system).name
+    if published not in PUBLISHED:
+        raise CheckpointError(f"no weights of {system} are published or shipped: name a weight file of your own")
     path = cache_folder() / PUBLISHED[published].file_name
     if not path.is_file():
         raise CheckpointError(
@@ -104,7 +124,7 @@ def weights_of(system: str) -> Path:
 
 
 def starting_weights(system: str) -> dict[str, Path]:
-    """The files that the published training of a system starts from, downloaded before.
+    """Returns the files that the published training of a system starts from, downloaded before.
 
     Returns:
         Paths by part, "backbone" and "flow_net"; empty for a system whose training starts from no file.

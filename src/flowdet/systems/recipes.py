@@ -1,20 +1,23 @@
-"""The systems by name: plain functions that return a full configuration."""
+"""The systems by name: plain functions that return a full configuration.
+
+The recipe rules: a system that is loaded by its name is built as its recipe says, whatever configuration its weight
+file was saved with, and takes the weights and the class names from the file. Only a weight file that is loaded without
+the name of a system is built with its own configuration.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from flowdet.class_names import VID_CLASSES
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
-from flowdet.detectors.faster_rcnn import HeadsConfig
+from flowdet.detectors.faster_rcnn import BackboneConfig, FasterRCNNConfig, RoIHeadConfig, RPNConfig
 from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
-from flowdet.detectors.roi_head import RoIHeadConfig
-from flowdet.detectors.rpn import RPNConfig
 from flowdet.errors import ConfigError
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import InputConfig
-from flowdet.systems.config import BackboneConfig, SystemConfig, single_frame
+from flowdet.systems.config import SystemConfig, single_frame
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 
@@ -45,9 +48,9 @@ def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
         name=name,
         class_names=VID_CLASSES,
         inputs=InputConfig(),
-        backbone=backbone,
-        neck=ConvNeckConfig(),
-        heads=HeadsConfig(RPNConfig(training_post_nms_top_n=1000), RoIHeadConfig(sampled=512)),
+        detector=FasterRCNNConfig(
+            backbone, ConvNeckConfig(), RPNConfig(training_post_nms_top_n=1000), RoIHeadConfig(sampled=512)
+        ),
         method=DFFConfig(warp="published"),
         flow_net=FlowNetConfig(),
     )
@@ -58,9 +61,7 @@ def _published_fgfa(name: str, backbone: BackboneConfig) -> SystemConfig:
         name=name,
         class_names=VID_CLASSES,
         inputs=InputConfig(),
-        backbone=backbone,
-        neck=ConvNeckConfig(),
-        heads=HeadsConfig(),
+        detector=FasterRCNNConfig(backbone, ConvNeckConfig()),
         method=FGFAConfig(warp="published"),
         flow_net=FlowNetConfig(),
     )
@@ -102,9 +103,9 @@ def fgfa_lite() -> SystemConfig:
         name="fgfa-lite",
         class_names=VID_CLASSES,
         inputs=InputConfig(512, 320, mean=(127.0,) * 3, std=(128.0,) * 3, multiple=32, enlarge=False),
-        backbone=EfficientNetLite0Config(),
-        neck=MergeNeckConfig(channels=128),
-        heads=HeadsConfig(
+        detector=FasterRCNNConfig(
+            EfficientNetLite0Config(),
+            MergeNeckConfig(channels=128),
             RPNConfig(
                 channels=128,
                 scales=(1.0, 2.0, 4.0, 8.0, 16.0),

@@ -2,19 +2,30 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import Tensor
 
-from flowdet.detectors.faster_rcnn import Detector
-from flowdet.errors import FlowdetError
+from flowdet.detectors.base import Detector, Found
+from flowdet.errors import ConfigError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.rows import select_features, select_state
-from flowdet.types import Detections, Frame, FrameFeatures
+from flowdet.types import Detections, Frame, FrameFeatures, Geometry
 
-__all__ = ["Outcome", "detect", "detect_many", "detect_with_features"]
+__all__ = ["Outcome", "Rereadable", "select_streams", "stream"]
+
+Value = TypeVar("Value")
+
+
+@runtime_checkable
+class Rereadable(Protocol):
+    """Frames that can be read more than once, as those of a file can."""
+
+    def preview(self, count: int) -> list[Frame]:
+        """Returns frames that are spread evenly over the video, its first and last one among them."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,7 +36,7 @@ class Outcome:
         source: Number of the source.
         frame: As it came.
         detections: Its objects.
-        features: That they were found in; they know their origin.
+        features: What they were found in, with its origin.
     """
 
     source: int
@@ -34,67 +45,38 @@ class Outcome:
     features: FrameFeatures
 
 
-def detect(
-    frames: Iterable[Frame],
-    method: TemporalMethod[Any],
-    detector: Detector,
-    inputs: InputConfig,
-    class_names: tuple[str, ...],
-) -> Iterator[tuple[Frame, Detections]]:
-    """Detects objects frame by frame, lazily and in order; holds no more frames than the method looks ahead.
-
-    A frame of another size begins a new stream. An error of the source is raised after the frames before it.
-
-    Args:
-        frames: The frames of one video.
-        method: Gives each frame its features.
-        detector: Its heads turn features into detections.
-        inputs: How frames become network inputs.
-        class_names: In the order of the labels.
-
-    Returns:
-        Every frame with its detections.
-    """
-    outcomes = detect_many([frames], method, detector, inputs, class_names)
-    return ((outcome.frame, outcome.detections) for outcome in outcomes)
-
-
-def detect_with_features(
-    frames: Iterable[Frame],
-    method: TemporalMethod[Any],
-    detector: Detector,
-    inputs: InputConfig,
-    class_names: tuple[str, ...],
-) -> Iterator[tuple[Frame, Detections, FrameFeatures]]:
-    """As `detect`, each frame also beside the features that its objects were found in, which know their origin."""
-    outcomes = detect_many([frames], method, detector, inputs, class_names)
-    return ((outcome.frame, outcome.detections, outcome.features) for outcome in outcomes)
-
-
-def detect_many(
+def stream(
     sources: Sequence[Iterable[Frame]],
     method: TemporalMethod[Any],
     detector: Detector,
     inputs: InputConfig,
     class_names: tuple[str, ...],
+    *,
+    preview: int = 0,
 ) -> Iterator[Outcome]:
-    """Detects objects in many videos at once, the frames of equal size in batches.
+    """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
 
     Each source is asked for one frame in turn, and its frames come out in order, as if it were alone; which other
     sources there are, how long they go on and how large their frames are makes no difference but in the rounding of
-    batched arithmetic. An error of a source ends it; it is raised when all others have ended.
+    batched arithmetic. A frame of another size begins a new stream. No more frames are held than the method looks
+    ahead. An error of a source ends it, and is raised when all others have ended.
 
     Args:
         sources: The frames of a video each.
-        method: As in `detect`.
-        detector: As in `detect`.
-        inputs: As in `detect`.
-        class_names: As in `detect`.
+        method: Gives each frame its features.
+        detector: Turns features into detections.
+        inputs: How frames become network inputs.
+        class_names: In the order of the labels.
+        preview: The number of frames of the whole video that the method sees first.
+
+    Raises:
+        ConfigError: The method wants a preview, and a source can be read only once.
     """
-    heads = _Heads(detector, class_names)
+    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
-    live = dict(enumerate(map(iter, sources)))
+    live = {number: iter(source) for number, source in enumerate(sources)}
+    previews = {number: _preview(source, preview) for number, source in enumerate(sources)} if preview else {}
     while live:
         arrived: dict[int, Frame] = {}
         for number in list(live):
@@ -105,11 +87,23 @@ def detect_many(
             except FlowdetError as error:
                 failures.append(error)
                 del live[number]
+        with torch.inference_mode():
+            ready = [group.leave(method, arrived) for group in groups]
+        for streams, features in ready:
+            yield from _finish(streams, features, detector, class_names)
+        groups = [group for group in groups if group.streams]
+        for streams in _new_streams(groups, arrived):
+            with torch.inference_mode():
+                shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
+                groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
-            yield from heads.finish(*group.leave(method, arrived))
-        groups = [group for group in groups if group.streams] + _new_groups(method, groups, arrived)
-        for group in groups:
-            yield from heads.finish(group.streams, group.step(method, inputs, heads.device, arrived))
+            frames = [arrived[each.source] for each in group.streams]
+            with torch.inference_mode():
+                network_input = prepare([frame.image for frame in frames], inputs, device)
+                features, group.state = method.step(network_input, group.state)
+            for each, frame in zip(group.streams, frames, strict=True):
+                each.waiting.append(frame)
+            yield from _finish(group.streams, features, detector, class_names)
     if failures:
         raise failures[0]
 
@@ -123,79 +117,116 @@ class _Stream:
     waiting: deque[Frame] = field(default_factory=deque)
 
 
+@dataclass(eq=False, slots=True)
 class _Group:
-    """Streams that began together with frames of one size, and are in lock step ever since."""
+    """Streams that began together with frames of one size, and have been in lock step ever since."""
 
-    def __init__(self, streams: list[_Stream], state: object) -> None:
-        self.streams = streams
-        self.state = state
+    streams: list[_Stream]
+    state: Any
 
     def leave(
         self, method: TemporalMethod[Any], arrived: Mapping[int, Frame]
     ) -> tuple[list[_Stream], list[FrameFeatures]]:
-        """Parts with the streams that have ended, and gives them with the features that they waited for."""
+        """Parts with the streams that have ended; returns them with the features that they waited for."""
         rows: dict[bool, list[int]] = {True: [], False: []}
-        for row, stream in enumerate(self.streams):
-            frame = arrived.get(stream.source)
-            rows[frame is not None and frame.image.shape == stream.shape].append(row)
+        for row, each in enumerate(self.streams):
+            frame = arrived.get(each.source)
+            rows[frame is not None and frame.image.shape == each.shape].append(row)
         if not rows[False]:
             return [], []
         left = [self.streams[row] for row in rows[False]]
-        with torch.inference_mode():
-            ready = method.flush(select_state(self.state, rows[False]) if rows[True] else self.state)
-            self.state = select_state(self.state, rows[True]) if rows[True] else None
+        ready = method.flush(select_streams(self.state, rows[False]) if rows[True] else self.state)
+        self.state = select_streams(self.state, rows[True]) if rows[True] else None
         self.streams = [self.streams[row] for row in rows[True]]
         return left, ready
 
-    def step(
-        self, method: TemporalMethod[Any], inputs: InputConfig, device: torch.device, arrived: Mapping[int, Frame]
-    ) -> list[FrameFeatures]:
-        """Takes a frame of each stream; gives the features that are now ready."""
-        frames = [arrived[stream.source] for stream in self.streams]
-        for stream, frame in zip(self.streams, frames, strict=True):
-            stream.waiting.append(frame)
-        with torch.inference_mode():
-            ready, self.state = method.step(prepare([frame.image for frame in frames], inputs, device), self.state)
-        return ready
 
-
-def _new_groups(method: TemporalMethod[Any], groups: Sequence[_Group], arrived: Mapping[int, Frame]) -> list[_Group]:
-    """A group for each size of the frames whose sources have no stream yet."""
-    known = {stream.source for group in groups for stream in group.streams}
+def _new_streams(groups: Sequence[_Group], arrived: Mapping[int, Frame]) -> list[list[_Stream]]:
+    """Streams for the frames whose sources have none yet, grouped by size."""
+    known = {each.source for group in groups for each in group.streams}
     by_shape: dict[tuple[int, ...], list[_Stream]] = {}
     for source, frame in arrived.items():
         if source not in known:
             by_shape.setdefault(frame.image.shape, []).append(_Stream(source, frame.image.shape))
-    return [_Group(streams, method.initial_state()) for streams in by_shape.values()]
+    return list(by_shape.values())
 
 
-@dataclass(frozen=True, eq=False)
-class _Heads:
-    """Turns features into detections."""
+def _preview(source: Iterable[Frame], count: int) -> list[Frame]:
+    if isinstance(source, Rereadable):
+        return source.preview(count)
+    if isinstance(source, Sequence):
+        last = len(source) - 1
+        return [source[round(number * last / max(count - 1, 1))] for number in range(count)]
+    raise ConfigError(
+        "this method sees frames of the whole video first, and this source can be read only once: name a file, or take "
+        "the causal form"
+    )
 
-    detector: Detector
-    class_names: tuple[str, ...]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the detector runs."""
-        return next(self.detector.parameters()).device
+def _previews_of(streams: Sequence[_Stream], previews: Mapping[int, Sequence[Frame]]) -> list[list[Any]]:
+    """The images of each preview frame, one of each stream; those of another size than the stream's are replaced."""
+    if not previews:
+        return []
+    rows = []
+    for each in streams:
+        fitting = [frame.image for frame in previews[each.source] if frame.image.shape == each.shape]
+        count = len(previews[each.source])
+        rows.append([fitting[number * len(fitting) // count] for number in range(count)] if fitting else [])
+    return [list(images) for images in zip(*rows, strict=True)]
 
-    def finish(self, streams: Sequence[_Stream], ready: Sequence[FrameFeatures]) -> Iterator[Outcome]:
-        """The outcomes of frames whose features are ready, for streams in the order of their rows."""
-        for features in ready:
-            with torch.inference_mode():
-                found = self.detector.detect(features.features, features.geometries)
-                own = [select_features(features, row) for row in range(len(found))] if len(found) > 1 else [features]
-            for stream, part, (boxes, scores, labels) in zip(streams, own, found, strict=True):
-                frame = stream.waiting.popleft()
-                detections = Detections(
-                    frame_index=frame.index,
-                    time=frame.time,
-                    boxes=boxes.cpu().numpy(),
-                    scores=scores.cpu().numpy(),
-                    labels=labels.cpu().numpy(),
-                    class_names=self.class_names,
-                    image_size=part.geometries[0].original,
-                )
-                yield Outcome(stream.source, frame, detections, part)
+
+def _finish(
+    streams: Sequence[_Stream], ready: Sequence[FrameFeatures], detector: Detector, class_names: tuple[str, ...]
+) -> Iterator[Outcome]:
+    """The outcomes of frames whose features are ready, for streams in the order of their rows."""
+    for features in ready:
+        with torch.inference_mode():
+            found = _to_host(detector.detect(features))
+            rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
+        for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):
+            frame = each.waiting.popleft()
+            detections = Detections(
+                frame_index=frame.index,
+                time=frame.time,
+                boxes=boxes.numpy(),
+                scores=scores.numpy(),
+                labels=labels.numpy(),
+                class_names=class_names,
+                image_size=own.geometries[0].original,
+            )
+            yield Outcome(each.source, frame, detections, own)
+
+
+def _to_host(found: Sequence[Found]) -> list[Found]:
+    """The detections of all images in one copy from the device; labels are exact in float32 up to 2^24."""
+    if found[0][0].device.type == "cpu":
+        return list(found)
+    rows = [torch.cat((boxes, scores[:, None], labels[:, None].float()), dim=1) for boxes, scores, labels in found]
+    together = torch.cat(rows).cpu()
+    ends = [0, *accumulate(len(row) for row in rows)]
+    parts = [together[begin:end] for begin, end in pairwise(ends)]
+    return [(part[:, :4], part[:, 4], part[:, 5].long()) for part in parts]
+
+
+def select_streams(value: Value, rows: Sequence[int]) -> Value:
+    """Returns what belongs to some of the streams that run in lock step, as if the others had never been there.
+
+    Args:
+        value: A state or features of b streams: tensors with b rows and tuples of b geometries, in dataclasses and
+            tuples; all else is the same for all streams.
+        rows: Which of the b to keep.
+    """
+    selected: Value = _select(value, list(rows))
+    return selected
+
+
+def _select(value: Any, rows: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], Geometry):
+            return tuple(value[row] for row in rows)
+        return tuple(_select(part, rows) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: _select(getattr(value, part.name), rows) for part in fields(value)})
+    return value

@@ -1,20 +1,24 @@
-"""Deep Feature Flow (CVPR 2017): features of sparse key frames, carried along the flow to the frames between."""
+"""Deep Feature Flow (CVPR 2017): maps of sparse key frames, carried along the flow to the frames between."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Never
 
 import torch
 from torch import Tensor
 
+from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import check_positive
-from flowdet.ops.warp import WarpConvention, warp
-from flowdet.temporal.base import Extract, FlowNet
-from flowdet.types import ClipBatch, FrameFeatures, NetworkInput, Propagation
+from flowdet.flow.base import FlowNet
+from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
+from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
 
 __all__ = ["DFF", "DFFConfig", "DFFState"]
 
 
 @dataclass(frozen=True)
-class DFFConfig:
+class DFFConfig(MethodConfig):
     """The key frame schedule; the defaults are the published protocol but for the warp.
 
     Attributes:
@@ -25,16 +29,33 @@ class DFFConfig:
     key_frame_interval: int = 10
     warp: WarpConvention = "identity"
 
+    uses_flow = True
+    references = ReferenceSampling(count=1, reach=9, itself=True)
+    overlays: ClassVar[frozenset[Overlay]] = frozenset(("flow", "key"))
+
     def __post_init__(self) -> None:
         check_positive(self, "key_frame_interval")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """A key frame, then the others."""
+        return ("key", *["other"] * (self.key_frame_interval - 1))
+
+    def build(self, parts: MethodParts) -> "DFF":
+        """Returns the method over these parts."""
+        return DFF(parts.detector, parts.flow_net, self)
+
+    def causal(self) -> Never:
+        """DFF is causal as it is."""
+        raise self._already_causal("DFF")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DFFState:
-    """How many frames came, and the last key frame: its features and what the flow net needs of it as a reference."""
+    """How many frames came, and the last key frame: its maps and what the flow net needs of it as a reference."""
 
     received: int
-    features: Tensor | None
+    maps: Maps
     flow_reference: Tensor | None
 
 
@@ -42,7 +63,7 @@ class DFFState:
 class DFF:
     """Inference as in section 3.1 of the paper, with a fixed key frame schedule and without a scale map."""
 
-    extract: Extract
+    detector: MapSource
     flow_net: FlowNet
     config: DFFConfig
 
@@ -51,41 +72,38 @@ class DFF:
         """No frame waits."""
         return 0
 
-    def initial_state(self) -> DFFState:
+    def initial_state(self, preview: Sequence[NetworkInput] = ()) -> DFFState:
         """No key frame yet."""
-        return DFFState(0, None, None)
+        del preview
+        return DFFState(0, (), None)
 
     def step(self, inputs: NetworkInput, state: DFFState) -> tuple[list[FrameFeatures], DFFState]:
-        """Features of the backbone on a key frame, else those of the last key frame, warped."""
-        flow_input = self.flow_net.prepare(inputs)
-        if (
-            state.features is None
-            or state.flow_reference is None
-            or state.received % self.config.key_frame_interval == 0
-        ):
-            features = self.extract(inputs.images)
-            origin = Propagation((state.received,) * len(features), None)
-            following = DFFState(state.received + 1, features, self.flow_net.as_reference(flow_input))
-        else:
-            flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
-            features = warp(state.features, flow, self.config.warp)
-            key_frame = state.received - state.received % self.config.key_frame_interval
-            origin = Propagation((key_frame,) * len(features), flow)
-            following = DFFState(state.received + 1, state.features, state.flow_reference)
-        return [FrameFeatures(state.received, features, inputs.geometries, origin)], following
+        """Returns the maps of the backbone on a key frame, else those of the last key frame, warped."""
+        now, flow_input = state.received, self.flow_net.prepare(inputs)
+        past = now % self.config.key_frame_interval
+        if past == 0 or state.flow_reference is None:
+            maps = self.detector.extract(inputs.images)
+            output = FrameFeatures(now, maps, inputs.geometries, Propagation(now))
+            return [output], DFFState(now + 1, maps, self.flow_net.as_reference(flow_input))
+        flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
+        output = FrameFeatures(now, self._warp(state.maps, flow), inputs.geometries, Propagation(now - past, flow))
+        return [output], DFFState(now + 1, state.maps, state.flow_reference)
 
     def flush(self, state: DFFState) -> list[FrameFeatures]:
         """Nothing is ever held back."""
         del state
         return []
 
-    def training_features(self, clips: ClipBatch) -> Tensor:
-        """Features of the one reference frame, warped to the current one; unwarped for a still (section 3.3)."""
+    def training_features(self, clips: ClipBatch) -> FrameFeatures:
+        """Returns the maps of the one reference frame, warped to the current one unless it is a still (section 3.3)."""
         (reference,) = clips.references
-        features = self.extract(reference.images)
-        flow_net = self.flow_net
+        maps, flow_net = self.detector.extract(reference.images), self.flow_net
         flow = flow_net(
             flow_net.as_current(flow_net.prepare(clips.current)), flow_net.as_reference(flow_net.prepare(reference))
         )
-        still = torch.tensor(clips.still, device=features.device)[:, None, None, None]
-        return torch.where(still, features, warp(features, flow, self.config.warp))
+        still = torch.tensor(clips.still, device=flow.device)[:, None, None, None]
+        warped = tuple(torch.where(still, own, moved) for own, moved in zip(maps, self._warp(maps, flow), strict=True))
+        return FrameFeatures(0, warped, clips.current.geometries)
+
+    def _warp(self, maps: Maps, flow: Tensor) -> Maps:
+        return tuple(warp(each, resize_flow(flow, each.shape[-2:]), self.config.warp) for each in maps)

@@ -1,34 +1,57 @@
-"""Flow-Guided Feature Aggregation (ICCV 2017): the features of nearby frames, warped and averaged by similarity."""
+"""Flow-Guided Feature Aggregation (ICCV 2017): maps of nearby frames, warped and averaged by similarity."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.aggregate import add_weighted, aggregate, cosine_similarity
-from flowdet.ops.warp import WarpConvention, warp
-from flowdet.temporal.base import Embed, Extract, FlowNet
-from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Geometry, NetworkInput
+from flowdet.flow.base import FlowNet
+from flowdet.ops.aggregate import add_weighted, cosine_similarity
+from flowdet.ops.flow import follow, hop
+from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
+from flowdet.temporal.recursive import RecursiveConfig
+from flowdet.temporal.similarity import (
+    Embed,
+    aggregate_clips,
+    embedding_modules,
+    flow_to_references,
+    stack_streams,
+    with_modules,
+)
+from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Geometry, Maps, NetworkInput
 
 __all__ = ["FGFA", "FGFAConfig", "FGFAState", "WindowFrame", "window_slots"]
 
+# exp(s (cos - 1)) of a larger s would be 0 in float32 for maps that point apart.
+_MOST_SHARPNESS = 40.0
+
 
 @dataclass(frozen=True)
-class FGFAConfig:
+class FGFAConfig(MethodConfig):
     """The window and its parts; the defaults are the published protocol but for the warp.
 
     Attributes:
         past: Reference frames before the current one.
-        future: Reference frames after it; 0 is the causal mode, which the paper does not have.
+        future: Reference frames after it; 0 is the causal form, which the paper does not have.
         stride: Frames from one reference frame to the next.
         warp: Which sampling grid, see `WarpConvention`.
-        sharpness: Factor on the similarities before the softmax; with 1, as published, the largest weight of two maps
-            is at most e^2 times the other.
-        embedding_channels: Of the map whose similarity gives the weights.
+        sharpness: Factor on the similarities before the softmax, 40 at most; with 1, as published, the larger weight
+            of two maps is at most e^2 times the other.
+        embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
+        embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
+            published.
+        composes_flows: Flows beyond the next frame are composed of those between neighbours, two for each frame; else
+            each is evaluated directly.
+        drift_limit: Cells. A composed flow is given up for a direct one when the disagreements of its hops with those
+            in the other direction add up to more than that, in the mean over the cells. None: never.
+        is_sparse: References stand at distances 1, 2, 4, 8 and so on up to the ends of the window; else at all.
     """
 
     past: int = 15
@@ -36,45 +59,114 @@ class FGFAConfig:
     stride: int = 1
     warp: WarpConvention = "identity"
     sharpness: float = 1.0
-    embedding_channels: int = 512
+    embedding_channels: int | None = 512
     references_at_once: int = 4
+    embeds_early: bool = False
+    composes_flows: bool = False
+    drift_limit: float | None = 3.0
+    is_sparse: bool = False
+
+    uses_flow = True
+    references = ReferenceSampling(count=2, reach=9, both_sides=True)
+    kinds = ("frame",)
+    overlays: ClassVar[frozenset[Overlay]] = frozenset(("flow", "weights"))
 
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
-        if self.sharpness < 0:
-            raise ConfigError(f"the sharpness of aggregation weights is 0 or more, not {self.sharpness}")
+        if not 0 <= self.sharpness <= _MOST_SHARPNESS:
+            raise ConfigError(
+                f"the sharpness of aggregation weights lies between 0 and {_MOST_SHARPNESS:g}, not at {self.sharpness}"
+            )
+        if self.drift_limit is not None and self.drift_limit < 0:
+            raise ConfigError(f"the drift limit is a distance in cells, 0 or more, not {self.drift_limit}")
         check_positive(self, "stride", "embedding_channels", "references_at_once")
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The number of reference frames on each side."""
+        return len(self._distances(self.past)), len(self._distances(self.future))
+
+    def modules(self, channels: Sequence[int]) -> dict[str, nn.Module]:
+        """The embedding of each map."""
+        return embedding_modules(channels, self.embedding_channels)
+
+    def build(self, parts: MethodParts) -> "FGFA":
+        """Returns the method over these parts."""
+        return FGFA(parts.detector, parts.flow_net, with_modules(parts.modules), self)
+
+    def causal(self) -> "FGFAConfig":
+        """Returns the same window without frames after the current one; not the published protocol."""
+        if self.future == 0:
+            raise self._already_causal("this window")
+        return replace(self, future=0)
+
+    @property
+    def variants(self) -> Mapping[str, MethodConfig]:
+        """Early embedding; composed flows as well; few references as well; a recursive memory in place of a window."""
+        early = replace(self, embeds_early=True)
+        composed = replace(early, composes_flows=True)
+        recursive = RecursiveConfig(
+            warp=self.warp, sharpness=self.sharpness, embedding_channels=self.embedding_channels
+        )
+        return {
+            "early": early,
+            "composed": composed,
+            "fast": replace(composed, is_sparse=True),
+            "recursive": recursive,
+        }
+
+    def offsets(self) -> list[int]:
+        """The places of the references in the window, in strides from the current frame, without the frame itself."""
+        return [*(-d for d in reversed(self._distances(self.past))), *self._distances(self.future)]
+
+    def _distances(self, reach: int) -> list[int]:
+        """1, 2, 3 and so on up to the reach, or 1, 2, 4, 8 and so on with the reach as the last."""
+        if not self.is_sparse:
+            return list(range(1, reach + 1))
+        doubled = [2**power for power in range(reach.bit_length()) if 2**power * 3 // 2 < reach]
+        return [*doubled, *([reach] if reach else [])]
 
 
 def window_slots(current: int, last: int, config: FGFAConfig) -> list[int]:
-    """The frame in each slot of the current frame's window, repeated at both ends of the video.
+    """Returns the frame in each slot of the current frame's window but its own, repeated at both ends of the video.
 
     With a stride the references stand on its multiples, and the current frame takes the place of the middle one.
 
     Args:
         current: Number of the current frame.
         last: Number of the last frame of the video, or any frame not before the end of the window.
-        config: Past, future and stride of the window.
+        config: The window.
     """
     middle = current // config.stride * config.stride
-    offsets = range(-config.past, config.future + 1)
-    slots = [min(max(middle + offset * config.stride, 0), last) for offset in offsets]
-    slots[config.past] = current
-    return slots
+    return [min(max(middle + offset * config.stride, 0), last) for offset in config.offsets()]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WindowFrame:
-    """What is kept of a frame: its own features, and what the flow net needs of it, at all and as a reference.
+    """What is kept of a frame.
 
-    Of the published systems at 608x1008 that is 4.9, 1.8 and 9.8 MB, and there are 31 frames in the window.
+    The maps of the published systems at 608x1008 take 4.9 MB, what the flow net needs 1.8 and 9.8 MB, and there are 31
+    frames in the window.
+
+    Attributes:
+        index: Its number in the stream.
+        maps: [b, c_i, h, w], its own.
+        warped: What is warped: the maps, each with its embedding beside it if that is early.
+        flow_input: What the flow net needs of it, prepared.
+        flow_reference: The same in the role of a reference.
+        back: [b, 3, h, w] the hop to the frame before; None if there is none or flows are not composed.
+        ahead: [b, 3, h, w] the hop from the frame before to this one.
+        geometries: As in the network input.
     """
 
     index: int
-    features: Tensor
+    maps: Maps
+    warped: Maps
     flow_input: Tensor
     flow_reference: Tensor
+    back: Tensor | None
+    ahead: Tensor | None
     geometries: tuple[Geometry, ...]
 
 
@@ -87,113 +179,200 @@ class FGFAState:
     window: tuple[WindowFrame, ...]
 
 
+class _Average:
+    """The weighted average of one map of the current frame and of its references, added up as they come.
+
+    No similarity exceeds 1, so that the softmax needs no look at all of them before it begins.
+
+    Args:
+        own: [b, c, h, w] map of the current frame.
+        query: [b, e, h, w] its embedding.
+        slots: The number of slots of the window that the current frame fills.
+        sharpness: Factor on the similarities.
+    """
+
+    def __init__(self, own: Tensor, query: Tensor, slots: int, sharpness: float) -> None:
+        self._query = query
+        self._sharpness = sharpness
+        self._odds = [self._odds_of(query[:, None]) * slots]
+        self._total = self._odds[0] * own
+
+    def add(self, maps: Tensor, keys: Tensor, repeats: Sequence[int]) -> None:
+        """Adds n warped references.
+
+        Args:
+            maps: [b, n, c, h, w].
+            keys: [b, n, e, h, w] their embeddings.
+            repeats: The number of slots that each of them fills.
+        """
+        odds = self._odds_of(keys)
+        if any(count > 1 for count in repeats):
+            odds = odds * odds.new_tensor(repeats)[:, None, None]
+        self._odds.append(odds)
+        add_weighted(self._total, maps, odds)
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Returns the average [b, c, h, w] and the weights [b, 1 + n, h, w], the current frame's first."""
+        odds = torch.cat(self._odds, dim=1)
+        whole = odds.sum(dim=1, keepdim=True)
+        return self._total / whole, odds / whole
+
+    def _odds_of(self, keys: Tensor) -> Tensor:
+        """Unnormalised weights exp(s (cos - 1)) [b, n, h, w]; 1 for the current frame itself."""
+        return (self._sharpness * (cosine_similarity(self._query, keys) - 1)).exp()
+
+
 @dataclass(frozen=True)
 class FGFA:
-    """Inference as in section 3.3 of the paper, embedding after the warp; the centred window makes it late."""
+    """Inference as in section 3.3 of the paper; the centred window makes it late."""
 
-    extract: Extract
+    detector: MapSource
     flow_net: FlowNet
     embed: Embed
     config: FGFAConfig
 
     @property
     def lookahead(self) -> int:
-        """Frames after the current one that its window reaches."""
+        """How far the window reaches beyond the current frame."""
         return self.config.future * self.config.stride
 
-    def initial_state(self) -> FGFAState:
+    def initial_state(self, preview: Sequence[NetworkInput] = ()) -> FGFAState:
         """An empty window."""
+        del preview
         return FGFAState(0, 0, ())
 
     def step(self, inputs: NetworkInput, state: FGFAState) -> tuple[list[FrameFeatures], FGFAState]:
-        """Takes frame t; gives the features of frame t - lookahead once there is one."""
-        entry = self._window_frame(state.received, self.extract(inputs.images), inputs)
-        window = (*state.window, entry)
+        """Takes frame t; returns the features of frame t - lookahead once there is one."""
+        config = self.config
+        window = (*state.window, self._enter(inputs, state))
+        received = state.received + 1
         if state.received - state.emitted < self.lookahead:
-            return [], FGFAState(state.received + 1, state.emitted, window)
+            return [], FGFAState(received, state.emitted, window)
         output = self._emit(state.emitted, state.received, window)
         following = state.emitted + 1
-        oldest = (following // self.config.stride - self.config.past) * self.config.stride
-        window = tuple(frame for frame in window if frame.index >= min(oldest, following))
-        return [output], FGFAState(state.received + 1, following, window)
+        # The flows between the last frame and the next one are composed of what is kept of both.
+        needed = state.received if config.composes_flows else received
+        oldest = min((following // config.stride - config.past) * config.stride, following, needed)
+        return [output], FGFAState(received, following, tuple(frame for frame in window if frame.index >= oldest))
 
     def flush(self, state: FGFAState) -> list[FrameFeatures]:
-        """The features of the last frames, whose windows end with the video."""
+        """Returns the features of the last frames, whose windows end with the video."""
         last = state.received - 1
         return [self._emit(current, last, state.window) for current in range(state.emitted, state.received)]
 
-    def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
-        frames = {frame.index: frame for frame in window}
-        slots = window_slots(current, last, self.config)
-        del slots[self.config.past]
-        repeats = Counter(slots)
-        references = [frames[index] for index in sorted(repeats)]
-        counts = [repeats[frame.index] for frame in references]
-        features, origin = self.aggregate(frames[current], references, counts)
-        return FrameFeatures(current, features, frames[current].geometries, origin)
-
-    def _window_frame(self, index: int, features: Tensor, inputs: NetworkInput) -> WindowFrame:
-        flow_input = self.flow_net.prepare(inputs)
-        return WindowFrame(index, features, flow_input, self.flow_net.as_reference(flow_input), inputs.geometries)
-
-    def aggregate(
-        self, current: WindowFrame, references: Sequence[WindowFrame], repeats: Sequence[int]
-    ) -> tuple[Tensor, Aggregation]:
-        """Averages the current frame's own features and the warped ones of its references.
-
-        Args:
-            current: The current frame; its own features fill one slot.
-            references: Each frame of the other slots once.
-            repeats: How many slots each of them fills.
-
-        Returns:
-            Features [b, c, h, w], and the flows and weights that led to them.
-        """
-        query, flow_current = self.embed(current.features), self.flow_net.as_current(current.flow_input)
-        own = self._odds(query, query[:, None])
-        features, odds = own * current.features, [own]
-        flows = [query.new_empty(len(query), 0, 2, *query.shape[2:])]
-        for start in range(0, len(references), self.config.references_at_once):
-            chunk = slice(start, start + self.config.references_at_once)
-            flow, warped, keys = self._warp(flow_current, references[chunk])
-            flows.append(flow)
-            odds.append(self._odds(query, keys) * query.new_tensor(repeats[chunk])[:, None, None])
-            add_weighted(features, warped, odds[-1])
-        weights = torch.cat(odds, dim=1)
-        total = weights.sum(dim=1, keepdim=True)
-        origin = Aggregation(tuple(frame.index for frame in references), torch.cat(flows, dim=1), weights / total)
-        return features / total, origin
-
-    def _odds(self, query: Tensor, keys: Tensor) -> Tensor:
-        """The weights [b, n, h, w] but for a common factor; 1, the largest, for the query itself."""
-        return (self.config.sharpness * (cosine_similarity(query, keys) - 1)).exp()
-
-    def _warp(self, current: Tensor, references: Sequence[WindowFrame]) -> tuple[Tensor, Tensor, Tensor]:
-        """Flows [b, n, 2, h, w] to n references, their warped features [b, n, c, h, w] and the embeddings of these.
-
-        Args:
-            current: What the flow net needs of the current frame.
-            references: The n references.
-        """
-        shape = (len(current), len(references))
-        # For a single stream this is a view.
-        repeated = current[:, None].expand(-1, shape[1], *current.shape[1:]).flatten(0, 1)
-        flow = self.flow_net(repeated, _together([frame.flow_reference for frame in references]))
-        warped = warp(_together([frame.features for frame in references]), flow, self.config.warp)
-        return flow.unflatten(0, shape), warped.unflatten(0, shape), self.embed(warped).unflatten(0, shape)
-
-    def training_features(self, clips: ClipBatch) -> Tensor:
-        """The warped references, averaged; the current frame gives only the query (section 3.4, temporal dropout)."""
-        inputs = (clips.current, *clips.references)
-        features = self.extract(torch.cat([i.images for i in inputs])).chunk(len(inputs))
-        current, *references = (
-            self._window_frame(index, maps, i) for index, (maps, i) in enumerate(zip(features, inputs, strict=True))
+    def training_features(self, clips: ClipBatch) -> FrameFeatures:
+        """Returns the warped references, averaged."""
+        return aggregate_clips(
+            clips,
+            self.detector,
+            self.flow_net,
+            self.embed,
+            convention=self.config.warp,
+            sharpness=self.config.sharpness,
         )
-        _, warped, keys = self._warp(self.flow_net.as_current(current.flow_input), references)
-        similarity = self.config.sharpness * cosine_similarity(self.embed(current.features), keys)
-        return aggregate(warped, similarity, similarity.new_ones(len(references)))[0]
+
+    def _enter(self, inputs: NetworkInput, state: FGFAState) -> WindowFrame:
+        maps, flow_input = self.detector.extract(inputs.images), self.flow_net.prepare(inputs)
+        reference = self.flow_net.as_reference(flow_input)
+        warped = maps
+        if self.config.embeds_early:
+            warped = tuple(torch.cat(pair, dim=1) for pair in zip(maps, self.embed(maps), strict=True))
+        back = ahead = None
+        if self.config.composes_flows and state.window and any(self.config.window):
+            back, ahead = self._hops(flow_input, reference, state.window[-1])
+        return WindowFrame(state.received, maps, warped, flow_input, reference, back, ahead, inputs.geometries)
+
+    def _hops(self, flow_input: Tensor, reference: Tensor, before: WindowFrame) -> tuple[Tensor, Tensor]:
+        """The hop from a frame to the one before and the one in the other direction, [b, 3, h, w] each."""
+        now = self.flow_net.as_current(flow_input)
+        if self.config.drift_limit is None and not self.config.future:
+            back = _without_drift(self.flow_net(now, before.flow_reference))
+            return back, back  # no path leads ahead
+        current = torch.cat((now, self.flow_net.as_current(before.flow_input)))
+        back, ahead = self.flow_net(current, torch.cat((before.flow_reference, reference))).chunk(2)
+        return hop(back, ahead), hop(ahead, back)
+
+    def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
+        config, frames = self.config, {frame.index: frame for frame in window}
+        now, slots = frames[current], Counter(window_slots(current, last, config))
+        # There is no hop from a frame to itself; where flows are evaluated, that one is too, as published.
+        own = 1 + (slots.pop(current, 0) if config.composes_flows else 0)
+        references = [frames[index] for index in sorted(slots)]
+        composed, fallbacks = self._compose(frames, now, references) if config.composes_flows else ({}, None)
+        queries = self._split(now.warped, now.maps)[1] if config.embeds_early else self.embed(now.maps)
+        averages = [_Average(maps, query, own, config.sharpness) for maps, query in zip(now.maps, queries, strict=True)]
+        flow_current = None if config.composes_flows else self.flow_net.as_current(now.flow_input)
+        flows = [now.flow_input.new_zeros(len(queries[0]), 0, 2, *queries[0].shape[2:])]
+        for start in range(0, len(references), config.references_at_once):
+            chunk = references[start : start + config.references_at_once]
+            if flow_current is None:
+                flow = torch.stack([composed[frame.index][:, :2] for frame in chunk], dim=1)
+            else:
+                flow = flow_to_references(self.flow_net, flow_current, [frame.flow_reference for frame in chunk])
+            flows.append(flow)
+            maps, keys = self._warp(now, chunk, flow)
+            for average, values, key in zip(averages, maps, keys, strict=True):
+                average.add(values, key, [slots[frame.index] for frame in chunk])
+        averaged, weights = zip(*(average.finish() for average in averages), strict=True)
+        origin = Aggregation(
+            references=tuple(frame.index for frame in references),
+            weights=_at_stride_of_flow(weights, flows[-1]),
+            flows=torch.cat(flows[1:] or flows, dim=1),
+            fallbacks=fallbacks,
+        )
+        return FrameFeatures(current, averaged, now.geometries, origin)
+
+    def _warp(self, now: WindowFrame, chunk: Sequence[WindowFrame], flow: Tensor) -> tuple[Maps, Maps]:
+        """The maps of n references, warped along flows [b, n, 2, h, w], and their embeddings, [b, n, ...] each."""
+        shape, along = flow.shape[:2], flow.flatten(0, 1)
+        stacked = [stack_streams(level) for level in zip(*(frame.warped for frame in chunk), strict=True)]
+        warped = tuple(warp(each, resize_flow(along, each.shape[-2:]), self.config.warp) for each in stacked)
+        maps, keys = self._split(warped, now.maps) if self.config.embeds_early else (warped, self.embed(warped))
+        return tuple(each.unflatten(0, shape) for each in maps), tuple(each.unflatten(0, shape) for each in keys)
+
+    def _split(self, joined: Maps, like: Maps) -> tuple[Maps, Maps]:
+        """Maps and the embeddings beside them."""
+        maps = tuple(both[:, : own.shape[1]] for both, own in zip(joined, like, strict=True))
+        return maps, tuple(both[:, own.shape[1] :] for both, own in zip(joined, like, strict=True))
+
+    def _compose(
+        self, frames: Mapping[int, WindowFrame], now: WindowFrame, references: Sequence[WindowFrame]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """The path [b, 3, h, w] from the current frame to each reference, and how often each stream fell back, [b]."""
+        wanted = {frame.index for frame in references}
+        paths: dict[int, Tensor] = {}
+        fallbacks = torch.zeros(len(now.geometries), dtype=torch.int64)
+        for direction in (-1, 1):
+            path: Tensor | None = None
+            farthest = max((index * direction for index in wanted), default=now.index * direction)
+            for distance in range(now.index * direction + 1, farthest + 1):
+                index = distance * direction
+                following = frames[index].ahead if direction > 0 else frames[index + 1].back
+                assert following is not None
+                path = following if path is None else follow(path, following)
+                if index in wanted:
+                    path, drifted = self._check_drift(path, now, frames[index])
+                    fallbacks[drifted] += 1
+                    paths[index] = path
+        return paths, fallbacks
+
+    def _check_drift(self, path: Tensor, now: WindowFrame, reference: WindowFrame) -> tuple[Tensor, list[int]]:
+        """The path, with a direct flow and no drift so far in the streams where it has drifted too far; and these."""
+        if self.config.drift_limit is None or abs(reference.index - now.index) == 1:
+            return path, []
+        drifted = (path[:, 2].mean(dim=(1, 2)) > self.config.drift_limit).nonzero().flatten()
+        if not len(drifted):
+            return path, []
+        current = self.flow_net.as_current(now.flow_input[drifted])
+        flow = self.flow_net(current, reference.flow_reference[drifted])
+        return path.index_copy(0, drifted, _without_drift(flow)), drifted.tolist()
 
 
-def _together(maps: Sequence[Tensor]) -> Tensor:
-    """Maps [b, ...] of n frames as one [b * n, ...]."""
-    return maps[0] if len(maps) == 1 else torch.stack(tuple(maps), dim=1).flatten(0, 1)
+def _without_drift(flow: Tensor) -> Tensor:
+    """A flow [b, 2, h, w] as a path [b, 3, h, w]."""
+    return torch.cat((flow, torch.zeros_like(flow[:, :1])), dim=1)
+
+
+def _at_stride_of_flow(weights: Maps, flow: Tensor) -> Tensor:
+    """The weights of the map that has the flow's size, else of the finest."""
+    return next((each for each in weights if each.shape[-2:] == flow.shape[-2:]), weights[0])

@@ -16,29 +16,12 @@ from flowdet.data.image_files import missing_pictures
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig
-from flowdet.systems.config import MethodConfig
-from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
-from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
-from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.training.samples import Samples, select_samples
 from flowdet.types import Targets
 
-__all__ = ["Clip", "ClipDataset", "published_sampling"]
+__all__ = ["Clip", "ClipDataset"]
 
 _SHOWN = 5
-
-
-def published_sampling(method: MethodConfig) -> ReferenceSampling | None:
-    """How the references of a method are drawn in its published training; None for single frames."""
-    match method:
-        case DFFConfig() | AdaptiveDFFConfig():
-            return ReferenceSampling(count=1, reach=9, itself=True)
-        case FGFAConfig() | FastFGFAConfig() | RecursiveConfig():
-            return ReferenceSampling(count=2, reach=9, both_sides=True)
-        case _:
-            return None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,7 +74,7 @@ class ClipDataset:
             sources: Annotations, each with the folder of its images.
             class_names: The classes to learn, matched by name; the position is the label.
             inputs: The input of the system.
-            sampling: How references are drawn, see `published_sampling`.
+            sampling: How references are drawn, see `MethodConfig.references`.
             augmentation: Random transforms of a clip.
             all_frames: Draw every image, whatever the files say of training frames.
 

@@ -22,7 +22,7 @@ from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.training.batches import clips_of
 from flowdet.training.clips import ClipFeed, TrainingBatch
-from flowdet.training.dataset import ClipDataset, published_sampling
+from flowdet.training.dataset import ClipDataset
 from flowdet.training.lock import lock_folder
 from flowdet.training.loop import AfterEpoch, Report, train
 from flowdet.training.plan import Plan
@@ -127,7 +127,7 @@ def _prepared(task: FitTask, say: Callable[[str], None]) -> tuple[VideoDetector,
         [(found, part.images) for found, part in zip(data, task.data, strict=True)],
         config.class_names,
         config.inputs,
-        published_sampling(config.method),
+        config.method.references,
         task.augmentation,
         all_frames=task.all_frames,
     )
@@ -157,7 +157,7 @@ def _started(task: FitTask, config: SystemConfig, say: Callable[[str], None]) ->
     else:
         assert task.backbone_weights
         system = build(config)
-        load_backbone(system.detector.backbone, task.backbone_weights)
+        load_backbone(system.detector.get_submodule("backbone"), task.backbone_weights)
         say(f"starts from the backbone {task.backbone_weights}")
     if system.flow_net and task.flow_net_weights:
         load_flow_net(system.flow_net, task.flow_net_weights)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError
 from flowdet.systems.config import SystemConfig
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
@@ -79,10 +80,14 @@ def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
     """The plan that suits a system: of fine-tuning if it starts from a trained one, else that of its family."""
     if is_trained:
         return fine_tuning_plan()
-    return lite_plan() if isinstance(config.backbone, EfficientNetLite0Config) else published_plan()
+    return lite_plan() if _is_lite(config) else published_plan()
 
 
 def default_augmentation(config: SystemConfig) -> Augmentation:
     """Returns the published augmentation, or the stronger one for the lite systems."""
-    is_lite = isinstance(config.backbone, EfficientNetLite0Config)
-    return STRONGER_AUGMENTATION if is_lite else PUBLISHED_AUGMENTATION
+    return STRONGER_AUGMENTATION if _is_lite(config) else PUBLISHED_AUGMENTATION
+
+
+def _is_lite(config: SystemConfig) -> bool:
+    detector = config.detector
+    return isinstance(detector, FasterRCNNConfig) and isinstance(detector.backbone, EfficientNetLite0Config)

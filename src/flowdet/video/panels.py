@@ -45,8 +45,8 @@ def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, 
     match features.origin:
         case Aggregation():
             return _of_window(features, features.origin, sides, size)
-        case Propagation(key_frames, flow):
-            back = features.index - key_frames[0]
+        case Propagation(key_frame, flow):
+            back = features.index - key_frame
             label = f"key frame, {back} back" if back else "this is the key frame"
             panel = Panel(label, _flow(flow[0], features.geometries[0], size) if flow is not None else None)
             return [panel, *[Panel()] * sum(sides)]
@@ -73,8 +73,8 @@ def _of_window(
         own = own + origin.weights[0, 1 + places[0]]
 
     def panel(offset: int) -> Panel:
-        flow, weight = origin.flows[0, places[offset]], origin.weights[0, 1 + places[offset]]
-        return Panel(f"{offset:+d}", _flow(flow, geometry, size), _stretch(weight, geometry, size))
+        flow = None if origin.flows is None else _flow(origin.flows[0, places[offset]], geometry, size)
+        return Panel(f"{offset:+d}", flow, _stretch(origin.weights[0, 1 + places[offset]], geometry, size))
 
     past = [panel(offset) for offset in spread([other for other in places if other < 0], before)]
     future = [panel(offset) for offset in spread([other for other in places if other > 0], after)]

@@ -113,8 +113,8 @@ def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, 
             _draw_weights(canvas, layout, panels, shade)
     if "key" in view.parts and features.origin is not None:
         # A method that has key frames and aggregates does so on them.
-        key_frames = features.origin.key_frames if isinstance(features.origin, Propagation) else (features.index,)
-        _mark_key_frame(canvas, layout, features.index - key_frames[0])
+        key_frame = features.origin.key_frame if isinstance(features.origin, Propagation) else features.index
+        _mark_key_frame(canvas, layout, features.index - key_frame)
     return np.array(canvas)
 
 

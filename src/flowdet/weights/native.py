@@ -1,8 +1,8 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,23 +12,25 @@ from torch import Tensor
 
 from flowdet.class_names import VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
+from flowdet.files import replacing
 from flowdet.systems.build import build
-from flowdet.systems.config import SystemConfig, config_from_json, config_to_json, single_frame
+from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
-from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.recursive import RecursiveConfig
-from flowdet.temporal.single import SingleFrameConfig
 from flowdet.weights.fill import fill, published_to_native
 from flowdet.weights.openmmlab import read_openmmlab
 
-__all__ = ["Start", "packed_weights", "read_native", "read_system", "save_native", "start_from", "weights_digest"]
+__all__ = [
+    "StartedSystem",
+    "packed_weights",
+    "read_native",
+    "read_system",
+    "save_native",
+    "start_from",
+    "weights_digest",
+]
 
 _CONFIG_KEY = "flowdet.config"
-_TEMPORAL_PARTS = ("flow_net", "embedding")
-_CLASSIFIER = "detector.roi_head.classes."
-_BOXES = "detector.roi_head.deltas."
+_DETECTOR = "detector"
 
 
 def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -51,13 +53,8 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
         raise CheckpointError(
             f"{overflown[0]} has values that are not finite numbers in {dtype}; {path} is not written"
         )
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+    with replacing(path, error=CheckpointError) as partial:
+        partial.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
 
 
 def weights_digest(system: VideoDetector) -> str:
@@ -96,53 +93,39 @@ def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
 def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector:
     """Builds a system and fills it with the weights of a file, native or published by mmtracking.
 
+    Parts of the file that the system does not have, such as the embedding of FGFA for DFF, are left out.
+
     Args:
         path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
-        config: The system to build, for other classes if the file knows others. It may be left out for a native
-            file, which knows its own; a single-frame system takes the weights of DFF or FGFA too, DFF those of FGFA.
+        config: The system to build, for other classes if the file knows others. None: a native file is built with the
+            configuration that was saved in it.
 
     Raises:
         CheckpointError: The file cannot be read, or its weights do not fit the system.
     """
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
-        config, class_names = _fitting(config, own), own.class_names
+        config, class_names = config or own, own.class_names
     elif config is None:
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:
-        published = read_openmmlab(path)
-        weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
-        class_names = published.class_names or config.class_names
-    system = build(config.with_classes(class_names))
-    unused = set(_TEMPORAL_PARTS) - _parts(system.state_dict())
-    fill(system, {key: tensor for key, tensor in weights.items() if _part(key) not in unused}, path, system.config.name)
+        weights, class_names = _read_published(path)
+    system = build(config.with_classes(class_names or config.class_names))
+    fill(system, _of_parts(weights, _parts(system.state_dict())), path, system.config.name)
     return system
 
 
-def _fitting(wanted: SystemConfig | None, own: SystemConfig) -> SystemConfig:
-    """The configuration to build for a native file: its own where that is what is wanted, for it may be customised."""
-    if wanted is None or wanted.name == own.name:
-        return own
-    match wanted.method, own.method:
-        case SingleFrameConfig(), _:
-            return single_frame(own, wanted.name)
-        case DFFConfig(), FGFAConfig() | FastFGFAConfig() | RecursiveConfig():
-            return replace(own, name=wanted.name, method=wanted.method)
-        case _:
-            return wanted
-
-
 @dataclass(frozen=True, eq=False, slots=True)
-class Start:
+class StartedSystem:
     """A system that takes up what another one has learnt, and what it took.
 
     Attributes:
         system: Ready to be trained.
         shared_classes: Known to both; their rows of the classifier were taken over.
-        new_classes: Not known to the file; their rows are at random.
+        new_classes: Not known to the file; their rows are random.
         dropped_classes: Known to the file and not wanted.
-        taken: How many tensors were filled from the file, in whole or in part.
-        fresh: Parts that the file does not have, at random: "flow_net", "embedding".
+        taken: The number of tensors that were filled from the file, in whole or in part.
+        fresh: Parts that the file does not have, random: "flow_net", "embedding".
         unused: Parts of the file that the system does not have.
     """
 
@@ -155,11 +138,12 @@ class Start:
     unused: tuple[str, ...]
 
 
-def start_from(path: Path, config: SystemConfig) -> Start:
+def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     """Builds a system for training and fills it with all that fits of a trained one, for other classes or methods too.
 
-    The rows of the classifier and of class-specific boxes are carried over by class name, the background's too. Where
-    one of the two has no flow net or no embedding, that part stays at random or unused. All else has to fit.
+    The rows of the classifier, and of boxes that each class has of its own, are carried over by class name, those of
+    the background too. Where one of the two has no flow net or no embedding, that part stays random or unused. All else
+    has to fit.
 
     Args:
         path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
@@ -168,72 +152,88 @@ def start_from(path: Path, config: SystemConfig) -> Start:
     Raises:
         CheckpointError: The file cannot be read, or its weights are of another network.
     """
-    weights, known = _read_with_classes(path)
+    weights, known = _read_with_classes(path, config)
     system = build(config)
     own = system.state_dict()
     in_file, in_system = _parts(weights), _parts(own)
-    fresh = tuple(part for part in _TEMPORAL_PARTS if part in in_system - in_file)
-    unused = tuple(part for part in _TEMPORAL_PARTS if part in in_file - in_system)
-    given = {key: tensor for key, tensor in weights.items() if _part(key) not in unused}
+    given = _of_parts(weights, in_system)
     taken = len(given)
+    fresh = tuple(part for part in in_system if part not in in_file and part != _DETECTOR)
     given |= {key: tensor for key, tensor in own.items() if _part(key) in fresh}
     given |= _carried_over(given, own, known, config, path)
     fill(system, given, path, config.name)
-    return Start(
+    return StartedSystem(
         system=system,
         shared_classes=tuple(name for name in config.class_names if name in known),
         new_classes=tuple(name for name in config.class_names if name not in known),
         dropped_classes=tuple(name for name in known if name not in config.class_names),
         taken=taken,
         fresh=fresh,
-        unused=unused,
+        unused=tuple(part for part in in_file if part not in in_system and part != _DETECTOR),
     )
 
 
-def _read_with_classes(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights of a file under native names, and the classes it was trained for as far as that is known."""
-    if path.suffix == ".safetensors":
-        config, weights = read_native(path)
-        return weights, config.class_names
+def _read_published(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of an mmtracking checkpoint under native names, and its classes if it names them."""
     published = read_openmmlab(path)
     weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
-    logits = weights.get(_CLASSIFIER + "bias")
-    is_of_vid = logits is not None and len(logits) == len(VID_CLASSES) + 1
-    return weights, published.class_names or (VID_CLASSES if is_of_vid else ())
+    return weights, published.class_names or ()
+
+
+def _read_with_classes(path: Path, config: SystemConfig) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of a file under native names, and the classes it was trained for as far as that is known."""
+    if path.suffix == ".safetensors":
+        own, weights = read_native(path)
+        return weights, own.class_names
+    weights, known = _read_published(path)
+    outputs = _outputs(weights, config)
+    return weights, known or (VID_CLASSES if outputs == len(VID_CLASSES) + 1 else ())
 
 
 def _part(key: str) -> str:
     return key.partition(".")[0]
 
 
-def _parts(keys: Iterable[str]) -> set[str]:
-    return {_part(key) for key in keys}
+def _parts(keys: Iterable[str]) -> dict[str, None]:
+    """The parts that these keys belong to, in their order."""
+    return dict.fromkeys(map(_part, keys))
+
+
+def _of_parts(weights: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """The weights of these parts, and all of the detector."""
+    return {key: tensor for key, tensor in weights.items() if _part(key) in {*parts, _DETECTOR}}
+
+
+def _outputs(weights: Mapping[str, Tensor], config: SystemConfig) -> int:
+    """The number of outputs of the classifier in the file; 0 if it has none."""
+    layer, rows = next(iter(config.detector.classifier.items()))
+    return len(weights.get(f"{_DETECTOR}.{layer}.bias", ())) // rows
 
 
 def _carried_over(
     given: Mapping[str, Tensor], own: Mapping[str, Tensor], known: tuple[str, ...], config: SystemConfig, path: Path
 ) -> dict[str, Tensor]:
     """The last layers of the new system, with the rows of the classes that both know and of the background."""
-    outputs = len(given.get(_CLASSIFIER + "bias", ()))
-    if known and outputs and outputs != len(known) + 1:
+    extra = _outputs(own, config) - len(config.class_names)
+    outputs = _outputs(given, config)
+    if known and outputs and outputs != len(known) + extra:
+        background = ", the background's among them" if extra else ""
         raise CheckpointError(
-            f"{path} names {len(known)} classes, but its classifier has {outputs} outputs, the background's among them"
+            f"{path} names {len(known)} classes, but its classifier has {outputs} outputs{background}"
         )
     pairs = [(config.class_names.index(name), known.index(name)) for name in config.class_names if name in known]
-    layers = [(_CLASSIFIER, 1, [*pairs, (-1, -1)])]
-    if config.heads.roi_head.class_specific_boxes and len(given.get(_BOXES + "bias", ())) == 4 * (outputs - 1):
-        layers.append((_BOXES, 4, pairs))
-    return {
-        key: _with_rows(own[key], given[key], rows, per_class)
-        for layer, per_class, rows in layers
-        for key in (layer + "weight", layer + "bias")
-        if key in given
-    }
+    carried = {}
+    for layer, per_class in config.detector.classifier.items():
+        for key in (f"{_DETECTOR}.{layer}.weight", f"{_DETECTOR}.{layer}.bias"):
+            if key in given:
+                rows = [*pairs, *((number, number) for number in range(-extra, 0))] if per_class == 1 else pairs
+                carried[key] = _with_rows(own[key], given[key], rows, per_class, len(known))
+    return carried
 
 
-def _with_rows(own: Tensor, given: Tensor, pairs: Sequence[tuple[int, int]], per_class: int) -> Tensor:
+def _with_rows(own: Tensor, given: Tensor, pairs: Sequence[tuple[int, int]], per_class: int, known: int) -> Tensor:
     """A layer's own tensor with some of its rows taken from another one, (to, from); left to `fill` if they differ."""
-    if given.shape[1:] != own.shape[1:]:
+    if given.shape[1:] != own.shape[1:] or len(given) < per_class * known:
         return given
     rows, others = own.clone().unflatten(0, (-1, per_class)), given.unflatten(0, (-1, per_class))
     for to, where_from in pairs:

@@ -10,11 +10,6 @@ from typing import Any
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.adaptive_dff import AdaptiveDFFConfig
-from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
-from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.views import View, draw_view
@@ -45,23 +40,13 @@ def view_of(config: SystemConfig, parts: Collection[str]) -> View:
     Raises:
         ConfigError: There is no such part, or the system has none.
     """
-    match config.method:
-        case FGFAConfig(past=past, future=future):
-            view = View(frozenset(("flow", "weights")), past, future)
-        case FastFGFAConfig(offsets=offsets):
-            past = sum(offset < 0 for offset in offsets)
-            view = View(frozenset(("flow", "weights")), past, len(offsets) - past)
-        case DFFConfig() | AdaptiveDFFConfig():
-            view = View(frozenset(("flow", "key")), 1, 0)
-        case RecursiveConfig():
-            view = View(frozenset(("flow", "weights", "key")), 1, 0)
-        case _:
-            view = View(frozenset(), 0, 0)
+    method = config.method
+    view = View(method.overlays, *method.window)
     for part in parts:
         if part not in _PARTS:
             raise ConfigError(f"there is no {part!r} to show; name some of {', '.join(_PARTS)}")
         if part not in view.parts:
-            others = " and ".join(sorted(view.parts)) or "nothing, for every frame stands for itself"
+            others = " and ".join(sorted(view.parts)) or "nothing"
             raise ConfigError(f"{config.name} has no {_PARTS[part]} to show; what it can show is {others}")
     return replace(view, parts=view.parts & set(parts))
 
@@ -109,11 +94,11 @@ def annotate(
         if video_path:
             size = view.picture_size((first.image.shape[0], first.image.shape[1]))
             writer = stack.enter_context(VideoWriter(video_path, size, video.fps))
-        outcomes = system.detect_with_features(chain([first], frames), score=score, classes=classes)
-        for frame, detections, features in outcomes:
+        for outcome in system.detect_many([chain([first], frames)], score=score, classes=classes):
+            frame, detections = outcome.frame, outcome.detections
             lines.write(detections)
             if writer:
-                writer.write(draw_view(frame.image, detections, features, view), frame.time)
+                writer.write(draw_view(frame.image, detections, outcome.features, view), frame.time)
             done += 1
             found += len(detections)
             progress(done)

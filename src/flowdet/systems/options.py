@@ -1,0 +1,80 @@
+"""The options that every command shares: which system, with which weights, in which form, computed by what."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from flowdet.errors import ConfigError
+from flowdet.flow.dis import DISFlowConfig
+from flowdet.systems.config import SystemConfig
+from flowdet.temporal.base import MethodConfig
+
+__all__ = ["DEFAULT_SYSTEM", "SystemOptions", "apply_options"]
+
+DEFAULT_SYSTEM = "fgfa-lite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemOptions:
+    """Which system, and how it detects; the command line spreads this over its options.
+
+    Attributes:
+        system: One of `flowdet models`, which each command takes in its own place; None: the default system, or the one
+            that the weight file was saved from.
+        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
+        device: Where the system runs, "cuda" for instance.
+        causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        variant: A cheaper form of the method; results change slightly. FGFA has early, composed, fast and recursive.
+        key_frame_interval: Frames from one key frame to the next, for methods with key frames.
+        flow: Take this flow in place of the system's own: dis is OpenCV's, which needs no training.
+        backend: What computes: torch, optimised, openvino, a folder of `flowdet quantise`, or auto, which chooses
+            one for the system and this machine.
+    """
+
+    system: Annotated[str | None, Parameter(parse=False)] = None
+    weights: Path | None = None
+    device: str = "cpu"
+    causal: Annotated[bool, Parameter(negative=())] = False
+    variant: str | None = None
+    key_frame_interval: int | None = None
+    flow: Literal["dis"] | None = None
+    backend: str = "auto"
+
+
+def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
+    """Returns the configuration with causal form, variant, key frame interval and flow as the options say.
+
+    Raises:
+        ConfigError: An option has no effect on this system.
+    """
+    method = config.method
+    if options.variant is not None:
+        method = _variant(config, options.variant)
+    if options.causal:
+        method = method.causal()
+    if options.key_frame_interval is not None:
+        method = _with_interval(config.name, method, options.key_frame_interval)
+    flow_net = config.flow_net
+    if options.flow is not None:
+        if options.flow != "dis":
+            raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {options.flow!r}')
+        if flow_net is None:
+            raise ConfigError(f"{config.name} takes every frame by itself and has no flow to replace")
+        flow_net = DISFlowConfig()
+    return replace(config, method=method, flow_net=flow_net)
+
+
+def _variant(config: SystemConfig, name: str) -> MethodConfig:
+    variants = config.method.variants
+    if name not in variants:
+        names = f"its variants are {', '.join(variants)}" if variants else "it has none"
+        raise ConfigError(f"{config.name} has no variant {name!r}; {names}")
+    return variants[name]
+
+
+def _with_interval(name: str, method: MethodConfig, interval: int) -> MethodConfig:
+    if "key_frame_interval" not in {each.name for each in fields(method)}:  # type: ignore[arg-type]
+        raise ConfigError(f"{name} has no key frames, so a key frame interval has no effect: leave it out")
+    return replace(method, key_frame_interval=interval)  # type: ignore[type-var]
