@@ -260,7 +260,7 @@ def _read_document(path: Path, reader: JsonReader) -> _Foreign:
         names = tuple(str(category["name"]) for category in lists["categories"])
         image_ids = np.array([image["id"] for image in lists["images"]], dtype=np.int64)
         category_ids = np.array([category["id"] for category in lists["categories"]], dtype=np.int64)
-    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{path} is neither a COCO results file nor one of `flowdet detect`: expected images with id, height and "
             f"width, categories with id and name, videos with id and name ({type(error).__name__}: {error})"
@@ -290,36 +290,44 @@ def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
         for number, line in enumerate(reader.lines(), start=1):
             try:
                 if number == 1:
+                    _check_version(path, line.get("version", 1))
                     video = str(line["video"]["name"])
                     names = tuple(str(category["name"]) for category in line["categories"])
                     category_ids = [category["id"] for category in line["categories"]]
                 elif "complete" in line:
                     is_complete = line["complete"] is True
                 else:
-                    _add_frame(line, len(frames), category_ids, rows)
+                    _add_frame(f"{path}: line {number}", line, len(frames), category_ids, rows)
                     frames.append(_ForeignFrame(video, line["frame_index"], None, (line["height"], line["width"])))
-            except (LookupError, TypeError, ValueError, OverflowError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
                 what = "the header of a .jsonl file of `flowdet detect`" if number == 1 else "a frame"
                 raise DataError(f"{path}: line {number} is not {what} ({type(error).__name__}: {error})") from error
-            except DataError as error:
-                raise DataError(f"{path}: line {number}: a detection {error}") from error
     if not names:
         raise DataError(f"{path} is empty: expected JSON lines of `flowdet detect`")
     ids, values = rows.arrays()
     return _Foreign(frames, names, DetectionTable(ids[:, 0], ids[:, 1], values[:, :4], values[:, 4]), is_complete)
 
 
-def _add_frame(line: Any, frame: int, category_ids: list[int], rows: _Rows) -> None:
+def _check_version(path: Path, version: object) -> None:
+    if version not in {1, 2}:
+        raise DataError(f"{path} has version {version!s:.20} of the format, and this flowdet reads 1 and 2: update it")
+
+
+def _add_frame(where: str, line: Any, frame: int, category_ids: list[int], rows: _Rows) -> None:
     """Takes the detections of one line, with positions of frames and classes as ids."""
     # Version 1 of the format counts classes from 0, by their position in the header.
     labels = line["labels"] if "labels" in line else [category_ids.index(one) for one in line["category_ids"]]
     for box, score, label in zip(line["boxes"], line["scores"], labels, strict=True):
-        if type(label) is not int or not 0 <= label < len(category_ids):
-            raise DataError(f"is of class {str(label)[:40]}, which the header does not list")
+        if not is_whole(label, 0, len(category_ids) - 1):
+            raise DataError(f"{where}: a detection is of class {str(label)[:40]}, which the header does not list")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_pixels, box)):
+            raise DataError(f"{where}: a detection has no box of x1, y1, x2, y2, finite, but {str(box)[:80]}")
         x1, y1, x2, y2 = box
-        if not all(map(is_pixels, box)):
-            raise DataError(f"has no box of x1, y1, x2, y2, finite, but {str(box)[:80]}")
-        rows.add({"image_id": frame, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
+        entry = {"image_id": frame, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        try:
+            rows.add(entry)
+        except DataError as error:
+            raise DataError(f"{where}: a detection {error}") from error
 
 
 def _matched(
