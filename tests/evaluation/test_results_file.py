@@ -8,7 +8,7 @@ import pytest
 from flowdet.errors import DataError
 from flowdet.evaluation import json_reader, results_file
 from flowdet.evaluation.results_file import read_results, write_results
-from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
+from flowdet.metrics.detections import DetectionTable
 from tests.metrics.fixtures import Made
 
 IDS = [40, 7, 0]
@@ -83,6 +83,12 @@ FAULTS = [
     ({**GOOD, "score": float("inf")}, "needs a finite number as its score, not inf"),
     ({**GOOD, "score": None}, "needs a finite number as its score, not None"),
     ({**GOOD, "score": [1]}, "needs a finite number as its score"),
+    ({**GOOD, "score": True}, "needs a finite number as its score, not True"),
+    ({**GOOD, "score": 10**400}, "needs a finite number as its score, not 1000"),
+    ({**GOOD, "bbox": [1e308, 1e308, 1e308, 1e308]}, "has no box"),
+    ({**GOOD, "bbox": [1, 2, 3, 10**400]}, "has no box"),
+    ({**GOOD, "bbox": [1, 2, True, 4]}, "has no box"),
+    ({**GOOD, "image_id": True}, "needs a whole number as its image_id, not True"),
     ([1, 2], "is not an object"),
     (5, "is not an object"),
     ("text", "is not an object"),
@@ -163,20 +169,3 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(DataError, match="cannot be written: No such file"):
         write_results(table, DATA, tmp_path / "none" / "results.json")
-
-
-def test_tables() -> None:
-    whole = concatenate([table_of(3), table_of(0), table_of(2)])
-    assert whole.scores.tolist() == [*table_of(3).scores, *table_of(2).scores]
-    assert len(concatenate([])) == 0
-    assert whole.select(whole.scores > 0.5).scores.tolist() == [score for score in whole.scores if score > 0.5]
-    with pytest.raises(ValueError, match="a table has images"):
-        DetectionTable(whole.images, whole.labels, whole.boxes[:, :3], whole.scores)
-
-
-def test_classes_by_name() -> None:
-    assert map_classes(("emu", "fox", "cat"), DATA).labels.tolist() == [2, -1, 0]
-    with pytest.raises(
-        DataError, match=r"none of the system's classes: it has cat, dog, emu; the system finds a, b, c, d, e and 1"
-    ):
-        map_classes(("a", "b", "c", "d", "e", "f"), DATA)
