@@ -62,7 +62,7 @@ _WIDE = MovingStillsConfig(size=(288, 512))
 
 @dataclass(frozen=True)
 class Sources:
-    """Where pictures come from.
+    """The pictures to train on.
 
     Attributes:
         coco: COCO annotations of photographs.
@@ -258,11 +258,11 @@ def main(
     """Trains.
 
     Args:
-        stages: Which stages; all of them if not given.
+        stages: The stages to run. [default: all]
         sources: The photographs.
         out: Folder of the run, of all stages.
         start: Weight file whose detector `styles` or `more` goes on from, in place of that of the stage before.
-        threads: Of torch; one more process draws the clips.
+        threads: Number of threads of PyTorch; one more process draws the clips.
     """
     torch.set_num_threads(threads)
     for name in stages or _STAGES:

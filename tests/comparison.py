@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.inputs import prepare
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.recipes import RECIPES
@@ -201,7 +202,7 @@ def compare(system: VideoDetector, recording: Recording, frame: ReferenceFrame) 
         differences[name] = _worst(differences.get(name, 0.0), difference)
 
     for name, stats in frame.stats.items():
-        if name != "proposals":  # with their scores, which `RPN.propose` keeps to itself
+        if name != "proposals":  # with their scores, which `propose` keeps to itself
             note(name, _of_stats(own[name], stats))
     for name, values in frame.values.items():
         if name in _OF_DENSE:
@@ -212,6 +213,7 @@ def compare(system: VideoDetector, recording: Recording, frame: ReferenceFrame) 
         note("proposals", _nearest(own["proposals"], wanted)[0])
         if not frame.thinned and len(wanted) != len(own["proposals"]):
             note("proposals", np.inf)
+        assert isinstance(system.detector, FasterRCNN)
         rois = roi_outputs(system.detector, recording["feat"], torch.from_numpy(wanted).float())
         for name in _OF_ROIS & set(frame.values):
             values = rois[name].double().numpy()

@@ -17,6 +17,7 @@ roi_reg         [p, 4 classes]
 dets            [d, 6], label, xyxy px of the original image, score
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowdet.detectors.faster_rcnn import Detector
+from flowdet.detectors.faster_rcnn import FasterRCNN, propose
 from flowdet.flow.flownet_s import FlowNetS
+from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.aggregate import cosine_similarity
+from flowdet.ops.sampling import roi_align
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, WindowFrame, window_slots
@@ -76,17 +79,21 @@ def record(system: VideoDetector, inputs: Sequence[NetworkInput], frames: int | 
 
 def _heads(system: VideoDetector, features: FrameFeatures) -> Recording:
     detector = system.detector
+    assert isinstance(detector, FasterRCNN)
+    (maps,) = features.maps
     with torch.inference_mode(), _Calls(detector.rpn) as rpn, _Calls(detector.roi_head) as roi_head:
-        ((boxes, scores, labels),) = detector.detect(features.features, features.geometries)
-        ((_, (proposals,)),) = roi_head.arguments
-        ((logits, moves),) = roi_head.results
+        ((boxes, scores, labels),) = detector.detect(features)
         ((objectness, deltas),) = rpn.results
+        ((pooled,),) = roi_head.arguments
+        ((logits, moves),) = roi_head.results
+        config = detector.config.rpn
+        (proposals,) = propose(config, objectness, deltas, features.geometries, config.post_nms_top_n)
         return {
-            "feat": features.features,
+            "feat": maps,
             "rpn_cls": objectness,
             "rpn_reg": deltas,
             "proposals": proposals,
-            "roi_feat": detector.roi_head.pool(features.features, [proposals]),
+            "roi_feat": pooled,
             "roi_cls": logits,
             "roi_reg": moves.flatten(1),
             "dets": torch.cat((labels[:, None], boxes, scores[:, None]), dim=1),
@@ -94,10 +101,10 @@ def _heads(system: VideoDetector, features: FrameFeatures) -> Recording:
 
 
 @torch.inference_mode()
-def roi_outputs(detector: Detector, features: Tensor, proposals: Tensor) -> Recording:
+def roi_outputs(detector: FasterRCNN, features: Tensor, proposals: Tensor) -> Recording:
     """What the RoI head makes of proposals [p, 4]."""
-    logits, moves = detector.roi_head(features, [proposals])
-    pooled = detector.roi_head.pool(features, [proposals])
+    pooled = roi_align(features, [proposals], detector.config.roi_head.bins, FEATURE_STRIDE)
+    logits, moves = detector.roi_head(pooled)
     return {"roi_feat": pooled, "roi_cls": logits, "roi_reg": moves.flatten(1)}
 
 
@@ -111,7 +118,7 @@ def _record_dff(
 ) -> Iterator[tuple[Recording, FrameFeatures]]:
     assert isinstance(system.flow_net, FlowNetS)
     state = method.initial_state()
-    with _Calls(system.flow_net.predictions["2"]) as predictions, _Calls(system.detector.neck) as neck:
+    with _Calls(system.flow_net.predictions["2"]) as predictions, _Calls(system.detector.get_submodule("neck")) as neck:
         for item in inputs:
             predictions.clear()
             neck.clear()
@@ -129,8 +136,7 @@ class _Aggregation:
     """What went into one aggregation and what came out, as it happened."""
 
     current: WindowFrame
-    references: tuple[WindowFrame, ...]
-    repeats: tuple[int, ...]
+    references: tuple[int, ...]
     predictions: Tensor
     warped: Tensor
     keys: Tensor
@@ -144,24 +150,22 @@ class _WatchedFGFA(FGFA):
     embeddings: _Calls
     aggregations: list[_Aggregation]
 
-    def aggregate(
-        self, current: WindowFrame, references: Sequence[WindowFrame], repeats: Sequence[int]
-    ) -> tuple[Tensor, Aggregation]:
+    def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
         self.predictions.clear()
         self.embeddings.clear()
-        features, origin = super().aggregate(current, references, repeats)
+        output = super()._emit(current, last, window)
+        assert isinstance(output.origin, Aggregation)
         aggregation = _Aggregation(
-            current=current,
-            references=tuple(references),
-            repeats=tuple(repeats),
+            current=next(frame for frame in window if frame.index == current),
+            references=output.origin.references,
             predictions=torch.cat(self.predictions.results),
             warped=torch.cat([maps for (maps,) in self.embeddings.arguments[1:]]),
             keys=torch.cat(self.embeddings.results[1:]),
             query=self.embeddings.results[0],
-            weights=origin.weights,
+            weights=output.origin.weights,
         )
         self.aggregations.append(aggregation)
-        return features, origin
+        return output
 
 
 @torch.inference_mode()
@@ -169,14 +173,13 @@ def _record_fgfa(
     system: VideoDetector, method: FGFA, inputs: Sequence[NetworkInput], frames: int
 ) -> Iterator[tuple[Recording, FrameFeatures]]:
     assert isinstance(system.flow_net, FlowNetS)
-    assert system.embedding
     last = len(inputs) - 1
     with (
         _Calls(system.flow_net.predictions["2"]) as predictions,
-        _Calls(system.embedding) as embeddings,
-        _Calls(system.detector.neck) as neck,
+        _Calls(system.get_submodule("embedding")) as embeddings,
+        _Calls(system.detector.get_submodule("neck")) as neck,
     ):
-        parts = (method.extract, method.flow_net, method.embed, method.config)
+        parts = (method.detector, method.flow_net, method.embed, method.config)
         watched = _WatchedFGFA(*parts, predictions, embeddings, [])
         state = watched.initial_state()
         emitted = 0
@@ -190,6 +193,7 @@ def _record_fgfa(
                 outputs, state = watched.step(item, state)
             for output, aggregation in zip(outputs, watched.aggregations, strict=True):
                 slots = window_slots(output.index, last, method.config)
+                slots.insert(method.config.past, output.index)
                 entered = slots if output.index == 0 else [min(output.index + method.lookahead, last)]
                 recording = _slots(system.flow_net, method, aggregation, slots)
                 recording["neck"] = torch.cat([neck.results[number] for number in entered])
@@ -200,20 +204,21 @@ def _record_fgfa(
 def _slots(flow_net: FlowNetS, method: FGFA, aggregation: _Aggregation, slots: Sequence[int]) -> Recording:
     """Every slot of the window on its own, as the reference computes it, from what was computed once a frame."""
     current, middle = aggregation.current, method.config.past
-    position = {frame.index: number for number, frame in enumerate(aggregation.references)}
-    order = [position[index] for slot, index in enumerate(slots) if slot != middle]
-    share = torch.tensor(aggregation.repeats)[:, None, None, None]
+    position = {index: number for number, index in enumerate(aggregation.references)}
+    others = [index for slot, index in enumerate(slots) if slot != middle]
+    order, repeats = [position[index] for index in others], Counter(others)
+    share = torch.tensor([repeats[index] for index in aggregation.references])[:, None, None, None]
 
     def expand(of_references: Tensor, of_current: Tensor) -> Tensor:
-        others = of_references[order]
-        return torch.cat((others[:middle], of_current, others[middle:]))
+        around = of_references[order]
+        return torch.cat((around[:middle], of_current, around[middle:]))
 
     to_itself = flow_net.predict(flow_net.as_current(current.flow_input), current.flow_reference)[0]
     query = aggregation.query
     weights = aggregation.weights[0, :, None]
     return {
         **_flows(expand(aggregation.predictions, to_itself)),
-        "warped": expand(aggregation.warped, current.features),
+        "warped": expand(aggregation.warped, current.maps[0]),
         "agg_cos": expand(
             cosine_similarity(query, aggregation.keys[None])[0, :, None],
             cosine_similarity(query, query[:, None])[0, :, None],

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowdet.detectors import roi_head, rpn
+from flowdet.detectors import faster_rcnn
 from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.boxes import Chooser, Sample, sample
 from flowdet.types import ClipBatch, Targets
@@ -36,8 +36,7 @@ class Samples:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[Tensor, Sample]] = []
-        for module in (rpn, roi_head):
-            monkeypatch.setattr(module, "sample", self._sample)
+        monkeypatch.setattr(faster_rcnn, "sample", self._sample)
 
     def _sample(self, matches: Tensor, count: int, positive_share: float, choose: Chooser) -> Sample:
         result = sample(matches, count, positive_share, choose)

@@ -33,6 +33,8 @@ __all__ = [
     "frames_of",
     "inputs_of",
     "lite_config",
+    "lite_detector_config",
+    "lite_flow_config",
     "parts_for",
     "run",
     "tiny_detector",
@@ -161,11 +163,10 @@ def parts_for(config: MethodConfig, *, strides: tuple[int, ...] = (16,), flow: F
     extract = Extract(strides)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        modules = config.modules(extract.channels)
+        modules = {name: module.requires_grad_(False) for name, module in config.modules(extract.channels).items()}
     return MethodParts(extract, (flow or Flow()) if config.uses_flow else None, modules)
 
 
-@torch.no_grad()
 def run(
     method: TemporalMethod[Any], inputs: Sequence[NetworkInput], preview: Sequence[NetworkInput] = ()
 ) -> list[FrameFeatures]:
@@ -190,7 +191,7 @@ class _Backbone(nn.Module):
 
 def tiny_detector(seed: int = 0) -> FasterRCNN:
     """A detector with random heads that finds many objects."""
-    config = _detector_config()
+    config = lite_detector_config()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rpn = RPN(config.rpn, _CHANNELS)
@@ -201,7 +202,8 @@ def tiny_detector(seed: int = 0) -> FasterRCNN:
     return FasterRCNN(config, _Backbone(), nn.Identity(), rpn, roi_head).eval()
 
 
-def _detector_config() -> FasterRCNNConfig:
+def lite_detector_config() -> FasterRCNNConfig:
+    """The detector of fgfa-lite, narrow."""
     return FasterRCNNConfig(
         EfficientNetLite0Config(),
         MergeNeckConfig(channels=_CHANNELS),
@@ -216,7 +218,7 @@ def lite_config() -> SystemConfig:
         name="tiny",
         class_names=_CLASSES,
         inputs=InputConfig(long_side=96, short_side=64, multiple=32),
-        detector=_detector_config(),
+        detector=lite_detector_config(),
         method=SingleFrameConfig(),
     )
 

@@ -21,7 +21,7 @@ _MARK_LENGTH = len(".") + len(".0123abcd.part")
 
 
 @contextmanager
-def replacing(path: Path, *, error: type[FlowdetError] = ConfigError) -> Iterator[Path]:
+def replacing(path: Path, *, error: type[FlowdetError] = ConfigError, keep: bool = False) -> Iterator[Path]:
     """Yields a partial file to write, which takes the place of `path` when the block ends without an error.
 
     Until then `path` stays as it was. A symbolic link keeps pointing where it points: its target is replaced. What is
@@ -31,6 +31,7 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError) -> Iterato
     Args:
         path: The file to write, in a folder that exists.
         error: Raised in place of an OSError from the first byte to the renaming.
+        keep: Leave the partial file where it is, and say so, if all but the renaming worked.
 
     Raises:
         FlowdetError: The file cannot be written; of the type `error`.
@@ -46,12 +47,19 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError) -> Iterato
         partial = _beside(target, f".{secrets.token_hex(4)}.part")
         with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
             _try_lock(mark)
+            is_whole = False
             try:
                 yield partial
+                is_whole = True
                 partial.replace(target)
+            except OSError as failure:
+                if keep and is_whole:
+                    raise error(f"{path} cannot be written: {failure.strerror}; it is in '{partial}'") from failure
+                raise
             finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
+                if not (keep and is_whole):
+                    with suppress(OSError):
+                        partial.unlink(missing_ok=True)
     except OSError as failure:
         raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
 

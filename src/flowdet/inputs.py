@@ -29,6 +29,7 @@ class InputConfig:
         std: Divisor of each channel.
         multiple: The padded sides are multiples of this.
         enlarge: Whether frames below those sides are enlarged to them; else they stay as they are, which is faster.
+        padding: The value of padded pixels, after normalising.
     """
 
     long_side: int = 1000
@@ -37,6 +38,7 @@ class InputConfig:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     multiple: int = 16
     enlarge: bool = True
+    padding: float = 0.0
 
     def __post_init__(self) -> None:
         if self.multiple < FEATURE_STRIDE or self.multiple % FEATURE_STRIDE:
@@ -78,4 +80,4 @@ def prepare(
     normalised = ((resized.to(device, non_blocking=True).to(torch.float32) - mean) / std).permute(0, 3, 1, 2)
     padding = (0, padded[1] - valid[1], 0, padded[0] - valid[0])
     geometry = Geometry(original=original, valid=valid, padded=(padded[0], padded[1]))
-    return NetworkInput(F.pad(normalised, padding).contiguous(), (geometry,) * len(images))
+    return NetworkInput(F.pad(normalised, padding, value=config.padding).contiguous(), (geometry,) * len(images))

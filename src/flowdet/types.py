@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,6 +189,9 @@ class Detections:
         image_size: (height, width) of the original image.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2")
+    """The keys of each of `records`."""
+
     frame_index: int
     time: float
     boxes: NDArray[np.float32]
@@ -227,7 +230,10 @@ class Detections:
         return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
 
     def records(self) -> list[dict[str, Any]]:
-        """One flat dictionary a detection: `pandas.DataFrame(detections.records())` is a table."""
+        """Returns a flat dictionary for each detection.
+
+        `pandas.DataFrame(detections.records(), columns=detections.columns)` is a table, also of a frame without any.
+        """
         return [
             {
                 "frame_index": self.frame_index,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from flowdet.backends.quantise import Calibration, quantise
+from flowdet.backends.quantised import load_quantised, read_manifest
 from PIL import Image
 
 from flowdet.backends.choice import with_runtime
 from flowdet.backends.parts import PARTS
-from flowdet.backends.quantise import Calibration, quantise
-from flowdet.backends.quantised import load_quantised, read_manifest
 from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.inputs import prepare

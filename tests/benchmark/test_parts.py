@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowdet.benchmark.parts import Meter
 from flowdet.benchmark.steady import runner
 from flowdet.systems.config import MethodConfig
 from flowdet.temporal.dff import DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single import SingleFrameConfig
 from tests.benchmark.systems import FGFA, inputs_for, narrow_system

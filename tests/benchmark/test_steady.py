@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 
 from flowdet.benchmark.steady import first_detections, frame_kinds, runner, steady_state
 from flowdet.systems.stream import detect
 from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.single import SingleFrameConfig

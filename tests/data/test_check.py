@@ -8,6 +8,7 @@ from PIL import Image
 from flowdet.data.check import CheckReport, check
 from flowdet.data.image_files import picture_names
 from flowdet.errors import DataError
+from tests.data.pictures import waves
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 REAL = SHARED / "data" / "real_vid"
@@ -257,3 +258,38 @@ def test_real_clips(tmp_path: Path) -> None:
     assert report.summary.speeds is not None
     shares = (report.summary.speeds.slow, report.summary.speeds.medium, report.summary.speeds.fast)
     assert [round(share, 2) for share in shares] == [0.17, 0.45, 0.38]
+
+
+def test_a_half_picture_is_found_where_all_are_decoded(tmp_path: Path) -> None:
+    path = good(tmp_path)
+    put_pictures(tmp_path, "0.png", "1.png", "2.png", "3.png")
+    Image.fromarray(waves((100, 200), 0)).save(tmp_path / "4.png", "JPEG")
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(content[: len(content) // 2])
+    assert warnings(check(path)) == {}
+    done: list[int] = []
+    found = warnings(check(path, decode=True, progress=done.append))
+    assert list(found) == ["1 x picture that cannot be read"]
+    assert found["1 x picture that cannot be read"][0].startswith(f"{tmp_path / '4.png'} cannot be read: ")
+    assert done == [5]
+
+
+def test_decoding_needs_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no pictures in .* to decode; name their folder with --images"):
+        check(good(tmp_path), decode=True)
+
+
+def test_frame_numbers_far_apart(tmp_path: Path) -> None:
+    report = check(write(tmp_path, [frame(0, frame_id=-(2**53)), frame(1, frame_id=2**53), frame(2, 2)], BASIS))
+    assert list(warnings(report)) == [f"{2**54 - 1} frame numbers are missing within 1 video"]
+    assert check(write(tmp_path, [frame(0, frame_id=2**53 + 1)], [])).problem_counts() == {"frame without a number": 1}
+
+
+def test_boxes_that_are_there_twice(tmp_path: Path) -> None:
+    boxes = [box(1, 4), box(2, 4), box(3, 4, 10, 10, 20, 41), box(4, 4), box(5, 4, label=2)]
+    found = warnings(check(write(tmp_path, [frame(4, None)], boxes, videos=[])))
+    assert found == {
+        "2 boxes repeat another one of their class": [
+            f"annotation {number} in 4.png (200x100): 10, 10, 30, 50" for number in (2, 4)
+        ]
+    }

@@ -368,6 +368,30 @@ def test_a_frame_as_it_is_read(root: Path) -> None:
     assert list(good.objects[0]) == ["n02084071", (1, 2, 10, 20), "0", False, True]
 
 
+@pytest.mark.parametrize(
+    "lines", [["val/a 1 0 999999999"], ["val/a 1 0 1", "val/x 2 0 999999999"]], ids=["one file is there", "none is"]
+)
+def test_a_small_list_does_not_ask_for_frames_that_are_not_there(lines: Sequence[str], root: Path) -> None:
+    put_list(root, "VID_val_videos.txt", *lines)
+    with pytest.raises(DataError, match=r"val/. has 999999999 frames, but .* holds [01] XML files"):
+        find_lists(root)
+
+
+@pytest.mark.parametrize("end", ["1e308", "9" * 400, "2147483648"])
+def test_a_box_without_measure_is_left_out(end: str, root: Path) -> None:
+    put(root, "VID", "val/b/000000", xml(CAT, ("dog", (0, 0, end, end), 0)))
+    written = convert_ilsvrc(only(root), root / "out")
+    (problem,) = written.problems
+    assert f"object 2 has '{end[:20]}' as xmin" in problem.sentence or "as xmax" in problem.sentence
+    assert list(find_problems(json.loads(written.path.read_text()))) == []
+
+
+def test_a_list_from_windows(root: Path) -> None:
+    path = root / "Lists" / "VID_val_videos.txt"
+    path.write_bytes(b"\xef\xbb\xbfval/a 1 0 1\r\nval/c 6 0 1\r\n")
+    assert [video.name for video in read_val_list(path)] == ["val/a", "val/c"]
+
+
 @needs(TINY)
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_to_the_reference_entry_by_entry(name: str, tmp_path: Path) -> None:

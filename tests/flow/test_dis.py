@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowdet.errors import ConfigError
+from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.inputs import InputConfig, prepare
 from flowdet.systems.build import build
-from flowdet.temporal.base import FlowNet
 from flowdet.types import Geometry, NetworkInput
 from tests.data.pictures import waves
 from tests.training.runs import SYSTEMS, TinyClips
@@ -135,7 +135,7 @@ def test_the_rest_of_a_system_learns_with_it(name: str) -> None:
     system = build(replace(SYSTEMS[name], flow_net=DISFlowConfig("ultrafast"))).train()
     clips = TinyClips(references=1, clips_per_device=1).batch([2, 3]).clips
     sum(system.losses(clips).values(), torch.zeros(())).backward()
-    assert [
-        key for key, each in system.detector.neck.named_parameters() if each.grad is None or not each.grad.any()
-    ] == []
-    assert system.embedding is None or all(each.grad is not None for each in system.embedding.parameters())
+    neck = system.detector.get_submodule("neck")
+    assert [key for key, each in neck.named_parameters() if each.grad is None or not each.grad.any()] == []
+    assert set(system.method_modules) == ({"embedding"} if name == "tiny-fgfa" else set())
+    assert all(each.grad is not None for module in system.method_modules.values() for each in module.parameters())

@@ -41,9 +41,7 @@ def test_given_names_that_do_not_exist() -> None:
 
 
 def test_no_class_in_common() -> None:
-    with pytest.raises(
-        DataError, match=r"none of the system's .*: it has a, b; the system finds c; .*map-classes"
-    ):
+    with pytest.raises(DataError, match=r"none of the system's .*: it has a, b; the system finds c; .*map-classes"):
         names_found(("c",), ("a", "b"))
 
 

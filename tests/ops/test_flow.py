@@ -1,6 +1,6 @@
 import torch
 
-from flowdet.ops.flow import follow, hop, mean_length
+from flowdet.ops.flow import follow, hop
 
 
 def constant(dx: float, dy: float) -> torch.Tensor:
@@ -30,9 +30,3 @@ def test_a_path_samples_the_next_hop_where_it_has_led() -> None:
 def test_the_order_of_hops_does_not_matter_where_flow_is_constant() -> None:
     one, two = hop(constant(1, 0.5), constant(0, 0)), hop(constant(-3, 2), constant(3, -2))
     torch.testing.assert_close(follow(one, two), follow(two, one))
-
-
-def test_mean_length_of_each_stream() -> None:
-    flows = torch.cat((constant(3, 4), constant(0, 0)))
-    flows[1, 0, :3] = 2
-    torch.testing.assert_close(mean_length(flows), torch.tensor([5.0, 1.0]))

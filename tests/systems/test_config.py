@@ -34,11 +34,14 @@ def test_every_recipe_is_known_by_its_own_name_and_detects_the_classes_of_imagen
 
 def test_json_says_in_words_which_parts_are_meant() -> None:
     document = json.loads(config_to_json(fgfa_lite()))
-    assert {part: document[part]["kind"] for part in ("backbone", "neck", "method", "flow_net")} == {
-        "backbone": "EfficientNetLite0Config",
-        "neck": "MergeNeckConfig",
+    assert {part: document[part]["kind"] for part in ("detector", "method", "flow_net")} == {
+        "detector": "FasterRCNNConfig",
         "method": "FGFAConfig",
         "flow_net": "MatchingFlowConfig",
+    }
+    assert {part: document["detector"][part]["kind"] for part in ("backbone", "neck")} == {
+        "backbone": "EfficientNetLite0Config",
+        "neck": "MergeNeckConfig",
     }
     assert document["inputs"]["long_side"] == 512
 
@@ -64,17 +67,19 @@ def changed(*path: str, to: object) -> str:
         ("[]", "list"),
         ("3", "int"),
         ("{}", "'name' is missing"),
-        (changed("backbone", "kind", to="SwinConfig"), "SwinConfig"),
+        (changed("detector", "backbone", "kind", to="SwinConfig"), "SwinConfig"),
         (changed("method", "kind", to=None), "kind"),
-        (changed("heads", "rpn", "colour", to="red"), "colour"),
+        (changed("method", "kind", to="FastFGFAConfig"), "FastFGFAConfig is none of"),
+        (changed("method", to="FGFA"), "method"),
+        (changed("detector", "rpn", "colour", to="red"), "colour"),
         (changed("flavour", to="mint"), "flavour"),
         (changed("inputs", "long_side", to="wide"), "long_side"),
         (changed("inputs", "multiple", to=24), "not of 24"),
         (changed("method", "past", to=-1), "-1"),
-        (changed("heads", "rpn", "post_nms_top_n", to=0), "post_nms_top_n must be 1 or more, not 0"),
-        (changed("heads", "rpn", "scales", to=[]), "scales and ratios"),
-        (changed("heads", "roi_head", "hidden", to=0), "hidden must be 1 or more"),
-        (changed("neck", "channels", to=-3), "channels must be 1 or more, not -3"),
+        (changed("detector", "rpn", "post_nms_top_n", to=0), "post_nms_top_n must be 1 or more, not 0"),
+        (changed("detector", "rpn", "scales", to=[]), "scales and ratios"),
+        (changed("detector", "roi_head", "hidden", to=0), "hidden must be 1 or more"),
+        (changed("detector", "neck", "channels", to=-3), "channels must be 1 or more, not -3"),
         (changed("flow_net", "encoder", to=[1, 2, 0]), "1 channel or more"),
         (changed("flow_net", "rounds", to=4), "3 rounds at most"),
         (changed("flow_net", "kind", to="SpyNetConfig"), "SpyNetConfig"),
@@ -84,8 +89,8 @@ def changed(*path: str, to: object) -> str:
         (changed("method", "sharpness", to=-0.5), "0 or more, not -0.5"),
         (changed("class_names", to=["cat", "cat"]), "differ from each other"),
         (changed("class_names", to=[]), "class names"),
-        (changed("backbone", to="ResNet"), "$.backbone"),
-        (changed("flow_net", to=None), "need a flow net"),
+        (changed("detector", "backbone", to="ResNet"), "$.detector.backbone"),
+        (changed("flow_net", to=None), "needs a flow net"),
     ],
 )
 def test_what_is_no_configuration_is_refused_with_a_reason(text: str, reason: str) -> None:
@@ -138,3 +143,16 @@ def test_other_classes() -> None:
     config = fgfa_lite().with_classes(("cat", "dog"))
     assert config.class_names == ("cat", "dog")
     assert config.with_classes(VID_CLASSES) == fgfa_lite()
+
+
+def test_a_configuration_of_version_0_1_is_read() -> None:
+    document = json.loads(config_to_json(fgfa_lite()))
+    detector = document.pop("detector")
+    old = {**document, "backbone": detector["backbone"], "neck": detector["neck"]}
+    old["heads"] = {part: detector[part] for part in ("rpn", "roi_head")}
+    for new in ("embeds_early", "composes_flows", "drift_limit", "is_sparse"):
+        del old["method"][new]
+    assert config_from_json(json.dumps(old)) == fgfa_lite()
+    del old["backbone"]
+    with pytest.raises(ConfigError, match="not the configuration of a flowdet system"):
+        config_from_json(json.dumps(old))

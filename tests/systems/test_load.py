@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -14,9 +15,9 @@ from flowdet.inputs import prepare
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load, starting_weights, weights_of
-from flowdet.systems.recipes import fgfa_lite, recipe
+from flowdet.systems.recipes import RECIPES, fgfa_lite, recipe
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.dff import DFF, DFFConfig
+from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.types import Frame
 from flowdet.weights.native import save_native
@@ -54,12 +55,30 @@ def test_the_lite_systems_read_one_file(name: str, weights: Path) -> None:
     }[name]
 
 
-def test_dff_takes_the_parts_of_a_customised_file(tmp_path: Path) -> None:
-    method = FGFAConfig(past=1, future=1, embedding_channels=8)
-    own = replace(fgfa_lite(), method=method, flow_net=MatchingFlowConfig(encoder=(4, 4, 8), refinement=8, rounds=1))
+def test_the_recipe_rules_when_a_system_is_named_and_else_the_file(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(fgfa_lite(), method=FGFAConfig(past=1, future=1, embedding_channels=64))
     save_native(build(own), tmp_path / "own.safetensors")
-    found = load("dff-lite", weights=tmp_path / "own.safetensors").config
-    assert found == replace(own, name="dff-lite", method=DFFConfig())
+    assert load(weights=tmp_path / "own.safetensors").config == own
+    assert load("fgfa-lite", weights=tmp_path / "own.safetensors").config == fgfa_lite()
+    edited = replace(fgfa_lite(), method=replace(fgfa_lite().method, sharpness=2.5))  # type: ignore[type-var]
+    monkeypatch.setitem(RECIPES, "fgfa-lite", lambda: edited)
+    assert load("fgfa-lite", weights=weights).config == edited
+    assert load(weights=weights).config == fgfa_lite()
+
+
+def test_classes_are_those_of_the_file(tmp_path: Path) -> None:
+    own = fgfa_lite().with_classes(("gnu", "yak"))
+    save_native(build(own), tmp_path / "own.safetensors")
+    assert load("dff-lite", weights=tmp_path / "own.safetensors").config.class_names == ("gnu", "yak")
+
+
+def test_a_named_system_that_the_weights_do_not_fit_is_refused(tmp_path: Path) -> None:
+    narrow = replace(fgfa_lite(), flow_net=MatchingFlowConfig(encoder=(4, 4, 8), refinement=8, rounds=1))
+    save_native(build(narrow), tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not hold the weights of dff-lite: .* of another shape"):
+        load("dff-lite", weights=tmp_path / "own.safetensors")
 
 
 def test_dis_takes_the_place_of_the_trained_flow_net(weights: Path) -> None:
@@ -81,7 +100,7 @@ def test_a_system_with_dis_is_saved_and_read(weights: Path, tmp_path: Path) -> N
 
 
 def test_only_flow_can_be_replaced_and_only_by_dis(weights: Path) -> None:
-    with pytest.raises(ConfigError, match="single-lite takes every frame for itself and has no flow to replace"):
+    with pytest.raises(ConfigError, match="single-lite takes every frame by itself and has no flow to replace"):
         load("single-lite", weights=weights, flow="dis")
     with pytest.raises(ConfigError, match="is \"dis\", not 'raft'"):
         load(weights=weights, flow="raft")  # type: ignore[arg-type]
@@ -149,15 +168,16 @@ def _gflop(system: VideoDetector, *, is_first: bool) -> float:
     method: TemporalMethod[Any] = system.method
     frames = config.past + config.future + 1 if isinstance(config, FGFAConfig) else 1
     state = method.initial_state()
+    assert isinstance(detector, FasterRCNN)
+    rois, bins = detector.config.rpn.post_nms_top_n, detector.config.roi_head.bins
     with torch.inference_mode():
         for _ in range(0 if is_first else frames):
             ready, state = method.step(inputs, state)
         with FlopCounterMode(display=False) as flops:
             ready, state = method.step(inputs, state)
             (features,) = ready
-            detector.rpn(features.features)
-            boxes = torch.tensor([[0.0, 0.0, 64.0, 64.0]]).expand(system.config.heads.rpn.post_nms_top_n, 4)
-            detector.roi_head(features.features, [boxes])
+            detector.rpn(features.maps[0])
+            detector.roi_head(torch.zeros(rois, features.maps[0].shape[1], bins, bins))
     return float(flops.get_total_flops()) / 1e9
 
 

@@ -8,33 +8,38 @@ from torch import Tensor
 
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.build import build
-from flowdet.systems.stream import Outcome, detect, detect_many, detect_with_features
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
+from flowdet.systems.stream import Outcome, stream
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
-from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.temporal.recursive import Recursive, RecursiveConfig
-from flowdet.temporal.single import SingleFrame
-from flowdet.types import Detections, Frame
-from tests.tiny import INPUTS, Extract, Flow, embed, frames_of, lite_config, tiny_detector, tiny_system, video
+from flowdet.temporal.dff import DFFConfig
+from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.recursive import RecursiveConfig
+from flowdet.temporal.single import SingleFrame, SingleFrameConfig
+from flowdet.types import Detections, Frame, Maps
+from tests.tiny import INPUTS, Extract, frames_of, lite_config, parts_for, tiny_detector, tiny_system, video
 
 CLASSES = ("cat", "dog", "fox")
-METHODS: dict[str, Callable[[], TemporalMethod[Any]]] = {
-    "single frame": lambda: SingleFrame(Extract()),
-    "DFF": lambda: DFF(Extract(), Flow(), DFFConfig(4)),
-    "FGFA": lambda: FGFA(Extract(), Flow(), embed, FGFAConfig(3, 2)),
-    "FGFA causal": lambda: FGFA(Extract(), Flow(), embed, FGFAConfig(3, 0)),
-    "fast FGFA": lambda: FastFGFA(Extract(), Flow(), embed, FastFGFAConfig((-3, -1, 2))),
-    "adaptive DFF": lambda: AdaptiveDFF(Extract(), Flow(), AdaptiveDFFConfig(1.115, 1, 4)),
-    "recursive": lambda: Recursive(Extract(), Flow(), embed, RecursiveConfig(3)),
+CONFIGS = {
+    "single frame": SingleFrameConfig(),
+    "DFF": DFFConfig(4),
+    "FGFA": FGFAConfig(3, 2, embedding_channels=4),
+    "FGFA causal": FGFAConfig(3, 0, embedding_channels=4),
+    "FGFA composed": FGFAConfig(3, 2, embedding_channels=4, embeds_early=True, composes_flows=True),
+    "recursive": RecursiveConfig(3, embedding_channels=4),
+}
+Maker = Callable[[], TemporalMethod[Any]]
+METHODS: dict[str, Maker] = {
+    name: lambda config=config: config.build(parts_for(config))  # type: ignore[misc]
+    for name, config in CONFIGS.items()
 }
 EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.keys())
-Maker = Callable[[], TemporalMethod[Any]]
 
 
-def found_in(frames: Iterator[Frame], method: TemporalMethod[Any]) -> list[tuple[Frame, Detections]]:
-    return list(detect(frames, method, tiny_detector(), INPUTS, CLASSES))
+def outcomes_of(frames: Iterable[Frame], method: TemporalMethod[Any]) -> Iterator[Outcome]:
+    return stream([frames], method, tiny_detector(), INPUTS, CLASSES)
+
+
+def found_in(frames: Iterable[Frame], method: TemporalMethod[Any]) -> list[tuple[Frame, Detections]]:
+    return [(outcome.frame, outcome.detections) for outcome in outcomes_of(frames, method)]
 
 
 @EVERY_METHOD
@@ -55,16 +60,12 @@ def test_every_frame_comes_out_in_order_beside_its_own_detections(make: Maker) -
 
 
 @EVERY_METHOD
-def test_features_come_beside_their_frame_and_change_no_detection(make: Maker) -> None:
+def test_features_come_beside_their_frame(make: Maker) -> None:
     parts = [*video(6), *video(4, seed=1, size=(64, 48))]
-    pairs = found_in(frames_of(parts), make())
-    triples = list(detect_with_features(frames_of(parts), make(), tiny_detector(), INPUTS, CLASSES))
-    assert [features.index for _, _, features in triples] == [*range(6), *range(4)]
-    for (frame, one), (same, other, features) in zip(pairs, triples, strict=True):
-        assert frame.index == same.index
-        assert features.geometries[0].original == other.image_size
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
+    outcomes = list(outcomes_of(frames_of(parts), make()))
+    assert [outcome.features.index for outcome in outcomes] == [*range(6), *range(4)]
+    for outcome in outcomes:
+        assert outcome.features.geometries[0].original == outcome.detections.image_size
 
 
 @EVERY_METHOD
@@ -76,7 +77,7 @@ def test_frames_are_taken_one_by_one_and_no_earlier_than_needed(make: Maker) -> 
             taken.append(frame.index)
             yield frame
 
-    results = detect(camera(), method, tiny_detector(), INPUTS, CLASSES)
+    results = outcomes_of(camera(), method)
     assert taken == []
     for number, _ in enumerate(results):
         assert len(taken) == min(number + 1 + method.lookahead, 9)
@@ -100,8 +101,8 @@ def test_an_error_of_the_source_comes_after_the_frames_before_it(make: Maker) ->
         yield from frames_of(video(5))
         raise VideoError("the cable came off")
 
-    results = detect(broken(), make(), tiny_detector(), INPUTS, CLASSES)
-    assert [next(results)[0].index for _ in range(5)] == [0, 1, 2, 3, 4]
+    results = outcomes_of(broken(), make())
+    assert [next(results).frame.index for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(VideoError, match="cable"):
         next(results)
 
@@ -114,7 +115,7 @@ def test_no_frames_no_detections(make: Maker) -> None:
 @EVERY_METHOD
 def test_stopping_early_leaves_the_method_as_it_was(make: Maker) -> None:
     method = make()
-    results = detect(frames_of(video(9)), method, tiny_detector(), INPUTS, CLASSES)
+    results = outcomes_of(frames_of(video(9)), method)
     next(results)
     results.close()  # type: ignore[attr-defined]
     for (_, one), (_, other) in zip(
@@ -124,7 +125,7 @@ def test_stopping_early_leaves_the_method_as_it_was(make: Maker) -> None:
 
 
 def test_nothing_is_kept_for_gradients_and_the_mode_of_the_caller_is_untouched() -> None:
-    for _ in detect(frames_of(video(2)), METHODS["FGFA"](), tiny_detector(), INPUTS, CLASSES):
+    for _ in outcomes_of(frames_of(video(2)), METHODS["FGFA"]()):
         assert not torch.is_inference_mode_enabled()
         assert torch.is_grad_enabled()
 
@@ -164,7 +165,7 @@ def test_training_mode_changes_no_detection() -> None:
 
 def together(sources: list[Iterable[Frame]], method: TemporalMethod[Any]) -> list[list[Outcome]]:
     found: list[list[Outcome]] = [[] for _ in sources]
-    for outcome in detect_many(sources, method, tiny_detector(), INPUTS, CLASSES):
+    for outcome in stream(sources, method, tiny_detector(), INPUTS, CLASSES):
         found[outcome.source].append(outcome)
     return found
 
@@ -182,12 +183,13 @@ def test_a_stream_does_not_depend_on_its_neighbours(make: Maker) -> None:
     ]
     found = together([frames_of(images) for images in sources], make())
     for images, outcomes in zip(sources, found, strict=True):
-        alone = list(detect_with_features(frames_of(images), make(), tiny_detector(), INPUTS, CLASSES))
+        alone = list(outcomes_of(frames_of(images), make()))
         assert [outcome.frame.index for outcome in outcomes] == list(range(len(images)))
-        for (_, detections, features), outcome in zip(alone, outcomes, strict=True):
+        for wanted, outcome in zip(alone, outcomes, strict=True):
+            detections = wanted.detections
             assert outcome.detections.frame_index == detections.frame_index
             assert outcome.detections.image_size == detections.image_size
-            assert outcome.features.index == features.index
+            assert outcome.features.index == wanted.features.index
             np.testing.assert_array_equal(outcome.detections.labels, detections.labels)
             np.testing.assert_allclose(outcome.detections.scores, detections.scores, atol=1e-4)
             np.testing.assert_allclose(outcome.detections.boxes, detections.boxes, atol=1e-2)
@@ -196,12 +198,13 @@ def test_a_stream_does_not_depend_on_its_neighbours(make: Maker) -> None:
 def test_frames_of_equal_size_go_through_the_backbone_together() -> None:
     batches = []
 
-    def extract(images: Tensor) -> Tensor:
-        batches.append(len(images))
-        return Extract()(images)
+    class Counting(Extract):
+        def extract(self, images: Tensor) -> Maps:
+            batches.append(len(images))
+            return super().extract(images)
 
     lengths = (5, 2, 5)
-    together([frames_of(video(length, seed=length)) for length in lengths], SingleFrame(extract))
+    together([frames_of(video(length, seed=length)) for length in lengths], SingleFrame(Counting()))
     assert batches == [3, 3, 2, 2, 2]
 
 
@@ -212,7 +215,7 @@ def test_the_error_of_a_source_waits_for_the_others(make: Maker) -> None:
         raise VideoError("the cable was pulled")
 
     found: dict[int, list[int]] = {0: [], 1: []}
-    outcomes = detect_many([broken(), frames_of(video(6))], make(), tiny_detector(), INPUTS, CLASSES)
+    outcomes = stream([broken(), frames_of(video(6))], make(), tiny_detector(), INPUTS, CLASSES)
 
     def collect() -> None:
         for outcome in outcomes:
@@ -226,8 +229,9 @@ def test_the_error_of_a_source_waits_for_the_others(make: Maker) -> None:
 def test_a_system_detects_in_many_videos_with_a_score_and_classes() -> None:
     system = tiny_system()
     sources = [list(frames_of(video(3, seed=seed, size=(64, 96)))) for seed in (0, 1)]
-    for source, frame, found in system.detect_many(sources, score=0.5, classes=["dog"]):
-        alone = list(system.detect(sources[source], score=0.5, classes=["dog"]))[frame.index]
+    for outcome in system.detect_many(sources, score=0.5, classes=["dog"]):
+        found = outcome.detections
+        alone = list(system.detect(sources[outcome.source], score=0.5, classes=["dog"]))[outcome.frame.index]
         assert (found.scores >= 0.5).all()
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-2)
     with pytest.raises(ConfigError, match="no class 'dgo'"):

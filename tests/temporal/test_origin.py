@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from flowdet.ops.warp import warp
+from flowdet.ops.sampling import warp
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.single import SingleFrame
 from flowdet.types import Aggregation, Propagation
-from tests.tiny import Extract, Flow, embed, inputs_of, run, video
+from tests.tiny import Extract, Flow, embed_maps, inputs_of, run, video
 
 
 def test_a_single_frame_has_none() -> None:
@@ -21,35 +21,47 @@ def test_dff_names_its_key_frame_and_the_flow_that_was_followed(interval: int) -
     for output in outputs:
         assert isinstance(output.origin, Propagation)
         key_frame = output.index // interval * interval
-        assert output.origin.key_frames == (key_frame, key_frame)
+        assert output.origin.key_frame == key_frame
         if output.index == key_frame:
             assert output.origin.flow is None
         else:
             assert output.origin.flow is not None
-            key = outputs[key_frame].features
-            assert torch.equal(output.features, warp(key, output.origin.flow, "identity"))
+            (key,) = outputs[key_frame].maps
+            assert torch.equal(output.maps[0], warp(key, output.origin.flow, "identity"))
 
 
-@pytest.mark.parametrize("config", [FGFAConfig(2, 3), FGFAConfig(2, 0), FGFAConfig(1, 2, stride=2), FGFAConfig(0, 0)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        FGFAConfig(2, 3),
+        FGFAConfig(2, 0),
+        FGFAConfig(1, 2, stride=2),
+        FGFAConfig(0, 0),
+        FGFAConfig(2, 3, embeds_early=True),
+        FGFAConfig(3, 0, is_sparse=True),
+    ],
+)
 def test_fgfa_gives_the_flows_and_weights_that_make_its_features(config: FGFAConfig) -> None:
     extract, flow_net = Extract(), Flow()
     inputs = inputs_of(video(8), video(8, seed=1))
     maps = [extract(item.images) for item in inputs]
-    for output in run(FGFA(extract, flow_net, embed, config), inputs):
+    for output in run(FGFA(extract, flow_net, embed_maps, config), inputs):
         origin = output.origin
         assert isinstance(origin, Aggregation)
-        assert origin.flows.shape == (2, len(origin.references), 2, *output.features.shape[2:])
-        assert origin.weights.shape == (2, 1 + len(origin.references), *output.features.shape[2:])
+        (features,) = output.maps
+        assert origin.flows is not None
+        assert origin.flows.shape == (2, len(origin.references), 2, *features.shape[2:])
+        assert origin.weights.shape == (2, 1 + len(origin.references), *features.shape[2:])
         torch.testing.assert_close(origin.weights.sum(dim=1), torch.ones_like(origin.weights[:, 0]))
         average = origin.weights[:, :1] * maps[output.index]
         for place, reference in enumerate(origin.references):
             flow = flow_net.between(inputs[output.index], inputs[reference])
             torch.testing.assert_close(origin.flows[:, place], flow)
             average = average + origin.weights[:, 1 + place, None] * warp(maps[reference], flow, "identity")
-        torch.testing.assert_close(output.features, average, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(features, average, rtol=1e-4, atol=1e-5)
 
 
 def test_fgfa_names_each_reference_once() -> None:
-    outputs = run(FGFA(Extract(), Flow(), embed, FGFAConfig(2, 2, references_at_once=3)), inputs_of(video(5)))
+    outputs = run(FGFA(Extract(), Flow(), embed_maps, FGFAConfig(2, 2, references_at_once=3)), inputs_of(video(5)))
     origins = [output.origin.references for output in outputs if isinstance(output.origin, Aggregation)]
     assert origins == [(0, 1, 2), (0, 2, 3), (0, 1, 3, 4), (1, 2, 4), (2, 3, 4)]

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
-from flowdet.ops.warp import warp
+from flowdet.ops.sampling import warp
 from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.types import Aggregation, NetworkInput, Propagation
-from tests.tiny import Extract, Flow, embed, inputs_of, run, video
+from tests.tiny import Extract, Flow, embed, embed_maps, inputs_of, run, video
 
 
 def method(config: RecursiveConfig, *, extract: Extract | None = None, flow_net: Flow | None = None) -> Recursive:
-    return Recursive(extract or Extract(), flow_net or Flow(), embed, config)
+    return Recursive(extract or Extract(), flow_net or Flow(), embed_maps, config)
 
 
 def by_hand(inputs: list[NetworkInput], config: RecursiveConfig) -> list[Tensor]:
@@ -41,14 +41,14 @@ def by_hand(inputs: list[NetworkInput], config: RecursiveConfig) -> list[Tensor]
 def test_streaming_equals_offline(length: int, interval: int, memory: float) -> None:
     config, inputs = RecursiveConfig(interval, memory, sharpness=2.0), inputs_of(video(length))
     for output, wanted in zip(run(method(config), inputs), by_hand(inputs, config), strict=True):
-        torch.testing.assert_close(output.features, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output.maps[0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_memory_that_counts_for_nothing_is_dff() -> None:
     inputs = inputs_of(video(8))
     recursive = run(method(RecursiveConfig(3, memory=0.0)), inputs)
     for one, other in zip(recursive, run(DFF(Extract(), Flow(), DFFConfig(3)), inputs), strict=True):
-        torch.testing.assert_close(one.features, other.features)
+        torch.testing.assert_close(one.maps[0], other.maps[0])
 
 
 def test_key_frames_alone_go_through_the_backbone() -> None:
@@ -65,20 +65,21 @@ def test_what_features_say_of_where_they_come_from_is_what_happened() -> None:
     for output in outputs:
         origin = output.origin
         if isinstance(origin, Propagation):
-            (key,) = set(origin.key_frames)
+            key = origin.key_frame
             assert key == output.index // 3 * 3
             if origin.flow is None:
                 assert key == output.index == 0
             else:
-                assert torch.equal(output.features, warp(outputs[key].features, origin.flow, "identity"))
+                assert torch.equal(output.maps[0], warp(outputs[key].maps[0], origin.flow, "identity"))
         else:
             assert isinstance(origin, Aggregation)
             assert output.index % 3 == 0
             (key,) = origin.references
-            carried = warp(outputs[key].features, origin.flows[:, 0], "identity")
+            assert origin.flows is not None
+            carried = warp(outputs[key].maps[0], origin.flows[:, 0], "identity")
             own = Extract()(inputs[output.index].images)
             wanted = origin.weights[:, :1] * own + origin.weights[:, 1:] * carried
-            torch.testing.assert_close(output.features, wanted)
+            torch.testing.assert_close(output.maps[0], wanted)
 
 
 @pytest.mark.parametrize("wrong", [{"key_frame_interval": 0}, {"memory": -1.0}, {"sharpness": -1.0}])

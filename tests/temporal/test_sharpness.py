@@ -8,13 +8,13 @@ from flowdet.errors import ConfigError
 from flowdet.ops.aggregate import cosine_similarity
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.types import ClipBatch, NetworkInput, Targets
-from tests.tiny import Extract, NoFlow, embed, inputs_of, run, video
+from tests.tiny import Extract, NoFlow, embed, embed_maps, inputs_of, run, video
 
 INPUTS = inputs_of(video(3), video(3, seed=1))
 
 
 def method(sharpness: float) -> FGFA:
-    return FGFA(Extract(), NoFlow(), embed, FGFAConfig(past=1, future=1, sharpness=sharpness))
+    return FGFA(Extract(), NoFlow(), embed_maps, FGFAConfig(past=1, future=1, sharpness=sharpness))
 
 
 def features_of(inputs: NetworkInput) -> Tensor:
@@ -33,13 +33,13 @@ def by_hand(sharpness: float, slots: list[int], current: int) -> Tensor:
 def test_similarities_are_multiplied_by_it(sharpness: float) -> None:
     outputs = run(method(sharpness), INPUTS)
     for current, slots in enumerate([[0, 0, 1], [0, 1, 2], [1, 2, 2]]):
-        torch.testing.assert_close(outputs[current].features, by_hand(sharpness, slots, current))
+        torch.testing.assert_close(outputs[current].maps[0], by_hand(sharpness, slots, current))
 
 
 @torch.inference_mode()
 def test_without_it_every_slot_of_the_window_counts_the_same() -> None:
     first, *_ = run(method(0.0), INPUTS)
-    torch.testing.assert_close(first.features, (2 * features_of(INPUTS[0]) + features_of(INPUTS[1])) / 3)
+    torch.testing.assert_close(first.maps[0], (2 * features_of(INPUTS[0]) + features_of(INPUTS[1])) / 3)
 
 
 @torch.inference_mode()
@@ -48,7 +48,7 @@ def test_the_most_similar_map_wins_in_the_end() -> None:
     distances = []
     for sharpness in (0.0, 1.0, 10.0, 1e4):
         outputs = run(method(sharpness), INPUTS)
-        distances.append(float((outputs[1].features - maps[1]).abs().mean()))
+        distances.append(float((outputs[1].maps[0] - maps[1]).abs().mean()))
     assert distances == sorted(distances, reverse=True)
     assert distances[0] > 0.1
     assert distances[-1] < 0.01 * distances[0]
@@ -59,7 +59,7 @@ def test_the_most_similar_map_wins_in_the_end() -> None:
 def test_training_sees_it_too(sharpness: float) -> None:
     nothing = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     clips = ClipBatch(INPUTS[1], (INPUTS[0], INPUTS[2]), (nothing,) * 2, (False,) * 2)
-    found = method(sharpness).training_features(clips)
+    (found,) = method(sharpness).training_features(clips).maps
     torch.testing.assert_close(found, by_hand(sharpness, [0, 2], 1))
 
 

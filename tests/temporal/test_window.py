@@ -17,7 +17,9 @@ def test_the_windows_of_mmtracking(case: dict[str, Any]) -> None:
     config = FGFAConfig(case["past"], case["past"], case["stride"])
     assert len(case["slots"]) == case["num_frames"]
     for current, slots in enumerate(case["slots"]):
-        assert window_slots(current, case["num_frames"] - 1, config) == slots
+        others = [slot for place, slot in enumerate(slots) if place != case["past"]]
+        assert slots[case["past"]] == current
+        assert window_slots(current, case["num_frames"] - 1, config) == others
 
 
 def test_the_recorded_windows_have_strides_and_short_videos() -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowdet.detectors.faster_rcnn import RPN, FasterRCNN, RoIHead
 from flowdet.errors import FlowdetError
 from flowdet.flow.flownet_s import FlowNetS
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
-from flowdet.systems.config import MethodConfig, SystemConfig
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
+from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.training import log
@@ -173,7 +175,10 @@ def system_of(name: str) -> VideoDetector:
         torch.manual_seed(5)
         system = build(SYSTEMS[name])
         # Else the heads see next to nothing of the features, and the features nothing of the flow.
+        assert isinstance(system.detector, FasterRCNN)
         roi_head, rpn = system.detector.roi_head, system.detector.rpn
+        assert isinstance(roi_head, RoIHead)
+        assert isinstance(rpn, RPN)
         for head in (rpn.conv, rpn.objectness, rpn.deltas, roi_head.classes, roi_head.deltas):
             nn.init.normal_(head.weight, std=0.3)
         assert isinstance(system.flow_net, FlowNetS)

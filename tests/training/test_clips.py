@@ -14,6 +14,7 @@ import torch
 
 from flowdet.data.augmentation import STRONGER_AUGMENTATION
 from flowdet.data.sampling import ReferenceSampling
+from flowdet.detectors.faster_rcnn import FasterRCNN, propose
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.boxes import seeded_choosers
@@ -247,9 +248,10 @@ def test_a_system_trains_on_clips_of_different_sizes(method: FGFAConfig | DFFCon
     batch = to_training_batch(clips, [5, 6], system.config.inputs)
     losses = system.losses(batch.clips, seeded_choosers(batch.seeds))
     assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
-    features = system.method.training_features(batch.clips)
-    objectness, deltas = system.detector.rpn(features)
-    proposals = system.detector.rpn.propose(objectness, deltas, batch.clips.current.geometries, 60)
+    features, detector = system.method.training_features(batch.clips), system.detector
+    assert isinstance(detector, FasterRCNN)
+    objectness, deltas = detector.rpn(*features.maps)
+    proposals = propose(detector.config.rpn, objectness, deltas, features.geometries, 60)
     for boxes, clip in zip(proposals, clips, strict=True):
         height, width = clip.frames[0].shape[:2]
         assert (boxes <= torch.tensor([width, height, width, height])).all()

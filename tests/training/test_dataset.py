@@ -12,7 +12,7 @@ from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig, prepare
 from flowdet.systems.recipes import dff_r50, fgfa_lite, fgfa_r50, single_r50
-from flowdet.training.dataset import Clip, ClipDataset, published_sampling
+from flowdet.training.dataset import Clip, ClipDataset
 from tests.data.annotated import Drawing, grey_of
 from tests.data.pictures import waves
 
@@ -43,10 +43,10 @@ def greys(clip: Clip) -> list[int]:
 
 
 def test_each_method_has_its_published_references() -> None:
-    assert published_sampling(single_r50().method) is None
-    assert published_sampling(dff_r50().method) == ReferenceSampling(count=1, reach=9, both_sides=False, itself=True)
+    assert single_r50().method.references is None
+    assert dff_r50().method.references == ReferenceSampling(count=1, reach=9, both_sides=False, itself=True)
     of_fgfa = ReferenceSampling(count=2, reach=9, both_sides=True, itself=False)
-    assert published_sampling(fgfa_r50().method) == published_sampling(fgfa_lite().method) == of_fgfa
+    assert fgfa_r50().method.references == fgfa_lite().method.references == of_fgfa
 
 
 def test_a_clip_is_a_frame_and_frames_around_it(drawing: Drawing) -> None:
@@ -238,7 +238,7 @@ def test_imagenet_det_and_vid_together() -> None:
     video = read_cocovid(ILSVRC / "expected" / "imagenet_vid_train.json")
     stills = read_cocovid(ILSVRC / "expected" / "imagenet_det_30plus1cls.json")
     sources = [(video, ILSVRC / "ILSVRC/Data/VID"), (stills, ILSVRC / "ILSVRC/Data/DET")]
-    source = ClipDataset.of(sources, VID_CLASSES, fgfa_r50().inputs, published_sampling(fgfa_r50().method))
+    source = ClipDataset.of(sources, VID_CLASSES, fgfa_r50().inputs, fgfa_r50().method.references)
     frames, det = (part.count for part in source.parts)
     assert (frames.frames, frames.stills, frames.without_targets, frames.too_small) == (18, 0, 0, 0)
     # One of the 14 listed stills shows nothing.

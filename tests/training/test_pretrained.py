@@ -7,6 +7,7 @@ import torchvision
 from torch import Tensor, nn
 
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.detectors.resnet import ResNet, ResNetConfig
 from flowdet.errors import CheckpointError
 from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
@@ -62,7 +63,9 @@ def test_an_old_file_that_counts_no_batches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet50", "resnet101", "resnext101_64x4d"])
 def test_the_names_and_shapes_of_every_backbone_are_those_of_torchvision(name: str) -> None:
     system = {"resnet50": "fgfa-r50", "resnet101": "fgfa-r101", "resnext101_64x4d": "fgfa-x101"}[name]
-    config = recipe(system).backbone
+    detector = recipe(system).detector
+    assert isinstance(detector, FasterRCNNConfig)
+    config = detector.backbone
     assert isinstance(config, ResNetConfig)
     with torch.device("meta"):
         theirs = torchvision.models.get_model(name).state_dict()

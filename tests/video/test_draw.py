@@ -1,10 +1,12 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from flowdet.types import Detections
+from flowdet.video import draw as draw_module
 from flowdet.video.draw import draw_detections
 
 NAMES = ("car", "dog", "giant_panda", "ein Name mit Umlaut: Bär")
@@ -128,3 +130,37 @@ def test_twenty_boxes_are_quick() -> None:
         draw_detections(image, many)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.1  # 10 ms on an idle core
+
+
+def named(name: str) -> Image:
+    return draw_detections(plain(), replace(detections([[20, 60, 140, 90]]), class_names=(name,)))
+
+
+@pytest.mark.parametrize(("one", "other"), [("汽车", "火车"), ("ша", "щю"), ("자동차", "비행기"), ("é", "à")])
+@pytest.mark.parametrize("has_fonts", [True, False])
+def test_names_in_other_alphabets_are_told_apart(
+    one: str, other: str, has_fonts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_fonts:
+        monkeypatch.setattr(draw_module, "_fontconfig_fonts", lambda name: [])
+        monkeypatch.setattr(draw_module, "_WIDE_FONTS", ("no-such-font.ttf",))
+    draw_module._readable.cache_clear()
+    assert not np.array_equal(named(one), named(other))
+    draw_module._readable.cache_clear()
+
+
+def test_without_a_font_names_are_written_in_latin_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw_module, "_fontconfig_fonts", lambda name: [])
+    monkeypatch.setattr(draw_module, "_WIDE_FONTS", ())
+    draw_module._readable.cache_clear()
+    assert [draw_module._readable(name, 12)[0] for name in ("汽车", "автомобиль", "car")] == [
+        "QiChe",
+        "avtomobil'",
+        "car",
+    ]
+    draw_module._readable.cache_clear()
+
+
+def test_a_font_without_a_character_is_not_taken() -> None:
+    assert draw_module._has_all(draw_module.font_of(12), "car (1)")
+    assert not draw_module._has_all(draw_module.font_of(12), "汽车")

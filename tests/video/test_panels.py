@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from flowdet.types import Aggregation, FrameFeatures, Geometry, Propagation
-from flowdet.video.panels import panels_of, spread
+from flowdet.video.overlay import panels_of, spread
 
 # Two original pixels are three network pixels wide and four high; a quarter of the width is padding.
 GEOMETRY = Geometry(original=(24, 32), valid=(48, 48), padded=(48, 64))
@@ -21,11 +21,11 @@ def flow_of(dx: float, dy: float) -> Tensor:
 def aggregated(index: int, references: tuple[int, ...], weights: list[float]) -> FrameFeatures:
     flows = torch.stack([flow_of(reference - index, 0.5) for reference in references])[None]
     maps = torch.tensor(weights)[None, :, None, None].expand(1, -1, *CELLS)
-    return FrameFeatures(index, torch.zeros(1, 1, *CELLS), (GEOMETRY,), Aggregation(references, flows, maps))
+    return FrameFeatures(index, (torch.zeros(1, 1, *CELLS),), (GEOMETRY,), Aggregation(references, maps, flows))
 
 
 def propagated(index: int, key_frame: int, flow: Tensor | None) -> FrameFeatures:
-    return FrameFeatures(index, torch.zeros(1, 1, *CELLS), (GEOMETRY,), Propagation((key_frame,), flow))
+    return FrameFeatures(index, (torch.zeros(1, 1, *CELLS),), (GEOMETRY,), Propagation(key_frame, flow))
 
 
 def test_flow_is_in_original_pixels_and_the_padding_is_cut_off() -> None:
@@ -72,7 +72,7 @@ def test_at_the_start_of_a_video_panels_stay_empty_and_slots_of_the_current_fram
 
 
 def test_frames_for_themselves_have_empty_panels() -> None:
-    panels = panels_of(FrameFeatures(0, torch.zeros(1, 1, *CELLS), (GEOMETRY,)), (1, 2), SIZE)
+    panels = panels_of(FrameFeatures(0, (torch.zeros(1, 1, *CELLS),), (GEOMETRY,)), (1, 2), SIZE)
     assert [(panel.label, panel.flow, panel.weight) for panel in panels] == [("", None, None)] * 4
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from flowdet.errors import ConfigError, VideoError
 from flowdet.types import Frame
 from flowdet.video import reader as reader_module
-from flowdet.video.live_source import camera_device
 from flowdet.video.reader import check_selection, open_video, read_ahead
+from flowdet.video.streams import camera_device
 from tests.video.clips import Image as Picture
 from tests.video.clips import cut, damage_packets, grey, make_clip, noise, number_of, quadrants, set_display_matrix
 

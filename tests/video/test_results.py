@@ -56,6 +56,8 @@ def test_lines_come_back_as_they_were(tmp_path: Path) -> None:
     write(path, Clip(problems=["the file is cut short"]))
     header, *frames, footer = lines_of(path)
     assert header == {
+        "format": "flowdet detections",
+        "version": 2,
         "video": {"name": "clip", "width": 640, "height": 480, "fps": 25.0},
         "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "Bär"}],
         "settings": SAVED_SETTINGS,
@@ -68,7 +70,8 @@ def test_lines_come_back_as_they_were(tmp_path: Path) -> None:
         assert (frame["height"], frame["width"]) == example.image_size
         assert np.allclose(np.reshape(frame["boxes"], (-1, 4)), example.boxes, atol=5.1e-4)
         assert np.allclose(frame["scores"], example.scores, atol=5.1e-7)
-        assert frame["labels"] == example.labels.tolist()
+        assert frame["category_ids"] == [label + 1 for label in example.labels.tolist()]
+        assert frame["category_names"] == example.names
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
@@ -190,7 +193,7 @@ def test_an_earlier_result_is_replaced_only_at_the_end(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.json or \.jsonl"):
         write(tmp_path / "out.csv")
-    with pytest.raises(VideoError, match="cannot write"):
+    with pytest.raises(VideoError, match="cannot be written"):
         write(tmp_path / "missing" / "out.json")
     with pytest.raises(ConfigError, match="finite"):
         ResultsWriter(tmp_path / "out.json", video=Clip(), class_names=NAMES, settings={"score": float("nan")})

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import flowdet
 from flowdet.class_names import VID_CLASSES
+from flowdet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig, RoIHead
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.errors import CheckpointError
 from flowdet.flow.dis import DISFlow, DISFlowConfig
@@ -15,13 +17,24 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import weights_of
-from flowdet.systems.recipes import RECIPES, fgfa_lite, single_lite
+from flowdet.systems.recipes import RECIPES, dff_lite, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.fill import published_to_native
-from flowdet.weights.native import Start, read_native, read_system, save_native, start_from
+from flowdet.weights.native import StartedSystem, read_native, read_system, save_native, start_from
 from tests.golden import state_dict_shapes
-from tests.tiny import lite_config, lite_flow_config
+from tests.tiny import lite_config, lite_detector_config, lite_flow_config
+
+
+def detector_config(channels: int = 8) -> FasterRCNNConfig:
+    """A narrow detector whose neck has the names of the published ones."""
+    return replace(lite_detector_config(), neck=ConvNeckConfig(channels))
+
+
+def roi_head(system: VideoDetector) -> RoIHead:
+    assert isinstance(system.detector, FasterRCNN)
+    assert isinstance(system.detector.roi_head, RoIHead)
+    return system.detector.roi_head
 
 
 def fgfa_config() -> SystemConfig:
@@ -29,7 +42,7 @@ def fgfa_config() -> SystemConfig:
     return replace(
         lite_config(),
         name="tiny-fgfa",
-        neck=ConvNeckConfig(channels=8),
+        detector=detector_config(),
         method=FGFAConfig(2, 2, embedding_channels=8),
         flow_net=lite_flow_config(),
     )
@@ -98,10 +111,58 @@ def test_a_native_file_knows_its_classes_whatever_the_recipe_says(tmp_path: Path
     assert read_system(path, fgfa_config()).config.class_names == ("ant", "bee")
 
 
+def test_a_system_by_name_is_built_as_its_recipe_says_and_a_file_alone_as_it_was_saved(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    own = replace(fgfa_lite(), method=FGFAConfig(1, 0, sharpness=2.0, embedding_channels=64))
+    own = replace(own, name="mine", inputs=replace(own.inputs, short_side=192)).with_classes(("ant", "bee"))
+    save_native(build(own), path)
+    assert flowdet.load("fgfa-lite", weights=path).config == fgfa_lite().with_classes(("ant", "bee"))
+    assert flowdet.load("dff-lite", weights=path).config == dff_lite().with_classes(("ant", "bee"))
+    assert flowdet.load(weights=path).config == own
+
+
+# As version 0.1 wrote it into the shipped weights.
+_INPUTS_0_1 = (
+    '{"long_side": 512, "short_side": 320, "mean": [127.0, 127.0, 127.0], "std": [128.0, 128.0, 128.0], '
+    '"multiple": 32, "enlarge": false}'
+)
+_DETECTOR_0_1 = (
+    '"backbone": {"frozen_stages": 1, "kind": "EfficientNetLite0Config"}, '
+    '"neck": {"channels": 128, "kind": "MergeNeckConfig"}, '
+    '"heads": {"rpn": {"channels": 128, "scales": [1.0, 2.0, 4.0, 8.0, 16.0], "ratios": [0.5, 1.0, 2.0], '
+    '"pre_nms_top_n": 500, "post_nms_top_n": 64, "training_post_nms_top_n": 300, "nms_iou": 0.7, "sampled": 256}, '
+    '"roi_head": {"bins": 5, "hidden": 256, "class_specific_boxes": false, "score_threshold": 0.001, "nms_iou": 0.5, '
+    '"max_detections": 100, "sampled": 64}}'
+)
+_FGFA_0_1 = (
+    '"method": {"past": 5, "future": 5, "stride": 1, "warp": "identity", "sharpness": 4.0, "embedding_channels": 64, '
+    '"references_at_once": 5, "kind": "FGFAConfig"}, '
+    '"flow_net": {"encoder": [24, 48, 64], "refinement": 64, "rounds": 2, "shrink": 2, "kind": "MatchingFlowConfig"}'
+)
+_DFF_0_1 = (
+    '"method": {"key_frame_interval": 10, "warp": "identity", "kind": "DFFConfig"}, '
+    '"flow_net": {"encoder": [24, 48, 64], "refinement": 64, "rounds": 2, "shrink": 2, "kind": "MatchingFlowConfig"}'
+)
+_SINGLE_0_1 = '"method": {"kind": "SingleFrameConfig"}, "flow_net": null'
+
+
+@pytest.mark.parametrize(
+    ("method", "config"), [(_FGFA_0_1, fgfa_lite()), (_DFF_0_1, dff_lite()), (_SINGLE_0_1, single_lite())]
+)
+def test_files_of_version_0_1_are_read(tmp_path: Path, method: str, config: SystemConfig) -> None:
+    path = tmp_path / "old.safetensors"
+    start = f'{{"name": "{config.name}", "class_names": {json.dumps(VID_CLASSES)}, "inputs": {_INPUTS_0_1}'
+    system = random_system(config)
+    save_file(system.state_dict(), path, metadata={"flowdet.config": f"{start}, {_DETECTOR_0_1}, {method}}}"})
+    found = read_system(path)
+    assert found.config == config
+    assert_same(found, system)
+
+
 def test_a_single_frame_system_takes_the_weights_of_fgfa(tmp_path: Path) -> None:
     fgfa = random_system(fgfa_config())
     save_native(fgfa, tmp_path / "fgfa.safetensors")
-    single = replace(lite_config(), neck=ConvNeckConfig(channels=8))
+    single = single_config()
     found = read_system(tmp_path / "fgfa.safetensors", single)
     assert found.config == single
     assert {"detector." + name for name in fgfa.detector.state_dict()} == set(found.state_dict())
@@ -112,7 +173,7 @@ def test_a_single_frame_system_takes_the_weights_of_fgfa(tmp_path: Path) -> None
 def test_fgfa_does_not_take_the_weights_of_a_single_frame_system_or_of_dff(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     for other in (lite_config(), replace(fgfa_config(), method=DFFConfig())):
-        save_native(random_system(replace(other, name="other", neck=ConvNeckConfig(channels=8))), path)
+        save_native(random_system(replace(other, name="other", detector=detector_config())), path)
         with pytest.raises(CheckpointError, match=r"missing \(embedding.bias, embedding.weight"):
             read_system(path, fgfa_config())
 
@@ -144,6 +205,8 @@ def test_a_long_list_of_faults_is_cut(tmp_path: Path) -> None:
     save_tensors({f"layer{number}": torch.zeros(1) for number in range(8)}, path)
     with pytest.raises(CheckpointError, match=r"8 unexpected \(layer0, layer1, layer2, layer3, layer4, \.\.\.\)"):
         read_system(path)
+    with pytest.raises(CheckpointError, match=r"8 unexpected \(layer0, layer1, layer2, layer3, layer4, \.\.\.\)"):
+        start_from(path, fgfa_config())
 
 
 def native(tmp_path: Path) -> Path:
@@ -178,10 +241,14 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
             read_native(path)
 
 
-def test_a_file_with_a_configuration_of_the_future(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [("detector", "backbone"), ("detector",), ("method",)])
+def test_a_file_with_a_configuration_of_the_future(tmp_path: Path, part: tuple[str, ...]) -> None:
     path = tmp_path / "later.safetensors"
     document = json.loads(config_to_json(lite_config()))
-    document["backbone"]["kind"] = "TinyViTConfig"
+    inner = document
+    for key in part:
+        inner = inner[key]
+    inner["kind"] = "TinyViTConfig"
     save_file({"weight": torch.zeros(3)}, path, metadata={"flowdet.config": json.dumps(document)})
     with pytest.raises(CheckpointError, match=r"TinyViTConfig.*may be of a later flowdet"):
         read_native(path)
@@ -286,7 +353,7 @@ def test_dis_takes_the_place_of_a_flow_net_in_a_file(tmp_path: Path) -> None:
     save_native(random_system(fgfa_config()), tmp_path / "fgfa.safetensors")
     found = read_system(tmp_path / "fgfa.safetensors", replace(fgfa_config(), name="own", flow_net=DISFlowConfig()))
     assert isinstance(found.flow_net, DISFlow)
-    assert found.embedding is not None
+    assert "embedding" in found.method_modules
 
 
 def test_a_published_checkpoint_needs_to_be_named(tmp_path: Path) -> None:
@@ -302,7 +369,7 @@ def test_the_file_holds_only_tensors_and_a_configuration(tmp_path: Path) -> None
     assert config == single_lite()
 
 
-def start(tmp_path: Path, known: SystemConfig, wanted: SystemConfig) -> tuple[VideoDetector, Start]:
+def start(tmp_path: Path, known: SystemConfig, wanted: SystemConfig) -> tuple[VideoDetector, StartedSystem]:
     """A trained system, and a new one that starts from its file."""
     trained = random_system(known)
     save_native(trained, tmp_path / "trained.safetensors")
@@ -338,7 +405,7 @@ def test_other_classes_take_over_the_rows_of_those_that_are_known(tmp_path: Path
         ("dog",),
     )
     assert_same_but(begun.system, trained, *LAST_LAYERS)
-    old, new = trained.detector.roi_head, begun.system.detector.roi_head
+    old, new = roi_head(trained), roi_head(begun.system)
     # The old classes are cat, dog, fox, background.
     for mine, theirs in ((1, 2), (2, 0), (4, 3)):
         assert torch.equal(new.classes.weight[mine], old.classes.weight[theirs])
@@ -357,15 +424,15 @@ def test_other_classes_take_over_the_rows_of_those_that_are_known(tmp_path: Path
 def test_no_known_class_leaves_the_background(tmp_path: Path) -> None:
     trained, begun = start(tmp_path, fgfa_config(), fgfa_config().with_classes(("owl",)))
     assert (begun.shared_classes, begun.new_classes) == ((), ("owl",))
-    old, new = trained.detector.roi_head, begun.system.detector.roi_head
+    old, new = roi_head(trained), roi_head(begun.system)
     assert torch.equal(new.classes.weight[1], old.classes.weight[3])
     assert new.deltas.weight.abs().max() < 0.01
 
 
 def test_boxes_without_classes_are_taken_whole(tmp_path: Path) -> None:
     config = fgfa_config()
-    heads = replace(config.heads, roi_head=replace(config.heads.roi_head, class_specific_boxes=False))
-    config = replace(config, heads=heads)
+    shared = replace(detector_config().roi_head, class_specific_boxes=False)
+    config = replace(config, detector=replace(detector_config(), roi_head=shared))
     trained, begun = start(tmp_path, config, config.with_classes(("owl", "cat", "ant", "bee", "cow")))
     assert_same_but(begun.system, trained, "detector.roi_head.classes.")
     alone, begun = start(tmp_path, config.with_classes(("cat",)), config.with_classes(("owl",)))
@@ -375,7 +442,7 @@ def test_boxes_without_classes_are_taken_whole(tmp_path: Path) -> None:
 
 
 def single_config() -> SystemConfig:
-    return replace(lite_config(), neck=ConvNeckConfig(channels=8))
+    return replace(lite_config(), detector=detector_config())
 
 
 def test_fgfa_starts_from_single_frames_with_a_fresh_flow_net_and_embedding(tmp_path: Path) -> None:
@@ -394,7 +461,7 @@ def test_fgfa_starts_from_dff_with_a_fresh_embedding(tmp_path: Path) -> None:
 
 def test_what_the_new_method_has_no_use_for_is_told(tmp_path: Path) -> None:
     trained, begun = start(tmp_path, fgfa_config(), single_config())
-    assert (begun.fresh, begun.unused) == ((), ("flow_net", "embedding"))
+    assert (begun.fresh, begun.unused) == ((), ("embedding", "flow_net"))
     assert begun.taken == len(begun.system.state_dict()) < len(trained.state_dict())
     _, begun = start(tmp_path, fgfa_config(), replace(fgfa_config(), method=DFFConfig()))
     assert begun.unused == ("embedding",)
@@ -402,10 +469,10 @@ def test_what_the_new_method_has_no_use_for_is_told(tmp_path: Path) -> None:
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not hold the weights of tiny-fgfa: .* of another shape .*neck"):
-        start(tmp_path, fgfa_config(), replace(fgfa_config(), neck=ConvNeckConfig(channels=16)))
-    heads = replace(fgfa_config().heads, roi_head=replace(fgfa_config().heads.roi_head, hidden=32))
+        start(tmp_path, fgfa_config(), replace(fgfa_config(), detector=detector_config(16)))
+    wide = replace(detector_config(), roi_head=replace(detector_config().roi_head, hidden=32))
     with pytest.raises(CheckpointError, match=r"of another shape .*classes.weight \[4, 16\] instead of \[4, 32\]"):
-        start(tmp_path, fgfa_config(), replace(fgfa_config(), heads=heads))
+        start(tmp_path, fgfa_config(), replace(fgfa_config(), detector=wide))
     narrow = replace(fgfa_config(), method=FGFAConfig(2, 2, embedding_channels=4))
     with pytest.raises(CheckpointError, match=r"embedding.weight \[8, 8, 3, 3\] instead of \[4, 8, 3, 3\]"):
         start(tmp_path, fgfa_config(), narrow)
@@ -425,7 +492,7 @@ def test_a_published_checkpoint_is_a_start_too(tmp_path: Path) -> None:
     torch.save({"state_dict": published(trained), "meta": {"CLASSES": fgfa_config().class_names}}, path)
     begun = start_from(path, fgfa_config().with_classes(("owl", "fox")))
     assert begun.shared_classes == ("fox",)
-    assert torch.equal(begun.system.detector.roi_head.classes.weight[1], trained.detector.roi_head.classes.weight[2])
+    assert torch.equal(roi_head(begun.system).classes.weight[1], roi_head(trained).classes.weight[2])
     torch.save({"state_dict": published(trained), "meta": {"CLASSES": ("cat", "fox")}}, path)
     with pytest.raises(CheckpointError, match="names 2 classes, but its classifier has 4 outputs"):
         start_from(path, fgfa_config())
@@ -437,7 +504,7 @@ def test_a_checkpoint_that_names_no_classes_is_of_imagenet_vid_if_it_has_as_many
     torch.save(published(trained), path)
     begun = start_from(path, fgfa_config().with_classes(("owl", "zebra")))
     assert begun.shared_classes == ("zebra",)
-    assert torch.equal(begun.system.detector.roi_head.classes.weight[1], trained.detector.roi_head.classes.weight[29])
+    assert torch.equal(roi_head(begun.system).classes.weight[1], roi_head(trained).classes.weight[29])
     torch.save(published(random_system(fgfa_config())), path)
     begun = start_from(path, fgfa_config())
     assert (begun.shared_classes, begun.new_classes) == ((), fgfa_config().class_names)

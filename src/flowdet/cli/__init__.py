@@ -2,16 +2,23 @@
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 from cyclopts import App
 
 import flowdet
-from flowdet.cli.console import complain, err
+from flowdet.cli import console
 from flowdet.errors import FlowdetError
 
 __all__ = ["keep_memory", "main"]
+
+_ENDING = [signal.SIGTERM] + ([signal.SIGHUP] if sys.platform != "win32" else [])
+_ENDING_CODES = [128 + number for number in _ENDING]
 
 app = App(
     name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
@@ -42,13 +49,57 @@ def keep_memory() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; a user's mistake ends with one message and exit code 1, Ctrl-C with 130."""
+    """Runs the command line and ends the process.
+
+    A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143.
+    """
     keep_memory()
+    console.mend_streams()
+    _end_in_order()
+    code = _run(arguments)
+    with suppress(OSError):
+        console.flush()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int | None:
     try:
-        sys.exit(app(arguments, result_action="return_value"))
+        code: int | None = app(arguments, result_action="return_value")
+        console.flush()
     except FlowdetError as error:
-        complain(error)
-        sys.exit(1)
+        return _failed(str(error))
     except KeyboardInterrupt:
-        err.print("interrupted; what was done is kept")
-        sys.exit(130)
+        return _failed("interrupted; what was done is kept", 130)
+    except BrokenPipeError:  # `flowdet ... | head` has seen enough
+        return 141
+    except MemoryError:
+        return _failed("there is not enough memory")
+    except (OSError, ImportError) as error:
+        return _failed(f"{error}")
+    except SystemExit as end:
+        if end.code in _ENDING_CODES:
+            _failed("terminated; what was done is kept")
+        raise
+    return code
+
+
+def _failed(message: str, code: int = 1) -> int:
+    with suppress(OSError):  # nobody reads it
+        console.complain(message)
+    return code
+
+
+def _end_in_order() -> None:
+    """Lets SIGTERM and SIGHUP end the process as an error does, so that files are finished."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _ENDING:
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)  # finishing the files is not to be interrupted
+    raise SystemExit(128 + number)

@@ -14,15 +14,17 @@ from cyclopts import Parameter
 import flowdet
 from flowdet.class_names import check_class_names
 from flowdet.cli import console
-from flowdet.cli.sources import Names, expanded, frame_bar, listed, make_folder
-from flowdet.errors import ConfigError, FlowdetError
+from flowdet.cli.sources import Names, expanded, frame_bar, is_still, listed, make_folder, output_name
+from flowdet.errors import ConfigError, FlowdetError, VideoError
+from flowdet.files import locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
-from flowdet.video.reader import SourceDescription, check_selection, describe_source, open_video
+from flowdet.video.description import SourceDescription, describe_source
+from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
 from flowdet.weights.download import file_sha256
-from flowdet.work.annotate import annotate, view_of
+from flowdet.work.annotate import annotate, overlay_of
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
@@ -56,7 +58,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where results go, and the names that sources of this call have already."""
+    """Where results go, and the names that other sources of this call have."""
 
     folder: Path
     suffix: str
@@ -67,14 +69,17 @@ class _Outputs:
         """The results file of that name."""
         return self.folder / f"{name}.{self.suffix}"
 
-    def video(self, name: str) -> Path | None:
-        """The annotated video of that name, if one is wanted."""
-        return self.folder / f"{name}.mp4" if self.with_video else None
+    def video(self, name: str, still: Path | None) -> Path | None:
+        """The annotated video of that name, or the picture for a still one; None if none is wanted."""
+        if not self.with_video:
+            return None
+        suffix = ".mp4" if still is None else ".jpg" if still.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        return self.folder / f"{name}{suffix}"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One source and the files it becomes."""
+    """One source and the files that are made of it."""
 
     source: str
     described: SourceDescription
@@ -107,19 +112,21 @@ def detect(
     show: Names = (),
     overwrite: bool = False,
     processes: int = 1,
+    source: Annotated[str | None, Parameter(show=False)] = None,
 ) -> int:
     """Detect objects in videos.
 
-    Each source becomes an annotated video and a results file. A source that is finished already is skipped.
+    Each source becomes an annotated video, or an annotated picture, and a results file. A source that is finished
+    already is skipped.
 
     Args:
-        sources: Video files, folders of frames, patterns such as "frames/*.jpg", camera numbers, or rtsp:// and
-            http:// addresses.
+        sources: Video files, pictures, folders of frames or videos, patterns such as "frames/*.jpg", camera numbers, or
+            rtsp:// and http:// addresses.
         system: One of `flowdet models`. [default: fgfa-lite]
         options: Which system, and how it detects.
         score: Leave out detections below this score.
         classes: Keep only these classes; name several by repeating the option or with commas.
-        every: Take every Nth frame.
+        every: Take every n-th frame.
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
@@ -128,8 +135,16 @@ def detect(
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
         overwrite: Do finished sources again.
-        processes: How many share the sources, each with one thread.
+        processes: The number of processes that share the sources, each with one thread.
+        source: A mistake that others make; see the error.
     """
+    if source is not None:
+        raise ConfigError(f"sources are named without an option: `flowdet detect {source}`")
+    if options.device.isdecimal():
+        raise ConfigError(
+            f"a device is cpu, cuda or cuda:{options.device}, not {options.device}; "
+            f"a camera is a source: `flowdet detect {options.device}`"
+        )
     if not sources:
         raise ConfigError("name at least one source: `flowdet detect clip.mp4`")
     if not 0 <= score <= 1:
@@ -144,7 +159,7 @@ def detect(
     file = options.weights or weights_of(system or DEFAULT_SYSTEM)
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
-    view_of(detector.config, shown)
+    overlay_of(detector.config, shown)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -179,7 +194,7 @@ def detect(
 def _jobs(
     sources: Sequence[str], settings: _Settings, outputs: _Outputs, *, overwrite: bool
 ) -> Iterator[_Job | FlowdetError]:
-    """What is to be done, or why that cannot be."""
+    """Yields what is to be done, or why it cannot be."""
     for source in expanded(sources):
         try:
             job = _job(source, settings, outputs)
@@ -187,6 +202,8 @@ def _jobs(
                 yield job
         except FlowdetError as error:
             yield error
+        except OSError as error:  # it vanished meanwhile
+            yield VideoError(f"'{source}' cannot be read: {error.strerror}")
 
 
 def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> FlowdetError | None:
@@ -206,6 +223,7 @@ def _spread(
 
 def _worker(options: SystemOptions, number: int) -> Callable[[_Job], list[FlowdetError | None]]:
     """Returns the function that does a job in one of several processes, without a progress bar."""
+    console.mend_streams()
     detector = load_system(replace(options, device=str(device_of(options.device, number))))
     return lambda job: [_tried(detector, job, with_bar=False)]
 
@@ -218,13 +236,15 @@ def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
         VideoError: There is no such source.
     """
     described = describe_source(source)
-    name, number = described.name, 1
+    first = name = output_name(described, source)
+    number = 1
     is_rereadable = described.path is not None or described.pattern
     while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
         number += 1
-        name = f"{described.name}-{number}"
+        name = f"{first}-{number}"
     outputs.taken.add(name.casefold())
-    job = _Job(source, described, outputs.results(name), outputs.video(name), settings)
+    still = described.path if described.path and is_still(described.path) else None
+    job = _Job(source, described, outputs.results(name), outputs.video(name, still), settings)
     for file in (job.results, job.video):
         if described.path and file and file.exists() and os.path.samefile(described.path, file):
             raise ConfigError(f"the result would replace its source {source}; name another folder with --out")
@@ -268,8 +288,22 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> None:
-    settings = job.settings
+    """Does one job.
+
+    Raises:
+        FlowdetError: The source or a result cannot be used, or another run writes this result.
+    """
     make_folder(job.results.parent)
+    busy = f"another run (process {{holder}}) writes {job.results}; wait for it, or name another folder with --out"
+    try:
+        with locked(job.results.with_suffix(""), busy):
+            _detect_locked(detector, job, with_bar=with_bar)
+    except OSError as error:
+        raise VideoError(f"{job.described.label}: {error.strerror or error}") from error
+
+
+def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> None:
+    settings = job.settings
     began = time.monotonic()
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
@@ -283,7 +317,7 @@ def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) ->
             settings=job.record,
             score=settings.score,
             classes=settings.classes or None,
-            view=view_of(detector.config, settings.show),
+            overlay=overlay_of(detector.config, settings.show),
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -1,8 +1,9 @@
-"""What the command line is told of sources, and what it shows while it goes through one."""
+"""Sources as the command line names them, and the bar that goes with one."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Annotated
@@ -11,29 +12,63 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
-from flowdet.errors import ConfigError, VideoError
+from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
-from flowdet.video.reader import Video, describe_source
+from flowdet.video.description import VIDEO_SUFFIXES, SourceDescription, describe_source
+from flowdet.video.pictures import page_count
+from flowdet.video.reader import Video
 
-__all__ = ["Names", "expanded", "frame_bar", "listed", "make_folder"]
+__all__ = ["Names", "expanded", "frame_bar", "is_still", "listed", "make_folder", "output_name"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
 
 def listed(names: Names) -> list[str]:
-    """What was named by repeating an option or with commas, each once."""
+    """Returns what was named by repeating an option or with commas, each once."""
     return sorted({name.strip() for part in names for name in part.split(",")} - {""})
 
 
 def expanded(sources: Sequence[str]) -> Iterator[str]:
-    """The sources, with each video that a pattern matches as a source of its own."""
+    """Yields the sources; each video of a folder or a pattern is one of its own, its pictures are one together."""
     for source in sources:
-        matches: list[str] = []
-        with suppress(VideoError):  # told when its turn comes
-            if describe_source(source).pattern:
-                matches = sorted(glob(source, recursive=True))
-        videos = [match for match in matches if Path(match).suffix.lower() not in IMAGE_SUFFIXES]
-        yield from videos or [source]
+        files = _files(source)
+        pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+        videos = [str(file) for file in files if file not in pictures]
+        yield from videos
+        if pictures or not videos:
+            yield source
+
+
+def output_name(described: SourceDescription, source: str) -> str:
+    """Returns the name of a source's results; a pattern has another one than its folder."""
+    if not described.pattern:
+        return described.name
+    words = re.sub(r"\W+", "-", Path(source).name).strip("-") or "all"
+    return f"{described.name}-{words}"
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file is a picture of one page; a damaged one counts, too."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+        return False
+    try:
+        return page_count(path) == 1
+    except VideoError:
+        return True
+
+
+def _files(source: str) -> list[Path]:
+    """What a pattern matches, or the pictures and videos in a folder."""
+    try:
+        described = describe_source(source)
+        if described.pattern:
+            return sorted(map(Path, glob(str(Path(source).expanduser()), recursive=True)))
+        if described.path and described.path.is_dir():
+            files = sorted(file for file in Path(source).expanduser().iterdir() if not file.name.startswith("."))
+            return [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and file.is_file()]
+    except (FlowdetError, OSError):  # told when its turn comes
+        pass
+    return []
 
 
 def make_folder(folder: Path) -> None:
@@ -50,7 +85,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def frame_bar(video: Video) -> Iterator[Callable[[int], None]]:
-    """A bar with frames, frames a second and time left."""
+    """Shows a bar with frames, frames a second and time left; yields what tells it the number of frames done."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -159,8 +159,8 @@ def _doubled_boxes(data: CocoVID) -> Iterator[DataWarning]:
     again = np.delete(chosen, first).tolist()
     if again:
         where = [_object_text(data, position) for position in again]
-        what = _plural(len(again), "box repeats another one", "boxes repeat another one")
-        yield DataWarning(f"{what} of its class", len(again), where)
+        what = _plural(len(again), "box repeats another one of its class", "boxes repeat another one of their class")
+        yield DataWarning(what, len(again), where)
 
 
 def _image_warnings(data: CocoVID) -> Iterator[DataWarning]:

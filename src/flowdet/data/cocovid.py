@@ -326,6 +326,16 @@ def _field_problems(what: str, entry: Mapping[str, Any], where: str) -> Iterator
         elif what == "category" and isinstance(value, str) and not is_printable(value):
             sentence = f"{where}: its name {value[:40]!r} holds a character that cannot be printed"
             yield Problem(f"{what} with a wrong {name}", sentence)
+        elif name == "file_name" and not _is_file_name(value):
+            yield Problem(f"{what} with a wrong {name}", f"{where}: no file can be called {str(value)[:80]!r}")
+
+
+def _is_file_name(name: object) -> bool:
+    try:
+        # Bytes of names that are not UTF-8 come as surrogates U+DC80 to U+DCFF; other surrogates are nothing.
+        return isinstance(name, str) and bool(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
 
 
 def _name_problems(categories: Sequence[Any]) -> Iterator[Problem]:

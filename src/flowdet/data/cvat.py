@@ -44,7 +44,7 @@ class _File:
     @property
     def is_video(self) -> bool:
         """Whether it is about a video, in either format."""
-        return self.has_tracks or self.root.findtext("meta/task/mode") == "interpolation"
+        return self.has_tracks or self.root.findtext("meta/*/mode") == "interpolation"
 
     @property
     def labels(self) -> list[str]:
@@ -216,19 +216,15 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
     try:
         task = _read_video_task(source.root)
         pattern = _pattern(source, target, name, task.frames[0])
-        width, height = task.size or picture_size(target.base / _file_name(pattern, task.frames[0]))
+        width, height = task.size or _first_size(target.base / _file_name(pattern, task.frames[0]))
         _check_frame_count(task, target.base / _file_name(pattern, task.frames[-1]))
         tracks = _read_tracks(source.root, task)
-    except OSError as error:
-        raise DataError(
-            f"{source.path} does not say how large its pictures are, and the first is not there: {error}"
-        ) from error
     except DataError as error:
         raise DataError(f"{source.path} {error}") from error
     missing = 0
     for frame_id, number in enumerate(task.frames):
         file_name = _file_name(pattern, number)
-        missing += not (target.base / file_name).is_file()
+        missing += not os.path.isfile(target.base / file_name)
         entry = {"file_name": file_name, "height": height, "width": width, "frame_id": frame_id, "video_id": video_id}
         target.add(f"{source.path}, frame {number}", entry, tracks.shapes.get(number, []))
     for sentence in tracks.problems:
@@ -239,6 +235,15 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
     target.remark(f"frames whose pictures are not there, the first one {first}", missing)
     guess = f"frames in {source.path}, which does not say how many there are: up to the last box"
     target.remark(guess, task.is_guess * len(task.frames))
+
+
+def _first_size(path: Path) -> tuple[int, int]:
+    try:
+        return picture_size(path)
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(
+            f"does not say how large its pictures are, and the first is not there or damaged: {error}"
+        ) from error
 
 
 def _check_frame_count(task: _VideoTask, last: Path) -> None:
@@ -258,7 +263,7 @@ def _pattern(source: _File, target: _Target, name: str, first: int) -> str:
     """Returns the names of the pictures below the folder of all, with a place for the frame's number."""
     patterns = _PATTERNS if target.frames is None else (target.frames.replace("{name}", name),)
     patterns = tuple((source.prefix / pattern).as_posix() for pattern in patterns)
-    return next((p for p in patterns if (target.base / _file_name(p, first)).is_file()), patterns[0])
+    return next((p for p in patterns if os.path.isfile(target.base / _file_name(p, first))), patterns[0])
 
 
 def _file_name(pattern: str, number: int) -> str:
@@ -287,7 +292,7 @@ def _import_images(source: _File, name: str | None, video_id: int | None, target
             target.writer.problem("frame without a number", sentence)
             continue
         file_name = _image_file(called, number, pattern, source, target.base)
-        if not (target.base / file_name).is_file():
+        if not os.path.isfile(target.base / file_name):
             missing += 1
             absent = absent or file_name
         entry = {"file_name": file_name, "height": height, "width": width}
@@ -308,7 +313,7 @@ def _image_file(called: str, number: int | None, pattern: str | None, source: _F
     inside = source.prefix / "images"
     folders = (inside, source.prefix) if (base / inside).is_dir() else (source.prefix,)
     names = [(folder / called).as_posix() + suffix for suffix in _SUFFIXES for folder in folders]
-    return next((name for name in names if (base / name).is_file()), names[0])
+    return next((name for name in names if os.path.isfile(base / name)), names[0])
 
 
 def _frame_number(image: Element) -> int | None:

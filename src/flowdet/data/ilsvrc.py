@@ -307,7 +307,7 @@ def _size(root: Element) -> tuple[int, int]:
         width, height = int(texts[0]), int(texts[1])
     except ValueError:
         raise DataError(
-            f"does not give the picture's width and height, but {texts[0][:20]!r}, {texts[1][:20]!r}"
+            f"states no width and height of the picture, but {texts[0][:20]!r}, {texts[1][:20]!r}"
         ) from None
     if not (is_whole(width, 1, LARGEST_PIXELS) and is_whole(height, 1, LARGEST_PIXELS)):
         raise DataError(f"says that the picture has {width}x{height} pixels")

@@ -39,7 +39,7 @@ _EXIF_OF_PNG = {"exif", "Raw profile type exif"}
 def has_pictures(data: CocoVID, folder: Path) -> bool:
     """Returns whether the folder holds at least one of 20 pictures from all over the data set."""
     step = max(1, len(data.images) // _PROBES)
-    return any(_is_file(folder, image.file_name) for image in data.images[::step])
+    return any(os.path.isfile(folder / image.file_name) for image in data.images[::step])
 
 
 def find_picture_problems(
@@ -89,7 +89,7 @@ def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
             if os.path.basename(names[position]) not in listed
         ]
         # Some file systems find a name that they list in another spelling.
-        found = pool.map(_is_file, [folder] * len(doubtful), [names[position] for position in doubtful])
+        found = pool.map(os.path.isfile, (folder / names[position] for position in doubtful))
         return sorted(position for position, is_there in zip(doubtful, found, strict=True) if not is_there)
 
 
@@ -160,7 +160,7 @@ def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.ui
     Raises:
         DataError: The picture is missing, damaged, or of another size than stated.
     """
-    if not path.is_file():
+    if not os.path.exists(path):
         raise DataError(f"{where}: there is no file {path}; the images may lie below another folder")
     try:
         upright = read_pixels(path)
@@ -181,7 +181,7 @@ def _natural(name: str) -> list[tuple[str, int]]:
 
 def _picture_problem(folder: Path, image: ImageRecord, *, decode: bool) -> Problem | None:
     path = folder / image.file_name
-    if not _is_file(folder, image.file_name):
+    if not os.path.isfile(path):
         return Problem("picture that is missing", f"{path} is not there")
     try:
         sizes = _possible_sizes(path)
@@ -195,10 +195,3 @@ def _picture_problem(folder: Path, image: ImageRecord, *, decode: bool) -> Probl
         found, stated = f"{sizes[0][0]}x{sizes[0][1]}", f"{image.width}x{image.height}"
         return Problem("picture of another size", f"{path} has {found} pixels, the data set says {stated}")
     return None
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    try:
-        return (folder / name).is_file()
-    except (OSError, ValueError):  # too long, a null byte
-        return False

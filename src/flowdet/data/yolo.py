@@ -24,7 +24,7 @@ _DECIMALS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """The folders of pictures and of their label files.
+    """Folders of pictures and of their label files.
 
     Attributes:
         pictures: Folder of the pictures, which may lie in folders below it.
@@ -116,7 +116,7 @@ def _import_picture(path: Path, labels: Path, entry: dict[str, Any], classes: in
         writer.problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
         return
     text = ""
-    if labels.exists():
+    if os.path.exists(labels):
         try:
             text = read_text(labels)
         except DataError as error:
@@ -195,10 +195,11 @@ def names_of_yaml(text: str, path: Path) -> tuple[str, ...]:
     try:
         # The base loader leaves every scalar a text ("no" is a name), and knows neither tags nor merges.
         document = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise DataError(f"{path} is not YAML: {line}{error.problem}; {hint}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        is_placed = isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None
-        reason = f"line {error.problem_mark.line + 1}: {error.problem}" if is_placed else " ".join(str(error).split())
-        raise DataError(f"{path} is not YAML: {reason}; {hint}") from error
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}; {hint}") from error
     if not isinstance(document, dict) or "names" not in document:
         raise DataError(f"{path} has no entry 'names'; {hint}")
     entries = document["names"] or []

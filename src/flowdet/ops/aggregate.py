@@ -6,6 +6,9 @@ from torch import Tensor
 __all__ = ["add_weighted", "aggregate", "cosine_similarity"]
 
 
+_LEAST_LENGTH = 1e-12
+
+
 def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     """Cosine between the embedding of the current frame and those of n other maps, cell by cell.
 
@@ -14,11 +17,11 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
         keys: [b, n, e, h, w] embeddings of the maps to compare it with.
 
     Returns:
-        [b, n, h, w] in [-1, 1].
+        [b, n, h, w] in [-1, 1]; 0 where an embedding is zero.
     """
     dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
     lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
-    return dot / lengths
+    return dot / lengths.clamp(min=_LEAST_LENGTH)
 
 
 def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:

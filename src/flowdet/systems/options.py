@@ -71,6 +71,8 @@ def _variant(config: SystemConfig, name: str) -> MethodConfig:
     if name not in variants:
         names = f"its variants are {', '.join(variants)}" if variants else "it has none"
         raise ConfigError(f"{config.name} has no variant {name!r}; {names}")
+    if variants[name] == config.method:
+        raise ConfigError(f"{config.name} is saved as its variant {name!r}: leave that option out")
     return variants[name]
 
 

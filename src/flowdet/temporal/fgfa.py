@@ -28,9 +28,6 @@ from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Geometry, Maps,
 
 __all__ = ["FGFA", "FGFAConfig", "FGFAState", "WindowFrame", "window_slots"]
 
-# exp(s (cos - 1)) of a larger s would be 0 in float32 for maps that point apart.
-_MOST_SHARPNESS = 40.0
-
 
 @dataclass(frozen=True)
 class FGFAConfig(MethodConfig):
@@ -41,8 +38,8 @@ class FGFAConfig(MethodConfig):
         future: Reference frames after it; 0 is the causal form, which the paper does not have.
         stride: Frames from one reference frame to the next.
         warp: Which sampling grid, see `WarpConvention`.
-        sharpness: Factor on the similarities before the softmax, 40 at most; with 1, as published, the larger weight
-            of two maps is at most e^2 times the other.
+        sharpness: Factor on the similarities before the softmax; with 1, as published, the larger weight of two maps
+            is at most e^2 times the other.
         embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
         embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
@@ -74,10 +71,8 @@ class FGFAConfig(MethodConfig):
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
-        if not 0 <= self.sharpness <= _MOST_SHARPNESS:
-            raise ConfigError(
-                f"the sharpness of aggregation weights lies between 0 and {_MOST_SHARPNESS:g}, not at {self.sharpness}"
-            )
+        if self.sharpness < 0:
+            raise ConfigError(f"the sharpness of aggregation weights is 0 or more, not {self.sharpness}")
         if self.drift_limit is not None and self.drift_limit < 0:
             raise ConfigError(f"the drift limit is a distance in cells, 0 or more, not {self.drift_limit}")
         check_positive(self, "stride", "embedding_channels", "references_at_once")

@@ -1,5 +1,6 @@
 """Training clips from annotated videos, stills, or both."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def _check_marks(sources: Sequence[CocoVID]) -> None:
 def _check_pictures(part: Samples, sampling: ReferenceSampling | None) -> None:
     """Looks for every picture before the days of training, not in the middle of them."""
     used = part.used(sampling)
-    names = [name.decode() for name in part.images.names[used].tolist()]
+    names = [os.fsdecode(name) for name in part.images.names[used].tolist()]
     missing = missing_pictures(part.folder, names)
     if missing:
         some = _some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])

@@ -24,18 +24,18 @@ _HEAT_SHADE = 0.3
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 5 and 7.5 times a power of ten, so that a scale is read easily and seldom changes."""
+    """Returns the next of 1, 1.5, 2, 3, 5 and 7.5 times a power of ten: easy to read on a scale that seldom changes."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in _NICE if value <= power * step * (1 + 1e-6))
 
 
 def flow_colors(flow: _Map, full: float, gray: _Map | None = None) -> _Picture:
-    """Flow by the colour wheel: the direction is the hue, the length the saturation, no motion is white.
+    """Returns flow in the colours of a wheel: the direction is the hue, the length the saturation, no motion is white.
 
     Args:
         flow: [2, h, w] (dx, dy), pixels.
-        full: From this length on the colour is full.
-        gray: [h, w] brightness in [0, 1] of a picture that is to shine through; it changes neither hue nor saturation.
+        full: The length from which the colour is full.
+        gray: [h, w] brightness in [0, 1] of a picture that shines through; it changes neither hue nor saturation.
 
     Returns:
         [h, w, 3] uint8 RGB. Red leads to the right, yellow down, cyan left and violet up.
@@ -50,7 +50,7 @@ def flow_colors(flow: _Map, full: float, gray: _Map | None = None) -> _Picture:
 
 
 def color_wheel(diameter: int, ground: tuple[int, int, int]) -> _Picture:
-    """A disc [diameter, diameter, 3] that shows each flow at the place it leads to from the centre; full at the rim."""
+    """Returns a disc [diameter, diameter, 3] with the colour of each flow where it leads from the centre."""
     axis = (np.arange(diameter, dtype=np.float32) + 0.5) * (2 / diameter) - 1
     flow = np.stack(np.broadcast_arrays(axis[None], axis[:, None]))
     rim = (1 - np.hypot(flow[0], flow[1])) * (diameter / 2)
@@ -59,7 +59,7 @@ def color_wheel(diameter: int, ground: tuple[int, int, int]) -> _Picture:
 
 
 def heat_colors(values: _Map, full: float, gray: _Map | None = None) -> _Picture:
-    """Values from 0 (dark) to `full` (bright), as colours over a grey picture.
+    """Returns values from 0 (dark) to `full` (bright) as colours over a grey picture.
 
     Args:
         values: [h, w].
@@ -77,7 +77,7 @@ def heat_colors(values: _Map, full: float, gray: _Map | None = None) -> _Picture
 
 
 def heat_bar(width: int, height: int) -> _Picture:
-    """The colours of `heat_colors` [height, width, 3] from 0 to full over a medium grey."""
+    """Returns the colours of `heat_colors` [height, width, 3] from 0 to full over a medium grey."""
     values = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
     return heat_colors(values, 1.0, np.full((height, width), 0.5, np.float32))
 

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import time
+from typing import cast
+from urllib.parse import urlsplit
+
 import av
 import av.error
 from av.container import InputContainer
+from av.format import Flags
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from flowdet.errors import VideoError
 
-__all__ = ["USUAL_RATE", "container_duration", "frame_rate", "open_container", "stream_duration", "video_stream"]
+__all__ = [
+    "USUAL_RATE",
+    "container_duration",
+    "frame_rate",
+    "has_flag",
+    "open_container",
+    "stream_duration",
+    "video_stream",
+]
 
 USUAL_RATE = 25.0  # frames a second where a stream does not tell
 _GREATEST_RATE = 500.0  # above it "frames a second" is the container's clock
+_GREATEST_DURATION = 1e7  # seconds; a longer one is a damaged tag
 _NETWORK_TIMEOUT = (10.0, 30.0)  # seconds to open, to read
 
 
 def open_container(
     location: str, label: str, *, format_name: str | None = None, network: bool = False
 ) -> InputContainer:
-    """Opens what FFmpeg can read.
+    """Opens a video, a stream or a device.
 
     Args:
         location: Path, address or device.
-        label: How messages call it.
-        format_name: FFmpeg's name of the input; None: it finds out.
+        label: What messages call it.
+        format_name: FFmpeg's name of the input; None: FFmpeg finds out.
         network: Give up when the other side is silent.
 
     Raises:
-        VideoError: It cannot be opened, or has no pictures.
+        VideoError: It cannot be opened, or holds no video.
     """
+    began = time.monotonic()
     try:
         container = av.open(
             location,
@@ -40,32 +58,43 @@ def open_container(
             metadata_errors="ignore",
         )
     except av.error.FFmpegError as error:
-        raise VideoError(f"{label} cannot be opened: {_reason(error)}") from error
+        waited = time.monotonic() - began
+        reason = _network_reason(location, error, waited) if network else None
+        raise VideoError(f"{label} cannot be opened: {reason or _reason(error)}") from error
     # FFmpeg plays any text file as a terminal session.
     if container.format.name == "tty" or not container.streams.video:
         container.close()
         raise VideoError(f"{label} holds no pictures: expected a video that FFmpeg can read")
+    if all(map(_is_cover, container.streams.video)):
+        container.close()
+        raise VideoError(f"{label} holds no video, only sound with a cover picture")
     return container
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The main picture track."""
+    """Returns the main video track; a cover picture is none."""
     best = container.streams.best("video")
-    return best if isinstance(best, VideoStream) else container.streams.video[0]
+    if isinstance(best, VideoStream) and not _is_cover(best):
+        return best
+    return next(stream for stream in container.streams.video if not _is_cover(stream))
+
+
+def has_flag(container: InputContainer, flag: Flags) -> bool:
+    """Whether the container's format has this property."""
+    return bool(container.format.flags & cast("int", flag.value))
 
 
 def frame_rate(stream: VideoStream) -> float | None:
-    """Frames a second, on the average; None when unknown."""
+    """Returns the average number of frames a second; None when unknown."""
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     return rate if 0 < rate <= _GREATEST_RATE else None
 
 
 def stream_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Seconds that the file announces for this stream alone."""
+    """Returns the seconds that the file announces for this track alone; None when unknown."""
     for key, value in stream.metadata.items():
-        if key.startswith("DURATION") and value.count(":") == 2:  # Matroska: "00:01:02.500000000"
-            hours, minutes, seconds = value.split(":")
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        if key.startswith("DURATION") and (seconds := _tag_seconds(value)):
+            return seconds
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return float(stream.frames / stream.average_rate)  # FFmpeg shortens the duration of a cut file
     if stream.duration and stream.time_base:
@@ -74,8 +103,35 @@ def stream_duration(container: InputContainer, stream: VideoStream) -> float | N
 
 
 def container_duration(container: InputContainer) -> float | None:
-    """Seconds that the file announces for its longest stream."""
+    """Returns the seconds that the file announces for its longest track; None when unknown."""
     return container.duration / av.time_base if container.duration else None
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(int(stream.disposition) & Disposition.attached_pic.value)
+
+
+def _tag_seconds(tag: str) -> float | None:
+    """Seconds of a Matroska tag such as "00:01:02.500000000"; None if it is damaged."""
+    try:
+        hours, minutes, seconds = tag.split(":")
+        total = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+    return total if 0 < total < _GREATEST_DURATION else None
+
+
+def _network_reason(address: str, error: av.error.FFmpegError, waited: float) -> str | None:
+    """Why a network source cannot be opened, where FFmpeg's own reason would mislead."""
+    if waited >= _NETWORK_TIMEOUT[0]:  # a header that breaks off looks like no video
+        return f"no data came for {_NETWORK_TIMEOUT[0]:g} s; the server or the camera hangs"
+    host = urlsplit(address).hostname
+    if error.errno == errno.EIO and host:
+        try:
+            socket.getaddrinfo(host, None)
+        except (OSError, UnicodeError):
+            return f"there is no host {host}, or the network is down; check the address"
+    return None
 
 
 def _reason(error: av.error.FFmpegError) -> str:
@@ -83,6 +139,4 @@ def _reason(error: av.error.FFmpegError) -> str:
         return "it is no video, or its table of contents is missing, as in an mp4 whose recording never finished"
     if isinstance(error, av.error.EOFError):
         return "it ends before its first frame"
-    if isinstance(error, av.error.ExitError):
-        return f"there was no answer within {_NETWORK_TIMEOUT[0]:g} s"
     return error.strerror or str(error)

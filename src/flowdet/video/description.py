@@ -1,15 +1,26 @@
-"""What a source is called, told without opening it."""
+"""What a source is called, before it is opened."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowdet.errors import ConfigError, VideoError
 
-__all__ = ["SourceDescription", "describe_source"]
+__all__ = ["VIDEO_SUFFIXES", "SourceDescription", "describe_source"]
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"}
+    | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+"""Lower-case suffixes by which videos are found in a folder; one that is named may have any suffix."""
+
+_LONGEST_NAME = 200  # bytes; a suffix such as .json.partial.jsonl must fit into 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class SourceDescription:
 
 
 def describe_source(source: str | Path | int) -> SourceDescription:
-    """Tells what a source is, without opening it.
+    """Returns what a source is called, without opening it.
 
     Args:
         source: As for `open_video`.
@@ -50,27 +61,28 @@ def describe_source(source: str | Path | int) -> SourceDescription:
             return _existing(text, path)
     except (OSError, RuntimeError, ValueError) as error:  # too long, not allowed, no such user, a null byte
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise VideoError(f"'{text}' cannot be opened: {reason}") from error
+        raise VideoError(f"'{_printable(text)}' cannot be opened: {reason}") from error
     if text.isdecimal():
         return _camera(int(text))
     if glob.has_magic(text):
         folder = path.parent.resolve().name
-        return SourceDescription(f"the pattern '{text}'", _file_name(folder, "images"), pattern=True)
+        return SourceDescription(f"the pattern '{_printable(text)}'", _file_name(folder, "images"), pattern=True)
     raise VideoError(
-        f"'{text}' does not exist: expected a video file, a folder or pattern of images, "
+        f"'{_printable(text)}' does not exist: expected a video file, a folder or pattern of images, "
         "the number of a camera or an address such as rtsp://..."
     )
 
 
 def _existing(text: str, path: Path) -> SourceDescription:
+    shown = _printable(text)
     if path.is_dir():
         folder = path.resolve()
-        return SourceDescription(f"the folder '{text}'", _file_name(folder.name, "images"), folder)
+        return SourceDescription(f"the folder '{shown}'", _file_name(folder.name, "images"), folder)
     if path.is_char_device():
-        return SourceDescription(f"the camera '{text}'", _file_name(path.name, "camera"))
+        return SourceDescription(f"the camera '{shown}'", _file_name(path.name, "camera"))
     if not path.is_file():
-        raise VideoError(f"'{text}' is neither a file nor a folder: save what it gives as a file first")
-    return SourceDescription(f"'{text}'", _file_name(path.stem, "video"), path.resolve())
+        raise VideoError(f"'{shown}' is neither a file nor a folder: save what comes out of it as a file first")
+    return SourceDescription(f"'{shown}'", _file_name(path.stem, "video"), path.resolve())
 
 
 def _camera(number: int) -> SourceDescription:
@@ -83,9 +95,27 @@ def _address(address: str) -> SourceDescription:
     public = re.split(r"[?#]", re.sub(r"//[^/]*@", "//", address), maxsplit=1)[0]
     host, *rest = public.split("://", maxsplit=1)[1].rstrip("/").split("/")
     name = "_".join([host, *(Path(part).stem for part in rest[-1:])])
-    return SourceDescription(f"'{public}'", re.sub(r"(?:[^\w.-]|_)+", "_", name).strip("._-") or "stream")
+    short = _shortened(re.sub(r"(?:[^\w.-]|_)+", "_", name).strip("._-") or "stream")
+    return SourceDescription(f"'{_printable(public)}'", short)
 
 
 def _file_name(text: str, fallback: str) -> str:
-    """The text without what Windows refuses in the name of a file."""
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", text).strip(" ._") or fallback
+    """The text without what Windows refuses in the name of a file, and no longer than file systems allow."""
+    return _shortened(re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]+', "_", _printable(text)).strip(" ._") or fallback)
+
+
+def _shortened(name: str) -> str:
+    """The name, or its beginning with a digest that keeps it apart from others with that beginning."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
+
+
+def _printable(text: str) -> str:
+    """The text with control characters and bytes that are no UTF-8 written out as escapes."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Cs") else character
+        for character in text
+    )

@@ -6,6 +6,7 @@ import glob
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
@@ -17,12 +18,14 @@ from flowdet.files import IMAGE_SUFFIXES
 from flowdet.types import Frame
 from flowdet.video.containers import container_duration, open_container
 from flowdet.video.description import SourceDescription, describe_source
-from flowdet.video.file_source import FileSource
-from flowdet.video.images import ImageSource, image_files
-from flowdet.video.live_source import LiveSource, camera_device
+from flowdet.video.images import ImageSource, PageSource, image_files
+from flowdet.video.pictures import page_count
 from flowdet.video.source import Selection, Source
+from flowdet.video.streams import FileSource, LiveSource, camera_device
 
-__all__ = ["SourceDescription", "Video", "check_selection", "describe_source", "open_video", "read_ahead"]
+__all__ = ["Video", "check_selection", "open_video", "read_ahead"]
+
+_PAGED_SUFFIXES = frozenset({".apng", ".mpo"})  # pictures that FFmpeg would read, too
 
 _JOIN_SECONDS = 5.0  # a camera that hangs must not hang its reader
 _WAKE_SECONDS = 0.2  # on Windows an interrupt is seen only between waits
@@ -42,7 +45,7 @@ class Video:
         name: A short name, fit for the names of output files.
         size: (height, width) in pixels of the upright frames, when known.
         fps: Frames a second of the source, when known; an average where the rate varies.
-        frame_count: How many frames an iteration will give, when known; often an estimate.
+        frame_count: The number of frames of an iteration, when known; often an estimate.
         is_live: It comes once, at its own pace.
         problems: What the latest iteration has found damaged so far, one plain sentence each.
     """
@@ -69,13 +72,48 @@ class Video:
         self.problems.clear()
         is_empty = True
         with closing(self._source.frames(self._selection, self.problems)) as frames:
-            for frame in frames:
+            for lazy in frames:
+                image = lazy.image()
+                if image is None:
+                    continue
                 is_empty = False
-                yield frame
+                yield Frame(lazy.index, lazy.time, image)
                 if self._closed.is_set():
                     return
         if is_empty:
             raise VideoError(self._nothing_found())
+
+    def preview(self, count: int) -> list[Frame]:
+        """Returns frames spread evenly over the whole selection, read in a pass of their own.
+
+        They are the frames round(i (n - 1) / (count - 1)) of the n selected ones, for i from 0 to count - 1: the first,
+        the last, and a frame several times if there are fewer. A frame that cannot be read is replaced by the next one.
+
+        Args:
+            count: The number of frames, from 1 on; 1 is the first frame.
+
+        Raises:
+            ConfigError: `count` is less than 1.
+            VideoError: The source is live and can be read only once, was closed, or holds no frame.
+        """
+        if count < 1:
+            raise ConfigError(f"a preview has 1 or more frames, not {count}")
+        if self.is_live:
+            raise VideoError(f"{self._source.label} is live and can be read only once: there is no preview of it")
+        if self._closed.is_set():
+            raise VideoError(f"{self._source.label} was closed: open it again")
+        with closing(self._source.frames(self._selection, [])) as frames:
+            total = sum(1 for _ in frames)  # decoded, but not converted: headers only tell estimates
+        places = [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
+        found: list[Frame] = []
+        with closing(self._source.frames(self._selection, [])) as frames:
+            for place, lazy in enumerate(frames):
+                due = sum(wanted <= place for wanted in places) - len(found)
+                if due and (image := lazy.image()) is not None:
+                    found += [Frame(lazy.index, lazy.time, image)] * due
+        if not found:
+            raise VideoError(self._nothing_found())
+        return found + found[-1:] * (count - len(found))
 
     def __enter__(self) -> Self:
         return self
@@ -107,14 +145,14 @@ def open_video(
     every: int = 1,
     frame_rate: float = 25.0,
 ) -> Video:
-    """Opens whatever shows moving pictures.
+    """Opens a video, a folder of images, a camera or a stream.
 
     Args:
         source: A video file; a folder of images or a pattern such as "shots/*.png", both read in natural
-            order; the number of a camera; or an address (rtsp, http, https, rtmp, ...).
-        start: Seconds from which on frames are wanted; None: from the beginning.
+            order; an image with one or several pages; the number of a camera; or an address (rtsp, http, ...).
+        start: Seconds at which to begin; None: at the beginning.
         end: Seconds at which to stop; None: at the end.
-        every: Keep one frame in this many, beginning with the first.
+        every: Keep every n-th frame, beginning with the first.
         frame_rate: Images a second of a folder or a pattern; videos know their own.
 
     Raises:
@@ -128,7 +166,7 @@ def open_video(
 
 
 def check_selection(start: float | None = None, end: float | None = None, every: int = 1) -> Selection:
-    """The part of a video that `open_video` would read with these arguments; nothing is opened.
+    """Returns the part of a video that `open_video` would read with these arguments; opens nothing.
 
     Raises:
         ConfigError: They are impossible.
@@ -137,16 +175,16 @@ def check_selection(start: float | None = None, end: float | None = None, every:
 
 
 def read_ahead(frames: Iterable[Frame], depth: int = 8, *, drop_oldest: bool = False) -> Generator[Frame, None, None]:
-    """Yields the same frames, decoded in a thread of its own while the caller works on earlier ones.
+    """Yields the same frames; a thread decodes them while the caller works on earlier ones.
 
-    An error of the source is raised here after the frames before it were given out. The thread ends with
+    An error of the source is raised after the frames before it were yielded. The thread ends with
     the frames, or when the generator is closed or dropped.
 
     Args:
-        frames: Where the frames come from; used by the thread only.
-        depth: How many frames may wait; memory is bounded by these.
-        drop_oldest: When too many wait, leave out the oldest instead of letting the source wait: what
-            comes from a camera stays up to date however slow the caller is.
+        frames: The frames; only the thread uses them.
+        depth: The most frames that wait, which bounds the memory.
+        drop_oldest: When too many wait, leave out the oldest instead of letting the source wait, so that
+            frames of a camera stay up to date however slow the caller is.
 
     Raises:
         ConfigError: `depth` is less than 1.
@@ -218,8 +256,7 @@ def _drain(waiting: Queue[_Item]) -> None:
 def _source(source: str | Path | int, described: SourceDescription, frame_rate: float) -> Source:
     text, path, label, name = str(source), described.path, described.label, described.name
     if described.pattern:
-        matches = glob.glob(str(Path(text).expanduser()), recursive=True)
-        return ImageSource(label, name, image_files(map(Path, matches)), frame_rate)
+        return _pattern(text, label, name, frame_rate)
     if path is None:
         return _stream(text, label, name)
     try:
@@ -229,20 +266,32 @@ def _source(source: str | Path | int, described: SourceDescription, frame_rate: 
             raise VideoError(f"{label} is empty (0 bytes): copy or download it again")
     except OSError as error:
         raise VideoError(f"{label} cannot be read: {error.strerror}") from error
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES | _PAGED_SUFFIXES:
+        with suppress(VideoError):  # told below
+            if page_count(path) > 1:
+                return PageSource(label, name, path, frame_rate)
         return ImageSource(label, name, [path], frame_rate)
     return FileSource(f"file:{path}", label, name)  # a colon in a bare name would look like an address
+
+
+def _pattern(text: str, label: str, name: str, frame_rate: float) -> ImageSource:
+    matches = glob.glob(str(Path(text).expanduser()), recursive=True)
+    suffix = Path(text).suffix.lower()
+    if not matches and suffix and not glob.has_magic(suffix) and suffix not in IMAGE_SUFFIXES:
+        raise VideoError(f"{label} matches no file")
+    return ImageSource(label, name, image_files(map(Path, matches)), frame_rate)
 
 
 def _stream(text: str, label: str, name: str) -> Source:
     """A camera, a device or an address."""
     if text.isdecimal():
         device, format_name = camera_device(int(text), sys.platform)
-        return LiveSource(open_container(device, label, format_name=format_name), label, name)
+        return LiveSource(partial(open_container, device, label, format_name=format_name), label, name)
     if "://" not in text:
-        return LiveSource(open_container(text, label, format_name="v4l2"), label, name)
-    container = open_container(text, label, network=True)
+        return LiveSource(partial(open_container, text, label, format_name="v4l2"), label, name)
+    connect = partial(open_container, text, label, network=True)
+    container = connect()
     if text.startswith(("http", "file:")) and container_duration(container) is not None:
         container.close()
         return FileSource(text, label, name, network=True)
-    return LiveSource(container, label, name)
+    return LiveSource(connect, label, name, container)

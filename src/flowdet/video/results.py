@@ -1,9 +1,8 @@
-"""Detections of a video as a file: CocoVID json, or json lines that can be followed while they grow."""
+"""Detections of a video as a file: CocoVID JSON, or JSON lines that can be followed while they grow."""
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import SEEK_END
@@ -12,12 +11,14 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 from flowdet.errors import ConfigError, VideoError
+from flowdet.files import replacing
 from flowdet.types import Detections
 
 __all__ = ["ResultsWriter", "VideoInfo", "read_finished"]
 
 _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
 _DOCUMENT_START = b'{"info": '
+_FORMAT = {"format": "flowdet detections", "version": 2}  # version 1 had labels from 0 in place of category ids
 
 
 class VideoInfo(Protocol):
@@ -47,17 +48,15 @@ class VideoInfo(Protocol):
 class ResultsWriter:
     """Writes the detections of one video, frame by frame; use it in a `with` statement.
 
-    The suffix of the path chooses the format. `.jsonl` is written in place, so that it can be followed:
-    first a line {"video", "categories", "settings"}, then one {"frame_index", "time", "boxes", "scores",
-    "labels"} a frame with boxes xyxy in pixels and labels as positions in the categories, last
-    {"complete", "frames", "problems"}. `.json` becomes one CocoVID document: the lines go to
-    `<path>.partial.jsonl` first and are converted when the `with` statement is left, also by an exception
-    ("complete" is false then). Memory is the same for any length of video.
+    The suffix of the path chooses the format; docs/results.md describes both. `.jsonl` is written in place, so that
+    it can be followed: a header, a line for each frame, a footer. `.json` becomes one CocoVID document: the lines go to
+    `<path>.partial.jsonl` first and are converted when the `with` statement ends, also by an exception ("complete"
+    is false then). Memory is the same for any length of video.
 
     Args:
         path: The file to write, `.json` or `.jsonl`; one that exists is replaced.
         video: What the detections belong to.
-        class_names: The names that labels stand for, in order.
+        class_names: The names of the labels, in order.
         settings: Whatever made this result; saved with it. Values that JSON does not know become text.
 
     Raises:
@@ -76,13 +75,13 @@ class ResultsWriter:
         self._in_place = self.path.suffix == ".jsonl"
         self._lines_path = self.path if self._in_place else self.path.with_name(self.path.name + ".partial.jsonl")
         self._is_closed = False
-        header = _dump(
-            {"video": _video_record(video), "categories": _categories(class_names), "settings": dict(settings)}
-        )
+        self._class_names = class_names
+        categories = _categories(class_names)
+        header = _dump({**_FORMAT, "video": _video_record(video), "categories": categories, "settings": dict(settings)})
         try:
             self._lines = self._lines_path.open("w", encoding="utf-8")
         except OSError as error:
-            raise VideoError(f"cannot write '{self._lines_path}': {error.strerror}") from error
+            raise VideoError(f"{self._lines_path} cannot be written: {error.strerror}") from error
         self._append(header)
 
     def __enter__(self) -> Self:
@@ -91,7 +90,11 @@ class ResultsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(complete=kind is None)
+        if kind is None:
+            self.close(complete=True)
+        else:
+            with suppress(VideoError):  # the first error counts
+                self.close(complete=False)
 
     def write(self, detections: Detections) -> None:
         """Appends the detections of one frame; other programs can read them when this returns.
@@ -107,7 +110,8 @@ class ResultsWriter:
             "height": height,
             "boxes": [[round(side, 3) for side in box] for box in detections.boxes.tolist()],
             "scores": [round(score, 6) for score in detections.scores.tolist()],
-            "labels": detections.labels.tolist(),
+            "category_ids": [label + 1 for label in detections.labels.tolist()],
+            "category_names": [self._class_names[label] for label in detections.labels],
         }
         self._append(_dump(record))
         self.frame_count += 1
@@ -127,9 +131,12 @@ class ResultsWriter:
         footer = {"complete": complete, "frames": self.frame_count, "problems": list(self._video.problems)}
         if self._in_place:
             self._append(_dump(footer))
-        self._lines.close()
-        if not self._in_place:
-            self._convert(footer)
+        try:
+            self._lines.close()
+            if not self._in_place:
+                self._convert(footer)
+        except OSError as error:
+            raise self._failure(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _append(self, line: str) -> None:
         try:
@@ -139,29 +146,23 @@ class ResultsWriter:
             self._is_closed = True
             with suppress(OSError):  # closing tries to write the same line again
                 self._lines.close()
-            raise self._failure(self._lines_path, error) from error
+            raise self._failure(f"{self._lines_path} cannot be written: {error.strerror}") from error
 
     def _convert(self, footer: Mapping[str, Any]) -> None:
         """Turns the lines into one document, reading them twice instead of holding them."""
-        partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
         try:
-            with partial.open("w", encoding="utf-8") as document:
+            with replacing(self.path, error=VideoError) as partial, partial.open("w", encoding="utf-8") as document:
                 _write_document(document, self._lines_path, footer)
-            partial.replace(self.path)
-            self._lines_path.unlink()
-        except OSError as error:
-            raise self._failure(self.path, error) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        except VideoError as error:
+            raise self._failure(str(error)) from error
+        self._lines_path.unlink()
 
-    def _failure(self, path: Path, error: OSError) -> VideoError:
-        return VideoError(
-            f"cannot write '{path}': {error.strerror}; the {self.frame_count} frames before are in '{self._lines_path}'"
-        )
+    def _failure(self, message: str) -> VideoError:
+        return VideoError(f"{message}; the {self.frame_count} frames before are in '{self._lines_path}'")
 
 
 def read_finished(path: str | Path) -> dict[str, Any] | None:
-    """What a finished result says of itself, without reading its detections.
+    """Returns what a finished result says of itself, without reading its detections.
 
     Args:
         path: A `.json` or `.jsonl` file that `ResultsWriter` may have written.
@@ -229,7 +230,9 @@ def _images(lines: Path, name: str) -> Iterator[dict[str, Any]]:
 def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
     number = 0
     for image_id, frame in enumerate(_frames(lines), start=1):
-        for (x1, y1, x2, y2), score, label in zip(frame["boxes"], frame["scores"], frame["labels"], strict=True):
+        for (x1, y1, x2, y2), score, category in zip(
+            frame["boxes"], frame["scores"], frame["category_ids"], strict=True
+        ):
             number += 1
             width, height = round(x2 - x1, 3), round(y2 - y1, 3)
             yield {
@@ -238,7 +241,7 @@ def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
                 "video_id": 1,
                 "frame_id": frame["frame_index"],
                 "time": frame["time"],
-                "category_id": label + 1,
+                "category_id": category,
                 "bbox": [x1, y1, width, height],
                 "score": score,
                 "area": round(width * height, 3),

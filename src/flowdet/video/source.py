@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-from flowdet.errors import ConfigError
-from flowdet.types import Frame
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Selection", "Source"]
+from flowdet.errors import ConfigError
+
+__all__ = ["LazyFrame", "Selection", "Source"]
 
 # Time stamps are multiples of the container's clock, so "1.2 s" may be stored as 1.2000111 or 1.199.
 _TOLERANCE = 1e-3
@@ -22,8 +24,8 @@ class Selection:
 
     Attributes:
         start: Seconds; earlier frames are left out.
-        end: Seconds; this and later frames are left out.
-        every: One frame in this many is kept, beginning with the first one after `start`.
+        end: Seconds; the frame at this time and later ones are left out.
+        every: Every n-th frame is kept, beginning with the first one after `start`.
 
     Raises:
         ConfigError: No frame could ever be among these.
@@ -42,7 +44,7 @@ class Selection:
             raise ConfigError(f"every is 1 (all frames) or more, not {self.every}")
 
     def __str__(self) -> str:
-        """For instance "from 3 s to 4 s"."""
+        """Returns for instance "from 3 s to 4 s"."""
         return f"from {self.start:g} s " + ("on" if self.end == math.inf else f"to {self.end:g} s")
 
     @property
@@ -59,7 +61,7 @@ class Selection:
         return time >= self.end - _TOLERANCE
 
     def count(self, total: int | None, fps: float | None) -> int | None:
-        """About how many of `total` frames are kept; None when that cannot be told."""
+        """Returns about how many of `total` frames are kept; None when that cannot be told."""
         if total is None:
             return None
         if not self.is_all:
@@ -70,15 +72,30 @@ class Selection:
         return math.ceil(total / self.every)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class LazyFrame:
+    """A frame whose image is made when it is wanted.
+
+    Attributes:
+        index: Number of the frame in its source, from 0.
+        time: Seconds from the start of the source.
+        image: Returns the image [h, w, 3] uint8 RGB; None if it cannot be read, which the problems then tell.
+    """
+
+    index: int
+    time: float
+    image: Callable[[], NDArray[np.uint8] | None]
+
+
 class Source(Protocol):
     """A place that frames come from.
 
     Attributes:
-        label: How messages call it.
+        label: What messages call it.
         name: A short name that can be part of a file name.
         size: (height, width) in pixels of the upright frames, when known.
         fps: Frames a second, when known; an average where the rate varies.
-        total: Number of all its frames, when known.
+        total: Number of all its frames, when known; often an estimate.
         is_live: It can be read only once, as it comes.
     """
 
@@ -89,10 +106,10 @@ class Source(Protocol):
     total: int | None
     is_live: bool
 
-    def frames(self, selection: Selection, problems: list[str]) -> Generator[Frame, None, None]:
+    def frames(self, selection: Selection, problems: list[str]) -> Generator[LazyFrame, None, None]:
         """Yields the selected frames in order; `problems` always tells what was found damaged so far."""
         ...
 
     def close(self) -> None:
-        """Lets go of what is held open between two iterations."""
+        """Closes what is held open between two iterations."""
         ...

@@ -1,9 +1,8 @@
-"""Pictures into a video file that browsers and players show."""
+"""Pictures into a video file that browsers and players show, or into a picture file."""
 
 from __future__ import annotations
 
 import errno
-import secrets
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -18,11 +17,13 @@ from av.container import OutputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
 from flowdet.errors import ConfigError, VideoError
-from flowdet.video.file_source import FileSource
+from flowdet.files import replacing
+from flowdet.video.streams import FileSource
 
-__all__ = ["VideoWriter"]
+__all__ = ["VideoWriter", "write_picture"]
 
 _CLOCK = 90_000  # ticks a second, as in MPEG streams: fine enough for any camera
 _USUAL_RATE = 25.0
@@ -36,12 +37,12 @@ _LIMITED_RANGE = 1
 class VideoWriter:
     """Writes an H.264 mp4 with the times of its frames as given; use it in a `with` statement.
 
-    The file appears under its name when the `with` statement is left, also by an exception, so that what
-    was done stays playable. Without a single frame no file is left. Until then it grows as a hidden file
-    beside it, which is playable too, all but the last seconds.
+    The file appears under its name when the `with` statement ends, also by an exception: what was done stays
+    playable. Without a single frame no file is left. Until then it grows as a hidden file beside it, which is
+    playable too, but for the last seconds.
 
     Args:
-        path: The file to write; one that exists is replaced at the end.
+        path: The file to write, in a folder that exists; a file of that name is replaced at the end.
         size: (height, width) in pixels of the images. An odd side is stored one pixel longer, for H.264
             halves the colour resolution.
         fps: Frames a second; it sets how long the last frame is shown and helps the encoder, the other
@@ -67,13 +68,8 @@ class VideoWriter:
         self._next_key = 0
         self._is_closed = False
         encoder = _encoder()
-        if self.path.is_dir():
-            raise VideoError(f"cannot write '{self.path}': it is a folder; name a file in it, such as out.mp4")
-        self._partial = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
-        try:
-            self._partial.touch()  # the encoder opens it only after it has seen some frames
-        except OSError as error:
-            raise VideoError(f"cannot write '{self.path}': {error.strerror}") from error
+        self._replacing = replacing(self.path, error=VideoError, keep=True)
+        self._partial = self._replacing.__enter__()
         # Fragments while it grows, a plain mp4 when it is closed.
         options = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
         self._container = av.open(f"file:{self._partial}", "w", format="mp4", options=options)
@@ -85,7 +81,11 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            with suppress(VideoError):  # the first error counts
+                self.close()
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
         """Appends one picture.
@@ -139,7 +139,7 @@ class VideoWriter:
         if self.frame_count:
             self._publish()
         else:
-            self._partial.unlink(missing_ok=True)
+            self._discard()
 
     def _encode(self, picture: VideoFrame | None) -> None:
         """Encodes and stores a picture; None: what the encoder holds back."""
@@ -155,22 +155,38 @@ class VideoWriter:
         self._is_closed = True
         with suppress(OSError, av.error.FFmpegError):
             self._container.close()
-        message = f"cannot write '{self.path}': {error.strerror or error}"
+        message = f"{self.path} cannot be written: {error.strerror or error}"
         if error.errno in _NO_ROOM:
             message += "; choose a place with more room"
         try:
             FileSource(f"file:{self._partial}", "", "")
         except VideoError:
-            self._partial.unlink(missing_ok=True)
+            self._discard()
             return VideoError(f"{message}; nothing of it was kept")
         self._publish()
         return VideoError(f"{message}; the video up to about there is kept and playable")
 
     def _publish(self) -> None:
-        try:
-            self._partial.replace(self.path)
-        except OSError as error:  # on Windows, when a player shows the file that is to be replaced
-            raise VideoError(f"cannot write '{self.path}': {error.strerror}; it is in '{self._partial}'") from error
+        self._replacing.__exit__(None, None, None)
+
+    def _discard(self) -> None:
+        reason = VideoError("nothing to keep")
+        self._replacing.__exit__(VideoError, reason, None)
+
+
+def write_picture(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Writes one picture whole or not at all.
+
+    Args:
+        path: A .png or .jpg file, in a folder that exists.
+        image: [h, w, 3] uint8 RGB.
+
+    Raises:
+        VideoError: It cannot be written.
+    """
+    kind = "png" if Path(path).suffix.lower() == ".png" else "jpeg"
+    with replacing(Path(path), error=VideoError) as partial:
+        Image.fromarray(image).save(partial, kind, quality=95)
 
 
 def _encoder() -> str:

@@ -10,14 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from flowdet.class_names import VID_CLASSES
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.weights.fill import fill, published_to_native
-from flowdet.weights.openmmlab import read_openmmlab
+from flowdet.weights.openmmlab import openmmlab_checkpoint, read_pickled, tensors_by_name
+from flowdet.weights.yolox import is_yolox, yolox_to_native
 
 __all__ = [
     "StartedSystem",
@@ -91,12 +92,12 @@ def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
 
 
 def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector:
-    """Builds a system and fills it with the weights of a file, native or published by mmtracking.
+    """Builds a system and fills it with the weights of a file, native or published by mmtracking or YOLOX.
 
     Parts of the file that the system does not have, such as the embedding of FGFA for DFF, are left out.
 
     Args:
-        path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
+        path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, for other classes if the file knows others. None: a native file is built with the
             configuration that was saved in it.
 
@@ -111,7 +112,10 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
     else:
         weights, class_names = _read_published(path)
     system = build(config.with_classes(class_names or config.class_names))
-    fill(system, _of_parts(weights, _parts(system.state_dict())), path, system.config.name)
+    wanted = system.state_dict().keys()
+    given = _of_parts(weights, _parts(wanted))
+    # Where they are not enough, the message names all that the file has.
+    fill(system, given if wanted <= given.keys() else weights, path, system.config.name)
     return system
 
 
@@ -146,7 +150,7 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     has to fit.
 
     Args:
-        path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
+        path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, with its class names.
 
     Raises:
@@ -161,7 +165,7 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     fresh = tuple(part for part in in_system if part not in in_file and part != _DETECTOR)
     given |= {key: tensor for key, tensor in own.items() if _part(key) in fresh}
     given |= _carried_over(given, own, known, config, path)
-    fill(system, given, path, config.name)
+    fill(system, given if own.keys() <= given.keys() else weights | given, path, config.name)
     return StartedSystem(
         system=system,
         shared_classes=tuple(name for name in config.class_names if name in known),
@@ -174,8 +178,13 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights of an mmtracking checkpoint under native names, and its classes if it names them."""
-    published = read_openmmlab(path)
+    """The weights of a `.pth` file of mmtracking or YOLOX under native names, and its classes if they are known."""
+    content = read_pickled(path)
+    if is_yolox(content):
+        own = yolox_to_native(tensors_by_name(path, content["model"]))
+        known = COCO_CLASSES if len(own["head.classes.0.bias"]) == len(COCO_CLASSES) else ()
+        return {f"{_DETECTOR}.{key}": tensor for key, tensor in own.items()}, known
+    published = openmmlab_checkpoint(path, content)
     weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
     return weights, published.class_names or ()
 

@@ -1,54 +1,59 @@
-"""One video source through a video detector, into an annotated video and a results file."""
+"""One source through a video detector, into an annotated video or picture and a results file."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
+from flowdet.types import Frame
+from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
-from flowdet.video.views import View, draw_view
-from flowdet.video.writer import VideoWriter
+from flowdet.video.writer import VideoWriter, write_picture
 
-__all__ = ["Annotated", "annotate", "view_of"]
+__all__ = ["Annotated", "annotate", "overlay_of"]
 
 _PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
-_BARE = View(frozenset(), 0, 0)
+_BARE = Overlay(frozenset(), 0, 0)
+_Write = Callable[[NDArray[np.uint8], float], None]
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """What came of one source: how many frames and detections, and what was found damaged."""
+    """What came of one source: the numbers of frames and detections, and what was found damaged."""
 
     frames: int
     detections: int
     problems: tuple[str, ...]
 
 
-def view_of(config: SystemConfig, parts: Collection[str]) -> View:
-    """How the inside of a system is drawn.
+def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
+    """Returns how the inside of a system is drawn.
 
     Args:
-        config: Of the system.
-        parts: What to show: "flow", "weights" (FGFA only), "key" (DFF only); may be empty.
+        config: The system's configuration.
+        parts: What to show: "flow", "weights", "key"; may be empty.
 
     Raises:
         ConfigError: There is no such part, or the system has none.
     """
     method = config.method
-    view = View(method.overlays, *method.window)
+    overlay = Overlay(method.overlays, *method.window)
     for part in parts:
         if part not in _PARTS:
             raise ConfigError(f"there is no {part!r} to show; name some of {', '.join(_PARTS)}")
-        if part not in view.parts:
-            others = " and ".join(sorted(view.parts)) or "nothing"
+        if part not in overlay.parts:
+            others = " and ".join(sorted(overlay.parts)) or "nothing"
             raise ConfigError(f"{config.name} has no {_PARTS[part]} to show; what it can show is {others}")
-    return replace(view, parts=view.parts & set(parts))
+    return replace(overlay, parts=overlay.parts & set(parts))
 
 
 def annotate(
@@ -60,7 +65,7 @@ def annotate(
     settings: dict[str, Any],
     score: float = 0.0,
     classes: Collection[str] | None = None,
-    view: View = _BARE,
+    overlay: Overlay = _BARE,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead in its own thread.
@@ -68,15 +73,15 @@ def annotate(
     Whatever ends the run, the frames done so far are in a playable video and a valid results file.
 
     Args:
-        system: Detects.
-        video: Is read once.
-        results: ".json" or ".jsonl" file to write.
-        video_path: Annotated ".mp4" video to write; None: none.
+        system: The detector.
+        video: The source; a file may be read a second time for the preview of the method.
+        results: The ".json" or ".jsonl" file to write.
+        video_path: The annotated ".mp4" video to write, or ".png" or ".jpg" picture of a still source; None: none.
         settings: What made the result, saved with it.
         score: Detections below it are left out.
         classes: Names of the classes to keep; all if not given.
-        view: What to draw beside the detections, see `view_of`.
-        progress: Told after every frame how many are done.
+        overlay: What to draw beside the detections, see `overlay_of`.
+        progress: Is called after every frame with the number of frames done.
 
     Raises:
         VideoError: The video holds no frame or ends in an error, or a file cannot be written.
@@ -90,16 +95,36 @@ def annotate(
         lines = stack.enter_context(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
-        writer = None
-        if video_path:
-            size = view.picture_size((first.image.shape[0], first.image.shape[1]))
-            writer = stack.enter_context(VideoWriter(video_path, size, video.fps))
-        for outcome in system.detect_many([chain([first], frames)], score=score, classes=classes):
+        write = _writer(video_path, overlay.picture_size((first.image.shape[0], first.image.shape[1])), video, stack)
+        for outcome in system.detect_many([_Frames(video, chain([first], frames))], score=score, classes=classes):
             frame, detections = outcome.frame, outcome.detections
             lines.write(detections)
-            if writer:
-                writer.write(draw_view(frame.image, detections, outcome.features, view), frame.time)
+            if write:
+                write(draw_overlay(frame.image, detections, outcome.features, overlay), frame.time)
             done += 1
             found += len(detections)
             progress(done)
     return Annotated(done, found, tuple(video.problems))
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """The frames of a video, read ahead, and its preview for the methods that want one."""
+
+    video: Video
+    frames: Iterator[Frame]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames
+
+    def preview(self, count: int) -> list[Frame]:
+        return self.video.preview(count)
+
+
+def _writer(path: Path | None, size: tuple[int, int], video: Video, stack: ExitStack) -> _Write | None:
+    """Returns what writes a drawn frame of this (height, width) and its time; None if nothing is to be written."""
+    if path is None:
+        return None
+    if path.suffix in (".png", ".jpg"):
+        return lambda image, time: write_picture(path, image)
+    return stack.enter_context(VideoWriter(path, size, video.fps)).write

@@ -59,7 +59,7 @@ class SyntheticFrame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Flow:
-    """Where the pixels of one frame are in another.
+    """The flow from one frame to another.
 
     Attributes:
         flow: [2, h, w] float (dx, dy) px.
@@ -71,7 +71,7 @@ class Flow:
 
 
 class SyntheticClip:
-    """Renders the frames of a scene, in any order; the same scene and seed give the same bytes.
+    """Renders the frames of a scene, in any order; the same scene and seed make the same bytes.
 
     Args:
         scene: The scene.

@@ -61,11 +61,11 @@ class Jolt:
     """A short, violent shake of the camera.
 
     Attributes:
-        start: Its first frame.
-        length: Frames.
+        start: Number of its first frame.
+        length: Number of frames.
         amplitude: (x, y) px.
-        rate: Radians a frame.
-        phases: Of x and y.
+        rate: Radians per frame.
+        phases: Phases of the waves in x and y, radians.
     """
 
     start: int
@@ -75,7 +75,7 @@ class Jolt:
     phases: tuple[float, float]
 
     def at(self, time: float) -> NDArray[np.float64]:
-        """Offset (x, y) px; zero outside its frames."""
+        """Returns the offset (x, y) px at a time in frames; zero outside its frames."""
         share = (time - self.start + 0.5) / self.length
         if not 0 < share < 1:
             return np.zeros(2)
@@ -85,12 +85,12 @@ class Jolt:
 
 @dataclass(frozen=True, slots=True)
 class Shake:
-    """How the hand that holds the camera moves all that is seen.
+    """The shake of the camera by the hand that holds it.
 
     Attributes:
-        x: Px.
-        y: Px.
-        jolts: The shakes that spoil frames.
+        x: Constant shake along x, px.
+        y: Constant shake along y, px.
+        jolts: Violent shakes of some frames.
     """
 
     x: Wander
@@ -98,5 +98,5 @@ class Shake:
     jolts: tuple[Jolt, ...]
 
     def at(self, time: float) -> NDArray[np.float64]:
-        """Offset (x, y) px."""
+        """Returns the offset (x, y) px at a time in frames."""
         return np.array([self.x.at(time), self.y.at(time)]) + sum((jolt.at(time) for jolt in self.jolts), np.zeros(2))

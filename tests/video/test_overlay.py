@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowdet.types import Aggregation, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.draw import draw_detections
-from flowdet.video.views import Part, View, draw_view
+from flowdet.video.overlay import Overlay, Part, draw_overlay
 
 SIZE = (540, 960)
 GEOMETRY = Geometry(original=SIZE, valid=(270, 480), padded=(272, 480))
@@ -33,31 +33,31 @@ def window(
     for place, reference in enumerate(references):
         flows[0, place, 0] = length * (reference - index)
     weights = share * torch.linspace(1, 0.5, 1 + len(references))[None, :, None, None].expand(1, -1, 17, 30)
-    return FrameFeatures(index, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Aggregation(references, flows, weights))
+    return FrameFeatures(index, (torch.zeros(1, 1, 17, 30),), (GEOMETRY,), Aggregation(references, weights, flows))
 
 
 def carried(distance: int) -> FrameFeatures:
     flow = torch.full((1, 2, 17, 30), 1.5) if distance else None
-    return FrameFeatures(20 + distance, torch.zeros(1, 1, 17, 30), (GEOMETRY,), Propagation((20,), flow))
+    return FrameFeatures(20 + distance, (torch.zeros(1, 1, 17, 30),), (GEOMETRY,), Propagation(20, flow))
 
 
-def view(*parts: Any, past: int = 2, future: int = 2) -> View:
-    return View(frozenset(parts), past, future)
+def overlay(*parts: Any, past: int = 2, future: int = 2) -> Overlay:
+    return Overlay(frozenset(parts), past, future)
 
 
 def test_nothing_to_show_is_the_detections() -> None:
     for features in (window(), carried(2)):
-        drawn = draw_view(noise(), found(), features, view())
+        drawn = draw_overlay(noise(), found(), features, overlay())
         assert np.array_equal(drawn, draw_detections(noise(), found()))
-    assert view().picture_size((192, 320)) == (192, 320)
+    assert overlay().picture_size((192, 320)) == (192, 320)
 
 
 @pytest.mark.parametrize("size", WHOLE_SIZES)
 @pytest.mark.parametrize("parts", [("flow",), ("weights",), ("flow", "weights")])
 def test_every_picture_has_the_size_that_was_said(size: tuple[int, int], parts: tuple[Part, ...]) -> None:
     for features, past, future in ((window(), 5, 5), (carried(0), 1, 0), (carried(3), 1, 0), (window(0, 0), 0, 0)):
-        chosen = view(*parts, past=past, future=future)
-        drawn = draw_view(noise(size), found(size), features, chosen)
+        chosen = overlay(*parts, past=past, future=future)
+        drawn = draw_overlay(noise(size), found(size), features, chosen)
         assert drawn.shape == (*chosen.picture_size(size), 3)
         assert drawn.dtype == np.uint8
         assert drawn.shape[0] > size[0]
@@ -66,14 +66,14 @@ def test_every_picture_has_the_size_that_was_said(size: tuple[int, int], parts: 
 def test_the_frame_with_its_boxes_stands_above_and_is_left_as_it_is() -> None:
     image = noise()
     image.flags.writeable = False
-    drawn = draw_view(image, found(), window(), view("flow", "weights"))
+    drawn = draw_overlay(image, found(), window(), overlay("flow", "weights"))
     assert np.array_equal(drawn[: SIZE[0]], draw_detections(image, found()))
 
 
 def test_a_small_frame_is_enlarged_with_its_boxes() -> None:
     size = (96, 160)
     plain = np.full((*size, 3), 100, np.uint8)
-    drawn = draw_view(plain, found(size), window(), view("flow"))
+    drawn = draw_overlay(plain, found(size), window(), overlay("flow"))
     assert drawn.shape[1] == 960
     edge = (drawn[: 6 * 96] != 100).any(axis=2)
     assert edge[6 * 50, round(6 * 0.2 * 160)]
@@ -83,7 +83,7 @@ def test_a_small_frame_is_enlarged_with_its_boxes() -> None:
 
 def test_flow_keeps_its_colours_when_all_of_it_grows_and_the_caption_tells() -> None:
     image = np.full((*SIZE, 3), 100, np.uint8)
-    once, twice = (draw_view(image, found(), window(length=length), view("flow")) for length in (1.0, 10.0))
+    once, twice = (draw_overlay(image, found(), window(length=length), overlay("flow")) for length in (1.0, 10.0))
     changed = np.flatnonzero((once != twice).any(axis=(1, 2)))
     assert len(changed)
     assert SIZE[0] <= changed.min()
@@ -92,7 +92,7 @@ def test_flow_keeps_its_colours_when_all_of_it_grows_and_the_caption_tells() -> 
 
 def test_flow_has_the_colours_of_its_direction_on_one_scale() -> None:
     image = np.full((*SIZE, 3), 255, np.uint8)
-    strip = draw_view(image, found(count=0), window(), view("flow"))[SIZE[0] :]
+    strip = draw_overlay(image, found(count=0), window(), overlay("flow"))[SIZE[0] :]
     row = strip[len(strip) // 2, [96, 288, 672, 864]].astype(int)
     before_far, before_near, after_near, after_far = row
     assert before_far[0] < before_near[0] < 200
@@ -102,7 +102,7 @@ def test_flow_has_the_colours_of_its_direction_on_one_scale() -> None:
 
 def test_weights_are_comparable_between_panels() -> None:
     image = np.full((*SIZE, 3), 100, np.uint8)
-    strip = draw_view(image, found(count=0), window(), view("weights"))[SIZE[0] :]
+    strip = draw_overlay(image, found(count=0), window(), overlay("weights"))[SIZE[0] :]
     row = strip[len(strip) // 2, [480, 96, 288, 672, 864]].astype(int).sum(axis=1)
     assert (np.diff(row) < 0).all()
 
@@ -110,7 +110,8 @@ def test_weights_are_comparable_between_panels() -> None:
 def test_key_frames_are_framed_and_the_others_are_counted() -> None:
     image = np.full((*SIZE, 3), 100, np.uint8)
     marks = [
-        draw_view(image, found(count=0), carried(distance), view("key", past=1, future=0)) for distance in (0, 1, 2)
+        draw_overlay(image, found(count=0), carried(distance), overlay("key", past=1, future=0))
+        for distance in (0, 1, 2)
     ]
     assert [mark.shape for mark in marks] == [image.shape] * 3
     assert [(mark[0] == 100).all() for mark in marks] == [False, True, True]
@@ -120,17 +121,17 @@ def test_key_frames_are_framed_and_the_others_are_counted() -> None:
 
 
 def test_an_aggregation_that_has_key_frames_is_on_one() -> None:
-    memory, key = window(past=1, future=0), view("key", past=1, future=0)
-    drawn, expected = (draw_view(noise(), found(), features, key) for features in (memory, carried(0)))
+    memory, key = window(past=1, future=0), overlay("key", past=1, future=0)
+    drawn, expected = (draw_overlay(noise(), found(), features, key) for features in (memory, carried(0)))
     assert np.array_equal(drawn, expected)
 
 
 def test_what_is_asked_for_is_all_that_changes() -> None:
     single = replace(window(), origin=None)
-    assert np.array_equal(draw_view(noise(), found(), single, view("key")), draw_detections(noise(), found()))
+    assert np.array_equal(draw_overlay(noise(), found(), single, overlay("key")), draw_detections(noise(), found()))
     assert not np.array_equal(
-        draw_view(noise(), found(), carried(1), view("flow")),
-        draw_view(noise(), found(), carried(1), view("flow", "key")),
+        draw_overlay(noise(), found(), carried(1), overlay("flow")),
+        draw_overlay(noise(), found(), carried(1), overlay("flow", "key")),
     )
 
 
@@ -139,7 +140,7 @@ def test_what_is_asked_for_is_all_that_changes() -> None:
     [(15, 15, (3, 3)), (5, 5, (3, 3)), (15, 0, (6, 0)), (1, 9, (1, 5)), (9, 2, (4, 2)), (1, 0, (1, 0)), (0, 0, (0, 0))],
 )
 def test_six_references_at_most_have_panels(past: int, future: int, sides: tuple[int, int]) -> None:
-    assert view(past=past, future=future).sides == sides
+    assert overlay(past=past, future=future).sides == sides
 
 
 def test_the_parts() -> None:
@@ -148,8 +149,21 @@ def test_the_parts() -> None:
 
 def test_the_rows_stand_one_below_the_other() -> None:
     flow, weights, both = (
-        draw_view(noise(), found(), window(), view(*parts))[SIZE[0] :]
+        draw_overlay(noise(), found(), window(), overlay(*parts))[SIZE[0] :]
         for parts in (("flow",), ("weights",), ("flow", "weights"))
     )
     assert np.array_equal(both[: len(flow) // 2], flow[: len(flow) // 2])
     assert np.array_equal(both[-len(weights) :], weights)
+
+
+def test_weights_without_flow_leave_the_row_of_flow_empty() -> None:
+    origin = window().origin
+    assert isinstance(origin, Aggregation)
+    unwarped = replace(window(), origin=replace(origin, flows=None))
+    image = np.full((*SIZE, 3), 100, np.uint8)
+    flow, nothing = (draw_overlay(image, found(), each, overlay("flow")) for each in (window(), unwarped))
+    assert flow.shape == nothing.shape
+    panel = nothing[SIZE[0] + 60 : SIZE[0] + 80, 60:120]
+    assert (panel == panel[0, 0]).all()
+    both = [draw_overlay(image, found(), each, overlay("weights")) for each in (window(), unwarped)]
+    assert np.array_equal(*both)

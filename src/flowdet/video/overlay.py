@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from flowdet.types import Detections, FrameFeatures, Propagation
+from flowdet.types import Aggregation, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.colors import color_wheel, flow_colors, heat_bar, heat_colors, round_up
-from flowdet.video.draw import draw_detections
-from flowdet.video.labels import Color, font_of, text_height, write_label
-from flowdet.video.panels import Panel, panels_of
+from flowdet.video.draw import Color, draw_detections, font_of, text_height, write_label
 
-__all__ = ["Part", "View", "draw_view"]
+__all__ = ["Overlay", "Panel", "Part", "draw_overlay", "panels_of", "spread"]
 
 Part = Literal["flow", "weights", "key"]
 """Flow as colours, weights as heat maps, a mark on key frames."""
 
 _Picture = NDArray[np.uint8]
+_Map = NDArray[np.float32]
 
 _MOST_PANELS = 6
 _SMALLEST = 960  # pixels; a smaller picture is enlarged, so that its panels can be seen
@@ -35,13 +36,13 @@ _HEAVY = 99
 
 
 @dataclass(frozen=True)
-class View:
+class Overlay:
     """What is drawn, and how far the window of the method reaches.
 
     Attributes:
-        parts: What to show. Flow and weights get panels, one for a reference frame; of many, 6 that are spread evenly.
-        past: Reference frames before the current one; 1 for DFF, whose key frame is the only one.
-        future: Reference frames after it.
+        parts: What to show. Flow and weights get a panel for each reference frame; of more than 6, for 6 of them.
+        past: The number of reference frames before the current one; 1 where a key frame is the only one.
+        future: The number of reference frames after it.
     """
 
     parts: frozenset[Part]
@@ -50,28 +51,28 @@ class View:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """How many panels stand before and after that of the current frame."""
+        """The number of panels before and after that of the current frame."""
         after = min(self.future, max(_MOST_PANELS // 2, _MOST_PANELS - self.past))
         return min(self.past, _MOST_PANELS - after), after
 
     def picture_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (height, width) of the picture that a frame of this (height, width) becomes."""
+        """Returns the (height, width) of the picture that a frame of this (height, width) becomes."""
         layout = _Layout(self, size)
         return layout.height, layout.width
 
 
 class _Layout:
-    """Where everything stands in the picture of a frame of this (height, width), pixels."""
+    """Where everything stands in the picture of a frame of this (height, width), in pixels."""
 
-    def __init__(self, view: View, size: tuple[int, int]) -> None:
-        rows: list[Part] = [part for part in ("flow", "weights") if part in view.parts]
+    def __init__(self, overlay: Overlay, size: tuple[int, int]) -> None:
+        rows: list[Part] = [part for part in ("flow", "weights") if part in overlay.parts]
         self.zoom = max(1, round(_SMALLEST / max(size) + 0.25)) if rows else 1
         self.frame = (self.zoom * size[0], self.zoom * size[1])
         self.width = self.frame[1]
         self.font = font_of(max(12, round(self.width / 60)))
         self.gap = max(3, self.width // 160)
         self.line = text_height(self.font) + 2 * self.gap
-        before, after = view.sides
+        before, after = overlay.sides
         self.current = before
         count = before + 1 + after
         cell = max(1, (self.width - (count + 1) * self.gap) // count)
@@ -84,8 +85,23 @@ class _Layout:
         self.height = self.foot + (self.line if rows else 0)
 
 
-def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, view: View) -> _Picture:
-    """Draws the detections of a frame and, below it, how its features came about.
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One frame of the window and how it took part; empty where there is no such frame.
+
+    Attributes:
+        label: How far it is from the current frame.
+        flow: [2, h, w] (dx, dy) from the current frame to it, in pixels of the original image.
+        weight: [h, w] its share in the features of the current frame.
+    """
+
+    label: str = ""
+    flow: _Map | None = None
+    weight: _Map | None = None
+
+
+def draw_overlay(image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay) -> _Picture:
+    """Draws the detections of a frame and, below it, how other frames took part in its features.
 
     All panels of a row share one scale, which is written above them. The columns are the frames of the window, by
     their distance from the current one; where the window reaches beyond the video they stay empty.
@@ -93,17 +109,17 @@ def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, 
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: In pixels of this image.
-        features: Of this frame, of one stream.
-        view: Suits the method that gave them.
+        features: The features of this frame, of one stream.
+        overlay: What to draw.
 
     Returns:
-        [H, W, 3] uint8 RGB of the view's `picture_size`; a small picture is enlarged if there are panels.
+        [H, W, 3] uint8 RGB of the overlay's `picture_size`; a small picture is enlarged if there are panels.
     """
-    layout = _Layout(view, (image.shape[0], image.shape[1]))
+    layout = _Layout(overlay, (image.shape[0], image.shape[1]))
     canvas = Image.new("RGB", (layout.width, layout.height), _GROUND)
     canvas.paste(_with_detections(image, detections, layout), (0, 0))
     if layout.rows:
-        panels = panels_of(features, view.sides, layout.cell)
+        panels = panels_of(features, overlay.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
         shade = np.asarray(gray, np.float32) / np.float32(255)
         _write_labels(canvas, layout, panels)
@@ -111,7 +127,7 @@ def draw_view(image: _Picture, detections: Detections, features: FrameFeatures, 
             _draw_flow(canvas, layout, panels, shade)
         if "weights" in layout.rows:
             _draw_weights(canvas, layout, panels, shade)
-    if "key" in view.parts and features.origin is not None:
+    if "key" in overlay.parts and features.origin is not None:
         # A method that has key frames and aggregates does so on them.
         key_frame = features.origin.key_frame if isinstance(features.origin, Propagation) else features.index
         _mark_key_frame(canvas, layout, features.index - key_frame)
@@ -168,7 +184,7 @@ def _draw_row(canvas: Image.Image, layout: _Layout, part: Part, pictures: Sequen
 
 
 def _write_caption(canvas: Image.Image, layout: _Layout, part: Part, text: str, left: int | None = None) -> int:
-    """Writes above a row, and tells where the text has ended."""
+    """Writes above a row; returns where the text ends."""
     x = layout.columns[0] if left is None else left
     place = (x, layout.rows[part] + layout.line / 2)
     ImageDraw.Draw(canvas).text(place, text, font=layout.font, fill=_INK, anchor="lm")
@@ -184,3 +200,71 @@ def _mark_key_frame(canvas: Image.Image, layout: _Layout, distance: int) -> None
     text = f"key frame + {distance}" if distance else "key frame"
     color = _EMPTY if distance else _KEY
     write_label(pen, layout.font, text, color=color, corner=(0, height), size=(width, height))
+
+
+def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, int]) -> list[Panel]:
+    """Returns panels for the current frame and those around it, from left to right; a key frame comes first.
+
+    Args:
+        features: The features of one stream.
+        sides: The number of panels before and after that of the current frame.
+        size: (height, width) of the maps.
+    """
+    match features.origin:
+        case Aggregation():
+            return _of_window(features, features.origin, sides, size)
+        case Propagation(key_frame, flow):
+            back = features.index - key_frame
+            label = f"key frame, {back} back" if back else "this is the key frame"
+            panel = Panel(label, _flow(flow[0], features.geometries[0], size) if flow is not None else None)
+            return [panel, *[Panel()] * sum(sides)]
+        case None:
+            return [Panel()] * (1 + sum(sides))
+
+
+def spread(offsets: Sequence[int], count: int) -> list[int]:
+    """Returns `count` of these, evenly spread, the first and the last among them; a single one is the nearest to 0."""
+    if len(offsets) <= count:
+        return list(offsets)
+    if count == 1:
+        return [min(offsets, key=abs)]
+    return [offsets[round(place)] for place in np.linspace(0, len(offsets) - 1, count)]
+
+
+def _of_window(
+    features: FrameFeatures, origin: Aggregation, sides: tuple[int, int], size: tuple[int, int]
+) -> list[Panel]:
+    geometry, (before, after) = features.geometries[0], sides
+    places = {reference - features.index: place for place, reference in enumerate(origin.references)}
+    own = origin.weights[0, 0]
+    if 0 in places:  # the current frame fills slots of the window beside its own
+        own = own + origin.weights[0, 1 + places[0]]
+
+    def panel(offset: int) -> Panel:
+        flow = None if origin.flows is None else _flow(origin.flows[0, places[offset]], geometry, size)
+        return Panel(f"{offset:+d}", flow, _stretch(origin.weights[0, 1 + places[offset]], geometry, size))
+
+    past = [panel(offset) for offset in spread([other for other in places if other < 0], before)]
+    future = [panel(offset) for offset in spread([other for other in places if other > 0], after)]
+    current = Panel("this frame", None, _stretch(own, geometry, size))
+    return [*[Panel()] * (before - len(past)), *past, current, *future, *[Panel()] * (after - len(future))]
+
+
+def _flow(flow: Tensor, geometry: Geometry, size: tuple[int, int]) -> _Map:
+    """Flow [2, h, w] in feature cells as [2, height, width] in pixels of the original image."""
+    cells = flow.shape[1:]
+    scale_x, scale_y = geometry.scale
+    dx = _stretch(flow[0], geometry, size) * (geometry.padded[1] / cells[1] / scale_x)
+    dy = _stretch(flow[1], geometry, size) * (geometry.padded[0] / cells[0] / scale_y)
+    return np.stack([dx, dy])
+
+
+def _stretch(values: Tensor, geometry: Geometry, size: tuple[int, int]) -> _Map:
+    """A map of feature cells [h, w], without its padding, at this (height, width)."""
+    height, width = values.shape
+    right = width * geometry.valid[1] / geometry.padded[1]
+    bottom = height * geometry.valid[0] / geometry.padded[0]
+    inside = values[: math.ceil(bottom), : math.ceil(right)].detach().float().cpu().numpy()
+    picture = Image.fromarray(np.ascontiguousarray(inside))
+    stretched = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=(0, 0, right, bottom))
+    return cast("_Map", np.asarray(stretched))
