@@ -127,6 +127,23 @@ def test_a_file_that_is_no_list(tmp_path: Path, text: str, message: str) -> None
         read_results(write(tmp_path, text), DATA)
 
 
+def test_several_files_must_not_share_images(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    one.write_text(json.dumps([GOOD, GOOD]))
+    other.write_text(json.dumps([{**GOOD, "image_id": 40}]))
+    results = read_results([one, other], DATA)
+    assert results.table.images.tolist() == [1, 1, 0]
+    assert results.notes == ()
+    with pytest.raises(DataError, match=r"one\.json: image 7 of made\.json has results already, in .*one\.json"):
+        read_results([one, one], DATA)
+
+
+def test_nesting_and_length_are_bounded(tmp_path: Path) -> None:
+    for text in ('[{"image_id": ' + "[" * 100_000, '{"a": ' * 100_000, '{"images": [' + "[" * 100_000):
+        with pytest.raises(DataError, match=r"results\.json: after 0 entries"):
+            read_results(write(tmp_path, text), DATA)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"none\.json cannot be read: No such file"):
         read_results(tmp_path / "none.json", DATA)

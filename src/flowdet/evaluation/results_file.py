@@ -50,11 +50,14 @@ def results_files(path: Path) -> list[Path]:
     """Returns the results files that a path names: itself, or those in a folder, by name.
 
     Raises:
-        DataError: A folder has none.
+        DataError: A folder has none, or cannot be read.
     """
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix in {".json", ".jsonl"})
+    try:
+        if not path.is_dir():
+            return [path]
+        found = sorted(file for file in path.iterdir() if file.suffix in {".json", ".jsonl"})
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     found = [file for file in found if not file.name.endswith(".partial.jsonl")]
     if not found:
         raise DataError(f"the folder {path} has no results: expected .json or .jsonl files of `flowdet detect`")
@@ -88,10 +91,16 @@ def read_results(
     files = [paths] if isinstance(paths, Path) else list(paths)
     parts: list[Results] = []
     seen: dict[int, Path] = {}
-    bytes_before = 0
+    bytes_before = bytes_read = 0
+
+    def count(done: int) -> None:
+        nonlocal bytes_read
+        bytes_read = bytes_before + done
+        progress(bytes_read)
+
     for path in files:
-        parts.append(_read_file(path, data, class_map or {}, seen, lambda done: progress(bytes_before + done)))  # noqa: B023
-        bytes_before += path.stat().st_size
+        parts.append(_read_file(path, data, class_map or {}, seen, count))
+        bytes_before = bytes_read
     left_out: Counter[str] = Counter()
     for part in parts:
         left_out.update(part.left_out)
@@ -100,12 +109,13 @@ def read_results(
         class_names=tuple(dict.fromkeys(name for part in parts for name in part.class_names)),
         renamed={name: other for part in parts for name, other in part.renamed.items()},
         left_out=left_out,
-        notes=(*(note for part in parts for note in part.notes), *_frames_without_results(data, seen)),
+        notes=(*(note for part in parts for note in part.notes), *_frames_without_results(data, parts, len(seen))),
     )
 
 
-def _frames_without_results(data: CocoVID, seen: Mapping[int, Path]) -> Iterator[str]:
-    if seen and (missing := len(data.images) - len(seen)):
+def _frames_without_results(data: CocoVID, parts: Sequence[Results], count: int) -> Iterator[str]:
+    # COCO's results do not say which frames were looked at.
+    if all(part.class_names for part in parts) and (missing := len(data.images) - count):
         yield f"{missing} of {len(data.images)} frames of {data.path.name} have no results: their objects are missed."
 
 
@@ -159,7 +169,9 @@ def _read_file(
     else:
         with JsonReader(path, progress) as reader:
             if reader.peek() != "{":
-                return Results(_read_list(path, reader, data))
+                table = _read_list(path, reader, data)
+                _check_unseen(path, np.unique(table.images).tolist(), data, seen)
+                return Results(table)
             found = _read_document(path, reader)
     return _matched(path, found, data, class_map, seen)
 
@@ -336,13 +348,7 @@ def _matched(
     """Returns the detections of a file in the frames and classes of the data set."""
     classes = map_classes(found.class_names, data, class_map)
     frames = np.array(_match_frames(path, found.frames, data), dtype=np.int64)
-    for position in frames[frames >= 0].tolist():
-        if position in seen:
-            raise DataError(
-                f"{path}: image {data.images[position].id} of {data.path} has results already, in {seen[position]}; "
-                "give one results file for each video"
-            )
-        seen[position] = path
+    _check_unseen(path, frames[frames >= 0].tolist(), data, seen)
     table = found.table
     images, labels = frames[table.images], classes.labels[table.labels]
     is_left_out = labels < 0
@@ -365,6 +371,17 @@ def _matched(
         left_out={name: int(count) for name, count in zip(found.class_names, counts, strict=True) if count},
         notes=tuple(notes),
     )
+
+
+def _check_unseen(path: Path, positions: Sequence[int], data: CocoVID, seen: dict[int, Path]) -> None:
+    """Checks that no image has results in two files, and enters those of this file."""
+    for position in positions:
+        if position in seen:
+            raise DataError(
+                f"{path}: image {data.images[position].id} of {data.path} has results already, in {seen[position]}; "
+                "give one results file for each video"
+            )
+        seen[position] = path
 
 
 def _name(frame: _ForeignFrame) -> str:
