@@ -22,6 +22,7 @@ from evidence_runs import Variant, detect_variants, seconds_per_frame
 from numpy.typing import NDArray
 from rich.progress import Progress
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.cli import keep_memory
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import motion_iou
@@ -35,7 +36,7 @@ from flowdet.metrics.protocols import evaluate
 from flowdet.metrics.restrict import restrict
 from flowdet.systems.config import MethodConfig
 from flowdet.systems.load import load, weights_of
-from flowdet.systems.recipes import VID_CLASSES, fgfa_lite
+from flowdet.systems.recipes import fgfa_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig

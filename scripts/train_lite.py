@@ -11,7 +11,7 @@ frozen-flow  as together but for the flow net, which stays as it is, and shorter
 Without the name of a stage all of them run; what is finished is not done again, and what was interrupted goes on.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -20,31 +20,36 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from cyclopts import App, Parameter
+from lite_clips.clip import FlowClip, to_clip_batch
+from lite_clips.drawings import SyntheticClips
+from lite_clips.moving_stills import MovingStills, MovingStillsConfig
+from lite_clips.restyle import RestyleConfig
+from lite_clips.stills import read_stills
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from flowdet.data.coco import read_stills
-from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
+from flowdet.class_names import VID_CLASSES
+from flowdet.data.augmentation import recoloured
 from flowdet.data.synthetic.assets import Picture
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.data.synthetic.restyle import RestyleConfig
-from flowdet.data.synthetic.training import SyntheticClips
-from flowdet.data.transforms import recoloured
+from flowdet.detectors.base import RoIs
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.flow.matching import MatchingFlow
 from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import choose_randomly
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import VID_CLASSES, fgfa_lite, single_lite
-from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.training.clips import to_clip_batch, to_inputs
+from flowdet.systems.recipes import fgfa_lite, single_lite
+from flowdet.temporal.base import MethodParts
+from flowdet.temporal.dff import DFFConfig
+from flowdet.training.clips import to_inputs
 from flowdet.training.loop import Report, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
 from flowdet.training.pretrained import load_imagenet_weights
+from flowdet.types import FrameFeatures, Geometry, Maps
 from flowdet.weights.native import read_system, save_native
 
 app = App(help=__doc__)
@@ -60,13 +65,13 @@ _WIDE = MovingStillsConfig(size=(288, 512))
 
 @dataclass(frozen=True)
 class Sources:
-    """Where pictures come from.
+    """The pictures to train on.
 
     Attributes:
-        coco: Annotations of photographs.
-        images: The photographs.
+        coco: COCO annotations of photographs.
+        images: Folder of the photographs.
         backgrounds: Folders of photographs without labels.
-        drawings: Folder of `gather_drawings.py` with more drawings than the package has.
+        drawings: Folder that `gather_drawings.py` has written, with more drawings than the package has.
     """
 
     coco: Path
@@ -75,12 +80,12 @@ class Sources:
     drawings: Path | None = None
 
     def stills(self, config: MovingStillsConfig) -> MovingStills:
-        """Everything read."""
+        """Returns the clips of photographs."""
         pictures = [path for folder in self.backgrounds for path in sorted(folder.rglob("*.jpg"))]
         return MovingStills(read_stills(self.coco, self.images, VID_CLASSES), pictures, config)
 
     def more_drawings(self) -> dict[str, list[Picture]]:
-        """By class: each file is named FAMILY/CLASS__NAME.png."""
+        """Returns more drawings by class; their files are named FAMILY/CLASS__NAME.png."""
         found: dict[str, list[Picture]] = {}
         for path in sorted(self.drawings.glob("*/*.png")) if self.drawings else ():
             name = path.name.partition("__")[0]
@@ -89,7 +94,7 @@ class Sources:
 
 
 @dataclass
-class Draws(IterableDataset[list[StillClip]]):
+class Draws(IterableDataset[list[FlowClip]]):
     """Batches of clips drawn at random, each from drawings or from photographs, without end.
 
     A batch depends on the seed and its number alone.
@@ -103,7 +108,7 @@ class Draws(IterableDataset[list[StillClip]]):
     seed: int
     first: int = 0
 
-    def __iter__(self) -> Iterator[list[StillClip]]:
+    def __iter__(self) -> Iterator[list[FlowClip]]:
         for step in count(self.first):
             rng = np.random.default_rng([self.seed, step])
             is_photograph = rng.random() < self.stills_share
@@ -111,7 +116,7 @@ class Draws(IterableDataset[list[StillClip]]):
             yield [_in_other_colours(source.draw(rng, self.references), rng) for _ in range(self.clips[is_photograph])]
 
 
-def _in_other_colours(clip: StillClip, rng: np.random.Generator) -> StillClip:
+def _in_other_colours(clip: FlowClip, rng: np.random.Generator) -> FlowClip:
     brightness, contrast = rng.uniform(0.7, 1.3, 2)
     frames = torch.stack([recoloured(frame, brightness, contrast, rng.uniform(0.2, 1.6)) for frame in clip.frames])
     return replace(clip, frames=frames)
@@ -124,18 +129,19 @@ class Feed:
     draws: Draws
     steps_per_epoch: int
 
-    def __call__(self, first_step: int) -> Generator[tuple[list[StillClip]], None, None]:
-        """One batch a step."""
+    def __call__(self, first_step: int) -> Generator[tuple[list[FlowClip]], None, None]:
+        """Yields one batch a step."""
         # A generator of its own, so that starting the process does not move torch's global one.
         own = torch.Generator()
         draws = replace(self.draws, first=first_step)
         return ((batch,) for batch in DataLoader(draws, None, num_workers=1, prefetch_factor=4, generator=own))
 
 
-def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
-    """How unlikely the true match is, and the error of every flow relative to the clip's mean motion plus one pixel.
+def flow_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tensor]:
+    """Returns the losses of the flow net on the first reference frame.
 
-    Of the first reference frame.
+    They are the cross-entropy of the true match, and the error of each flow relative to the clip's mean motion plus one
+    pixel.
     """
     assert isinstance(model, MatchingFlow)
     frames = torch.stack([clip.frames[:2] for clip in clips], dim=1)
@@ -153,7 +159,7 @@ def flow_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
 
 
 def _match_loss(similarity: Tensor, flow: Tensor, finer: int) -> Tensor:
-    """Cross-entropy of the place where each cell went, of the cells that are still in the frame; flow in cells."""
+    """Returns the cross-entropy of the place where each cell went, over cells still in the frame; flow in cells."""
     height, width = flow.shape[2:]
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     column, row = (finer * (x + flow[:, 0])).floor().long(), (finer * (y + flow[:, 1])).floor().long()
@@ -162,31 +168,46 @@ def _match_loss(similarity: Tensor, flow: Tensor, finer: int) -> Tensor:
     return F.cross_entropy(similarity.transpose(1, 2), place.flatten(1), ignore_index=-1)
 
 
-def detection_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
-    """The losses of the detector on single frames."""
+def detection_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tensor]:
+    """Returns the losses of the detector on single frames."""
     assert isinstance(model, VideoDetector)
     return model.losses(to_clip_batch(clips, model.config.inputs))
 
 
-def joint_losses(model: nn.Module, clips: list[StillClip]) -> dict[str, Tensor]:
-    """The losses of the heads on the features of all three methods, which share what the backbone made of a frame.
+@dataclass(frozen=True)
+class _Extracted:
+    """A detector that has extracted its maps already."""
 
-    Those of the flow net go along, lest it forgets flow for what the heads ask of it.
+    maps: Maps
+
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the maps."""
+        del images
+        return self.maps
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """Raises: DFF and FGFA need no proposals."""
+        raise NotImplementedError
+
+
+def joint_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tensor]:
+    """Returns the losses of the heads on the features of all three methods, which share the backbone's features.
+
+    The losses of the flow net are added, so that it keeps its knowledge of flow.
     """
     assert isinstance(model, VideoDetector)
     assert model.flow_net
-    assert model.embedding
-    assert isinstance(model.config.method, FGFAConfig)
     batch = to_clip_batch(clips, model.config.inputs)
     images = torch.cat([inputs.images for inputs in (batch.current, *batch.references)])
-    features = model.detector.extract(images)
+    (features,) = model.detector.extract(images)
     single, reference, *_ = features.chunk(1 + len(batch.references))
-    dff = DFF(lambda _: reference, model.flow_net, DFFConfig())
-    fgfa = FGFA(lambda _: features, model.flow_net, model.embedding, model.config.method)
-    carried = dff.training_features(replace(batch, references=batch.references[:1]))
-    every = torch.cat((single, carried, fgfa.training_features(batch)))
+    dff = DFFConfig().build(MethodParts(_Extracted((reference,)), model.flow_net))
+    fgfa = model.config.method.build(MethodParts(_Extracted((features,)), model.flow_net, model.method_modules))
+    (carried,) = dff.training_features(replace(batch, references=batch.references[:1])).maps
+    (aggregated,) = fgfa.training_features(batch).maps
+    every = FrameFeatures(0, (torch.cat((single, carried, aggregated)),), batch.current.geometries * 3)
     targets = batch.targets * 3
-    losses = model.detector.losses(every, batch.current.geometries * 3, targets, (choose_randomly,) * len(targets))
+    losses = model.detector.losses(every, targets, (choose_randomly,) * len(targets))
     flow = flow_losses(model.flow_net, clips)
     return losses | {name: _FLOW_SHARE * value for name, value in flow.items()}
 
@@ -196,19 +217,19 @@ class Stage:
     """The settings of a stage.
 
     Attributes:
-        losses: Of a batch of clips.
-        references: Reference frames of a clip.
-        steps: How many.
+        losses: Returns the losses of a batch of clips.
+        references: Number of reference frames of a clip.
+        steps: Number of steps.
         clips: Clips a step, of drawings and of photographs, which are larger.
         rate: Learning rate.
         stills_share: Share of the steps on photographs.
-        drawn: The clips of drawings.
-        moving: Those of photographs.
-        frozen_stages: Stages of the backbone that stay as they are.
-        seed: Of everything that is drawn at random.
+        drawn: Parameters of the clips of drawings.
+        moving: Parameters of the clips of photographs.
+        frozen_stages: Number of frozen stages of the backbone.
+        seed: Seed of all random draws.
     """
 
-    losses: Callable[[nn.Module, list[StillClip]], dict[str, Tensor]]
+    losses: Callable[[nn.Module, list[FlowClip]], dict[str, Tensor]]
     references: int
     steps: int
     clips: tuple[int, int]
@@ -220,7 +241,7 @@ class Stage:
     seed: int = 0
 
     def plan(self) -> Plan:
-        """How the training loop does it."""
+        """Returns the plan for the training loop."""
         return replace(
             lite_plan(),
             epochs=1,
@@ -255,11 +276,11 @@ def main(
     """Trains.
 
     Args:
-        stages: Which stages; all of them if not given.
+        stages: The stages to run. [default: all]
         sources: The photographs.
         out: Folder of the run, of all stages.
         start: Weight file whose detector `styles` or `more` goes on from, in place of that of the stage before.
-        threads: Of torch; one more process draws the clips.
+        threads: Number of threads of PyTorch; one more process draws the clips.
     """
     torch.set_num_threads(threads)
     for name in stages or _STAGES:
@@ -291,7 +312,7 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
 
 
 def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
-    """What the stage trains, as it begins."""
+    """Returns the model at the start of the stage."""
     system = build(_partly_frozen(fgfa_lite() if stage.references else single_lite(), stage.frozen_stages))
     match name:
         case "flow":
@@ -312,7 +333,9 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
 
 
 def _partly_frozen(config: SystemConfig, stages: int) -> SystemConfig:
-    return replace(config, backbone=EfficientNetLite0Config(frozen_stages=stages))
+    assert isinstance(config.detector, FasterRCNNConfig)
+    backbone = EfficientNetLite0Config(frozen_stages=stages)
+    return replace(config, detector=replace(config.detector, backbone=backbone))
 
 
 def _flow_net(system: VideoDetector) -> MatchingFlow:
@@ -321,7 +344,7 @@ def _flow_net(system: VideoDetector) -> MatchingFlow:
 
 
 def _load(stage: Path) -> dict[str, Any]:
-    """The weights that a stage has made."""
+    """Returns the weights that a stage has written."""
     weights: dict[str, Any] = torch.load(stage / "weights.pt", weights_only=True)
     return weights
 

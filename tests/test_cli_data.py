@@ -106,7 +106,7 @@ def test_check_a_file_with_faults(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "annotation 7" not in out
     assert "and 2 more" in out
     assert f"{path}: 7 errors, not looked at any further" in out
-    assert len(json.loads((tmp_path / "r.json").read_text())["faults"]["sentences"]) == 7
+    assert len(json.loads((tmp_path / "r.json").read_text())["errors"]["sentences"]) == 7
     assert run("check", path, "--all") == 1
     assert "annotation 8: there is no image 8" in capsys.readouterr().out
 

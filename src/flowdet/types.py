@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowdet.errors import ConfigError
+from flowdet.class_names import check_class_names
 
 if TYPE_CHECKING:
     import supervision
@@ -27,7 +26,6 @@ __all__ = [
     "NetworkInput",
     "Propagation",
     "Targets",
-    "check_class_names",
 ]
 
 
@@ -70,7 +68,7 @@ class Geometry:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(x, y) factors from original to network-input pixels."""
+        """The factors (x, y) from original to network-input pixels."""
         return self.valid[1] / self.original[1], self.valid[0] / self.original[0]
 
 
@@ -168,28 +166,13 @@ class ClipBatch:
         current: The current frames.
         references: One input for each reference slot, each [b, 3, H, W].
         targets: The objects of the current frames, one entry a clip.
-        still: One flag a clip: it is a single picture, its references are copies of it.
+        still: For each clip, whether it is a single picture and its references are copies of it.
     """
 
     current: NetworkInput
     references: tuple[NetworkInput, ...]
     targets: tuple[Targets, ...]
     still: tuple[bool, ...]
-
-
-def check_class_names(names: Collection[str], known: Collection[str]) -> None:
-    """Passes if all names are among the known ones.
-
-    Raises:
-        ConfigError: One is not, or a text came in place of a collection.
-    """
-    if isinstance(names, str):
-        raise ConfigError(f'classes are given as a list: ["{names}"]')
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(known)}"
-            raise ConfigError(f"there is no class {name!r}; {hint}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -234,7 +217,7 @@ class Detections:
         return [self.class_names[label] for label in self.labels]
 
     def select(self, score: float = 0.0, classes: Collection[str] | None = None) -> Detections:
-        """The detections with at least this score and, if given, of one of these classes.
+        """Returns the detections with at least this score and, if classes are given, of one of them.
 
         Raises:
             ConfigError: There is no such class.
@@ -264,7 +247,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`; needs the extra `flowdet[supervision]`."""
+        """Returns the same as `supervision.Detections`; needs the package supervision."""
         import supervision  # noqa: PLC0415  (an optional extra)
 
         return supervision.Detections(

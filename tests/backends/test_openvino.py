@@ -13,6 +13,7 @@ from flowdet.backends.choice import with_runtime
 from flowdet.backends.openvino import CompiledPart, compile_system, convert
 from flowdet.backends.parts import heavy_parts
 from flowdet.benchmark.steady import runner
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.benchmark import Benchmark
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
@@ -23,7 +24,6 @@ from flowdet.inputs import prepare
 from flowdet.systems.build import build
 from flowdet.systems.config import FlowConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import VID_CLASSES
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig

@@ -1,15 +1,9 @@
-"""Pictures with outlined objects, drawn on the spot."""
-
-from collections.abc import Sequence
-from pathlib import Path
+"""Pictures drawn on the spot."""
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from flowdet.data.coco import OutlinedObject, Still
-
-__all__ = ["rectangle", "still", "waves"]
+__all__ = ["waves"]
 
 
 def waves(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
@@ -22,14 +16,3 @@ def waves(size: tuple[int, int], seed: int) -> NDArray[np.uint8]:
             along_x, along_y = rng.uniform(-0.2, 0.2, 2)
             image[..., channel] += 18 * np.sin(along_x * x + along_y * y + rng.uniform(0, 6))
     return image.round().clip(0, 255).astype(np.uint8)
-
-
-def rectangle(x1: float, y1: float, x2: float, y2: float, *, label: int = 0) -> OutlinedObject:
-    """An object with an upright rectangle as its outline."""
-    return OutlinedObject(label, (np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32),))
-
-
-def still(path: Path, image: NDArray[np.uint8], objects: Sequence[OutlinedObject]) -> Still:
-    """Writes the picture without loss."""
-    Image.fromarray(image).save(path)
-    return Still(path, tuple(objects))

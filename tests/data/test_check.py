@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flowdet.data.check import Report, check
+from flowdet.data.check import CheckReport, check
 from flowdet.data.image_files import picture_names
 from flowdet.errors import DataError
+from tests.data.pictures import waves
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 REAL = SHARED / "data" / "real_vid"
@@ -37,8 +38,8 @@ def write(folder: Path, images: list[Entry], annotations: list[Entry], **lists: 
     return path
 
 
-def warnings(report: Report) -> dict[str, list[str]]:
-    return {odd.what: list(odd.where) for odd in report.oddities}
+def warnings(report: CheckReport) -> dict[str, list[str]]:
+    return {warning.what: list(warning.where) for warning in report.warnings}
 
 
 def good(folder: Path) -> Path:
@@ -58,7 +59,7 @@ def good(folder: Path) -> Path:
 
 def test_what_a_good_data_set_looks_like(tmp_path: Path) -> None:
     report = check(good(tmp_path))
-    assert report.faults == ()
+    assert report.problems == ()
     assert warnings(report) == {}
     assert report.pictures is None
     summary = report.summary
@@ -91,11 +92,11 @@ def test_a_data_set_without_videos_or_objects(tmp_path: Path) -> None:
 
 def test_faults_are_counted_by_kind_and_end_the_check(tmp_path: Path) -> None:
     report = check(write(tmp_path, [frame(0)], [box(1, 5), box(2, 6), box(3, 0, label=9)]))
-    assert report.fault_counts() == {"annotation of an unknown image": 2, "annotation of an unknown category": 1}
-    assert report.faults[0].sentence == "annotation 1: there is no image 5"
+    assert report.problem_counts() == {"annotation of an unknown image": 2, "annotation of an unknown category": 1}
+    assert report.problems[0].sentence == "annotation 1: there is no image 5"
     assert report.summary is None
-    assert report.oddities == ()
-    assert json.loads(json.dumps(report.record()))["faults"]["counts"]["annotation of an unknown image"] == 2
+    assert report.warnings == ()
+    assert json.loads(json.dumps(report.to_json()))["errors"]["counts"]["annotation of an unknown image"] == 2
 
 
 BASIS = [box(1, 0, instance_id=1), box(2, 1, instance_id=1), box(9, 1, label=2, instance_id=2)]
@@ -151,8 +152,8 @@ FRAMES = [frame(0), frame(1), frame(2, 2)]
         (
             FRAMES,
             [box(3, 1), box(4, 2)],
-            "2 objects of videos have no track number (instance_id) while others have one; figures by speed leave them "
-            "out",
+            "2 objects of videos have no track number (instance_id) while others have one; metrics by motion speed "
+            "leave them out",
             [],
         ),
         (
@@ -187,7 +188,7 @@ def test_what_looks_wrong(
 def test_no_tracks_at_all(tmp_path: Path) -> None:
     report = check(write(tmp_path, FRAMES, [box(1, 0), box(2, 2, label=2)]))
     assert list(warnings(report)) == [
-        "no object has a track number (instance_id): figures by speed of motion are not possible"
+        "no object has a track number (instance_id): metrics by motion speed are not possible"
     ]
     assert report.summary is not None
     assert report.summary.speeds is None
@@ -232,7 +233,7 @@ def test_pictures_that_are_not_as_the_file_says(tmp_path: Path) -> None:
 def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     images = [frame(0), frame(1), frame(2, 2, file_name="a\0b"), frame(3, 2, file_name="x" * 5000)]
     report = check(write(tmp_path, images, BASIS), tmp_path)
-    assert [odd.count for odd in report.oddities] == [4]
+    assert [warning.count for warning in report.warnings] == [4]
 
 
 def test_files_and_folders_that_are_not_there(tmp_path: Path) -> None:
@@ -252,8 +253,43 @@ def test_names_of_pictures_in_natural_order(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the recorded files are not here: {REAL}")
 def test_real_clips(tmp_path: Path) -> None:
     report = check(REAL / "annotations" / "davis_vid_val.json", REAL / "Data" / "VID")
-    assert [odd.what for odd in report.oddities] == ["26 classes have no object"]
+    assert [warning.what for warning in report.warnings] == ["26 classes have no object"]
     assert report.summary is not None
     assert report.summary.speeds is not None
     shares = (report.summary.speeds.slow, report.summary.speeds.medium, report.summary.speeds.fast)
     assert [round(share, 2) for share in shares] == [0.17, 0.45, 0.38]
+
+
+def test_a_half_picture_is_found_where_all_are_decoded(tmp_path: Path) -> None:
+    path = good(tmp_path)
+    put_pictures(tmp_path, "0.png", "1.png", "2.png", "3.png")
+    Image.fromarray(waves((100, 200), 0)).save(tmp_path / "4.png", "JPEG")
+    content = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "4.png").write_bytes(content[: len(content) // 2])
+    assert warnings(check(path)) == {}
+    done: list[int] = []
+    found = warnings(check(path, decode=True, progress=done.append))
+    assert list(found) == ["1 x picture that cannot be read"]
+    assert found["1 x picture that cannot be read"][0].startswith(f"{tmp_path / '4.png'} cannot be read: ")
+    assert done == [5]
+
+
+def test_decoding_needs_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no pictures in .* to decode; name their folder with --images"):
+        check(good(tmp_path), decode=True)
+
+
+def test_frame_numbers_far_apart(tmp_path: Path) -> None:
+    report = check(write(tmp_path, [frame(0, frame_id=-(2**53)), frame(1, frame_id=2**53), frame(2, 2)], BASIS))
+    assert list(warnings(report)) == [f"{2**54 - 1} frame numbers are missing within 1 video"]
+    assert check(write(tmp_path, [frame(0, frame_id=2**53 + 1)], [])).problem_counts() == {"frame without a number": 1}
+
+
+def test_boxes_that_are_there_twice(tmp_path: Path) -> None:
+    boxes = [box(1, 4), box(2, 4), box(3, 4, 10, 10, 20, 41), box(4, 4), box(5, 4, label=2)]
+    found = warnings(check(write(tmp_path, [frame(4, None)], boxes, videos=[])))
+    assert found == {
+        "2 boxes repeat another one of their class": [
+            f"annotation {number} in 4.png (200x100): 10, 10, 30, 50" for number in (2, 4)
+        ]
+    }

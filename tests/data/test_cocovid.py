@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowdet.data.cocovid import CocoVID, find_faults, read_cocovid, read_json
-from flowdet.data.faults import faults_of
+from flowdet.data.cocovid import CocoVID, find_problems, read_cocovid
+from flowdet.data.reading import read_json
 from flowdet.errors import DataError
 
 Document = dict[str, Any]
@@ -113,6 +113,14 @@ FAULTS = [
     (changed("categories", 1, "name", value=4), "category 3: name must be text, not int '4'"),
     (changed("videos", 1, "name", value=None), "video 5: name must be text, not nothing"),
     (changed("images", 0, "file_name", value=None), "image 10: file_name must be text"),
+    (changed("images", 0, "file_name", value="\ud800.png"), "image 10: no file can be called"),
+    (changed("images", 0, "file_name", value=""), "image 10: no file can be called"),
+    (changed("images", 0, "height", value=2**31), "image 10: its height is 2147483648"),
+    (changed("categories", 0, "name", value="\ud800dog"), "category 7: its name '\\ud800dog' holds a character that"),
+    (changed("categories", 0, "name", value="\x1b[2J"), "category 7: its name '\\x1b[2J' holds a character that"),
+    (changed("annotations", 0, "bbox", value=[1, 2, 10, 1e308]), "annotation 100: a box is"),
+    (changed("annotations", 0, "area", value=1e300), "annotation 100: an area is a finite number"),
+    (changed("images", 0, "frame_id", value=2**60), "image 10: a frame of a video needs a whole number"),
     (changed("images", 0, "height", value=48.0), "image 10: height must be a whole number, not float '48.0'"),
     (changed("images", 0, "width", value=0), "image 10: its width is 0"),
     (changed("images", 0, "video_id", value=2), "image 10: there is no video '2'"),
@@ -144,7 +152,7 @@ FAULTS = [
 def test_every_fault_is_told_once_and_keeps_the_file_from_being_read(
     content: object, sentence: str, tmp_path: Path
 ) -> None:
-    told = [fault for fault in find_faults(content) if sentence in fault]
+    told = [problem for problem in find_problems(content) if sentence in problem.sentence]
     assert len(told) == 1
     with pytest.raises(DataError) as raised:
         read(tmp_path / "d.json", content)
@@ -153,12 +161,12 @@ def test_every_fault_is_told_once_and_keeps_the_file_from_being_read(
 
 
 def test_a_good_document_has_no_fault() -> None:
-    assert list(find_faults(document())) == []
+    assert list(find_problems(document())) == []
 
 
 @pytest.mark.parametrize("name", ["images", "categories"])
 def test_nothing_to_work_on(name: str) -> None:
-    assert f"there are no {name}" in list(find_faults(document() | {name: []}))
+    assert f"there are no {name}" in [problem.sentence for problem in find_problems(document() | {name: []})]
 
 
 def test_the_first_faults_are_named_and_the_rest_is_counted(tmp_path: Path) -> None:
@@ -167,7 +175,7 @@ def test_the_first_faults_are_named_and_the_rest_is_counted(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"annotation 4: .*; and 7 more, which `flowdet data check .*` lists") as raised:
         read(tmp_path / "d.json", content)
     assert "annotation 5" not in str(raised.value)
-    assert {fault.kind for fault in faults_of(content)} == {"annotation with a wrong box"}
+    assert {problem.kind for problem in find_problems(content)} == {"annotation with a wrong box"}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\xff", "[" * 100_000])

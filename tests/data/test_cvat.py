@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flowdet.data.cocovid import find_faults
+from flowdet.data import cvat
+from flowdet.data.cocovid import find_problems
+from flowdet.data.cocovid_writer import Written
 from flowdet.data.cvat import import_cvat
-from flowdet.data.writing import Written
 from flowdet.errors import ConfigError, DataError
 
 SIZE = "<original_size><width>640</width><height>480</height></original_size>"
@@ -36,7 +37,7 @@ def video(path: Path, *tracks: str, task: str = "<name>clip</name><size>3</size>
 def run(*files: Path, **options: Any) -> tuple[dict[str, Any], Written]:
     written = import_cvat(files, files[0].parent / "out.json", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document, written
 
 
@@ -166,7 +167,8 @@ def test_shapes_that_are_left_out(tmp_path: Path) -> None:
     [
         (box(1, 30, 20, 10, 50), "a box from (30, 20) to (10, 50) ends before it begins"),
         (box(1, 10, 50, 30, 20), "a box from (10, 50) to (30, 20) ends before it begins"),
-        (box(1, xtl="nan"), "ends before it begins"),
+        (box(1, xtl="nan"), "a box has four numbers xtl, ytl, xbr, ybr, not 'nan, 20, 30, 50'"),
+        (box(1, -1e308, 0, 1e308, 5), "a box has four numbers"),
         (box(1, ytl="x"), "a box has four numbers xtl, ytl, xbr, ybr, not '10, x, 30, 50'"),
         (box(7), "the video has no such frame"),
         (box("x"), "'x' is no frame number"),
@@ -198,6 +200,8 @@ STILL_BOX = '<box label="dog" occluded="1" xtl="1" ytl="2" xbr="3.5" ybr="5"><at
 
 def test_stills(tmp_path: Path) -> None:
     path = stills(tmp_path / "a.xml", image("x/a.png", STILL_BOX, '<tag label="car"/>'), image("b.png"))
+    put_pictures(tmp_path / "x", "a.png")
+    put_pictures(tmp_path, "b.png")
     document, written = run(path)
     assert "videos" not in document
     assert document["images"][0] == {"file_name": "x/a.png", "height": 48, "width": 64, "id": 1}
@@ -206,13 +210,20 @@ def test_stills(tmp_path: Path) -> None:
     assert "instance_id" not in entry
     assert (written.remarks, written.problems) == ({}, ())
     put_pictures(tmp_path / "images" / "x", "a.png")
-    assert [one["file_name"] for one in run(path)[0]["images"]] == ["images/x/a.png", "images/b.png"]
+    (tmp_path / "b.png").unlink()
+    document, written = run(path)
+    assert [one["file_name"] for one in document["images"]] == ["images/x/a.png", "images/b.png"]
+    missing = f"images whose pictures are not there, the first one {tmp_path / 'images' / 'b.png'}"
+    assert written.remarks == {missing: 1}
+    with pytest.raises(ConfigError, match="a pattern is for the frames of a video"):
+        run(path, frames="%d.png")
 
 
 def test_bad_stills(tmp_path: Path) -> None:
     bad = STILL_BOX.replace('xbr="3.5"', 'xbr="0"')
     other = image("c.png", size='width="0" height="48"')
     path = stills(tmp_path / "a.xml", image("a.png", bad, '<polygon label="car"/>'), other, image("", STILL_BOX))
+    put_pictures(tmp_path, "a.png")
     document, written = run(path)
     assert [one["file_name"] for one in document["images"]] == ["a.png"]
     assert written.remarks == {"shapes that are not upright boxes, left out": 1}
@@ -240,3 +251,63 @@ def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
         run(path)
     with pytest.raises(DataError, match="does not say how large its pictures are"):
         run(video(path, track(0, "car", box(0)), size=""))
+
+
+def images_of_a_video(path: Path, *images: str) -> Path:
+    meta = f"<meta><task><name>clip</name><mode>interpolation</mode>{LABELS}</task></meta>"
+    path.write_text(f"<annotations>{meta}{''.join(images)}</annotations>")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "PNG", "jpg"])
+def test_images_of_a_video_task_are_its_frames(suffix: str, tmp_path: Path) -> None:
+    path = images_of_a_video(tmp_path / "a.xml", *(image(f"frame_{n:06d}", STILL_BOX) for n in (4, 7, 9)))
+    put_pictures(tmp_path / "images", f"frame_000004.{suffix}", f"frame_000007.{suffix}")
+    document, written = run(path)
+    assert document["videos"] == [{"id": 1, "name": "clip"}]
+    assert [(one["file_name"], one["frame_id"], one["video_id"]) for one in document["images"]] == [
+        (f"images/frame_000004.{suffix}", 4, 1),
+        (f"images/frame_000007.{suffix}", 7, 1),
+        ("images/frame_000009", 9, 1),
+    ]
+    missing = f"images whose pictures are not there, the first one {tmp_path / 'images' / 'frame_000009'}"
+    assert written.remarks == {missing: 1}
+
+
+def test_the_pattern_names_the_images_of_a_video_task(tmp_path: Path) -> None:
+    path = images_of_a_video(tmp_path / "a.xml", image("frame_000004", STILL_BOX))
+    put_pictures(tmp_path / "clip", "4.png")
+    document, written = run(path, frames="{name}/%d.png")
+    assert [one["file_name"] for one in document["images"]] == ["clip/4.png"]
+    assert written.remarks == {}
+
+
+def test_a_frame_number_counts_once(tmp_path: Path) -> None:
+    path = images_of_a_video(tmp_path / "a.xml", image("frame_000004", STILL_BOX), image("4", STILL_BOX))
+    _, written = run(path)
+    assert [problem.kind for problem in written.problems] == ["frame without a number"]
+    assert written.images == 1
+
+
+BOMBS = {
+    "frames": ("<size>999999999</size>", (box(0),), "has 999999999 frames, but .* holds only 0 files"),
+    "a frame number": ("", (box(999_999_998),), "has 999999999 frames, but"),
+    "the step": ("<size>999999999</size><frame_filter>step=9</frame_filter>", (box(0),), "has 999999999 frames, but"),
+}
+
+
+@pytest.mark.parametrize(("task", "boxes", "reason"), BOMBS.values(), ids=BOMBS)
+def test_a_small_file_does_not_ask_for_frames_that_are_not_there(
+    task: str, boxes: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    path = video(tmp_path / "a.xml", track(1, "car", *boxes), task=task)
+    with pytest.raises(DataError, match=reason):
+        run(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.xml"]
+
+
+def test_a_small_file_does_not_ask_for_millions_of_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cvat, "_MOST_INTERPOLATED", 120_000)
+    tracks = (track(number, "car", box(0), box(99_999)) for number in range(12))
+    with pytest.raises(DataError, match="needs more than 120000 boxes between those that it holds"):
+        run(video(tmp_path / "a.xml", *tracks, task="<size>100000</size>"))

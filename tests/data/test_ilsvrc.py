@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from flowdet.data.cocovid import find_faults
-from flowdet.data.ilsvrc import convert_ilsvrc
-from flowdet.data.ilsvrc_frames import FramesJob, read_frames
-from flowdet.data.ilsvrc_lists import (
-    VID_CLASSES,
+from flowdet.class_names import VID_WORDNET_IDS
+from flowdet.data.cocovid import find_problems
+from flowdet.data.ilsvrc import (
+    FramesJob,
     ListedSet,
+    convert_ilsvrc,
     find_lists,
     read_det_list,
+    read_frames,
     read_train_list,
     read_val_list,
 )
@@ -24,7 +25,7 @@ TINY = SHARED / "evaluation" / "ilsvrc_tiny"
 REAL = SHARED / "data" / "real_vid"
 LISTS = SHARED / "data" / "lists"
 NAMES = ("imagenet_vid_train", "imagenet_vid_val", "imagenet_det_30plus1cls")
-CODES = {name: code for code, name in VID_CLASSES.items()}
+CODES = VID_WORDNET_IDS
 
 Box = tuple[object, object, object, object]
 Found = tuple[str, Box, int | None]
@@ -84,7 +85,7 @@ def only(root: Path) -> ListedSet:
 def convert(root: Path, **options: Any) -> dict[str, Any]:
     written = convert_ilsvrc(only(root), root / "out", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document
 
 
@@ -365,6 +366,30 @@ def test_a_frame_as_it_is_read(root: Path) -> None:
     assert missing.size is None
     assert good.size == (64, 48)
     assert list(good.objects[0]) == ["n02084071", (1, 2, 10, 20), "0", False, True]
+
+
+@pytest.mark.parametrize(
+    "lines", [["val/a 1 0 999999999"], ["val/a 1 0 1", "val/x 2 0 999999999"]], ids=["one file is there", "none is"]
+)
+def test_a_small_list_does_not_ask_for_frames_that_are_not_there(lines: Sequence[str], root: Path) -> None:
+    put_list(root, "VID_val_videos.txt", *lines)
+    with pytest.raises(DataError, match=r"val/. has 999999999 frames, but .* holds [01] XML files"):
+        find_lists(root)
+
+
+@pytest.mark.parametrize("end", ["1e308", "9" * 400, "2147483648"])
+def test_a_box_without_measure_is_left_out(end: str, root: Path) -> None:
+    put(root, "VID", "val/b/000000", xml(CAT, ("dog", (0, 0, end, end), 0)))
+    written = convert_ilsvrc(only(root), root / "out")
+    (problem,) = written.problems
+    assert f"object 2 has '{end[:20]}' as xmin" in problem.sentence or "as xmax" in problem.sentence
+    assert list(find_problems(json.loads(written.path.read_text()))) == []
+
+
+def test_a_list_from_windows(root: Path) -> None:
+    path = root / "Lists" / "VID_val_videos.txt"
+    path.write_bytes(b"\xef\xbb\xbfval/a 1 0 1\r\nval/c 6 0 1\r\n")
+    assert [video.name for video in read_val_list(path)] == ["val/a", "val/c"]
 
 
 @needs(TINY)

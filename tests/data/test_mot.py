@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flowdet.data.cocovid import find_faults
+from flowdet.data.cocovid import find_problems
+from flowdet.data.cocovid_writer import Written
 from flowdet.data.mot import MOT17_CLASSES, import_mot
-from flowdet.data.writing import Written
 from flowdet.errors import DataError
 
 ROWS = (
@@ -34,7 +34,7 @@ def sequence(folder: Path, *rows: str, frames: int = 3, info: str | None = "imDi
 def run(root: Path, **options: Any) -> tuple[dict[str, Any], Written]:
     written = import_mot(root, root / "out.json", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document, written
 
 
@@ -187,3 +187,37 @@ def test_the_thirteen_classes() -> None:
     assert len(set(MOT17_CLASSES)) == 13
     assert MOT17_CLASSES[0] == "pedestrian"
     assert MOT17_CLASSES[6] == "static_person"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_files_from_windows(encoding: str, tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "s", frames=3)
+    lines = {"gt.txt": "1,1,1,1,5,5,1,1,1\r\n3,2,1,1,5,5,1,2,1\r\n", "labels.txt": "person\r\nd\u00f6g\r\n"}
+    for name, content in lines.items():
+        (folder / "gt" / name).write_text(content, encoding=encoding, newline="")
+    info = "[Sequence]\r\nimDir=img1\r\nseqLength=3\r\n"
+    (folder / "seqinfo.ini").write_text(info, encoding=encoding, newline="")
+    document, written = run(folder)
+    assert [category["name"] for category in document["categories"]] == ["person", "d\u00f6g"]
+    assert [entry["image_id"] for entry in document["annotations"]] == [1, 3]
+    assert written.problems == ()
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "s", *ROWS)
+    (folder / "gt" / "gt.txt").write_text("1,1,1,1,5,5,1,1,1", encoding="utf-16")
+    with pytest.raises(DataError, match=r"gt\.txt is UTF-16 or no text; save it as UTF-8"):
+        run(folder)
+
+
+def test_numbers_that_two_pictures_share_or_that_are_too_large_are_no_frames(tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "s", "3,1,1,1,5,5,1,1,1", info=None)
+    (folder / "img1" / "000002.jpg").rename(folder / "img1" / "1.jpg")
+    document, _ = run(folder)
+    assert sorted(image["file_name"] for image in document["images"]) == [
+        "img1/000001.jpg",
+        "img1/000003.jpg",
+        "img1/1.jpg",
+    ]
+    (folder / "img1" / "1.jpg").rename(folder / "img1" / f"{10**20}.jpg")
+    assert [image["frame_id"] for image in run(folder)[0]["images"]] == [0, 1, 2]

@@ -1,15 +1,15 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from flowdet.data.class_names import names_of_yaml
-from flowdet.data.cocovid import find_faults
+from flowdet.data.cocovid import find_problems
+from flowdet.data.cocovid_writer import Written
 from flowdet.data.image_files import read_picture
-from flowdet.data.writing import Written
-from flowdet.data.yolo import import_yolo
+from flowdet.data.yolo import import_yolo, names_of_yaml
 from flowdet.errors import DataError
 
 
@@ -26,7 +26,7 @@ def text(path: Path, *lines: str) -> None:
 def run(root: Path, **options: Any) -> tuple[dict[str, Any], Written]:
     written = import_yolo(root, root / "out" / "d.json", **options)
     document: dict[str, Any] = json.loads(written.path.read_text())
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     return document, written
 
 
@@ -227,9 +227,12 @@ def test_names_with_quotes_commas_and_spaces() -> None:
         ("names:\ntrain: x", "expected class names, came none"),
         ("names: []", "expected class names, came none"),
         ("names: cat", "neither a list nor numbers with names"),
-        ("names: [cat", "neither a list nor numbers with names"),
-        ("names: *anchor", "neither a list nor numbers with names"),
-        ("names: [!!python/object cat]", "neither a list nor numbers with names"),
+        ("names: [cat", "is not YAML: line 1: expected ',' or ']'"),
+        ("names: *anchor", "is not YAML: line 1: found undefined alias"),
+        ("names: [" * 5000, "is not YAML"),
+        ("names: [!!python/object/apply:os.system [false]]", "neither a list nor numbers with names"),
+        ("names: [a\x07]", "is not YAML"),
+        ('names: ["a\\a"]', "holds a character that cannot be printed"),
         ("names: [[cat]]", "neither a list nor numbers with names"),
         ("names:\n  0: cat\n  2: dog", "are not numbered 0, 1, 2 and so on"),
         ("names:\n  - cat\n  - cat", "the class 'cat' is there more than once"),
@@ -240,3 +243,58 @@ def test_names_that_cannot_be_read(content: str, reason: str) -> None:
         names_of_yaml(content, Path("data.yaml"))
     assert reason in str(raised.value)
     assert "--names" in str(raised.value)
+
+
+def test_names_of_yaml_are_texts_whatever_they_look_like() -> None:
+    content = "names: [no, on, 1, 2e3, ~, 2024-01-01, !!python/object cat]"
+    assert names_of_yaml(content, Path("d")) == ("no", "on", "1", "2e3", "~", "2024-01-01", "cat")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "names: [" + "# '" * 20_000 + "\ncat]",
+        "names:  # " + "#" * 60_000 + "\n- cat\n" + "# x\n" * 15_000,
+        "names:" + " " * 60_000 + "\n  - cat" + " #" * 30_000 + '"',
+        "a0: &a0 {x: y}\n"
+        + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+        + "names: [cat]",
+    ],
+    ids=["in brackets", "comments", "spaces", "merges of merges"],
+)
+def test_a_small_data_yaml_is_read_at_once(content: str) -> None:
+    begun = time.perf_counter()
+    assert names_of_yaml(content, Path("d")) == ("cat",)
+    assert time.perf_counter() - begun < 2
+
+
+def test_a_line_that_is_there_twice_is_left_out(root: Path) -> None:
+    text(
+        root / "one" / "10.txt",
+        "0 0.5 0.5 0.25 0.5",
+        "0 0.5 0.5 0.25 0.5 3",
+        "0 0.50 0.5 0.25 0.5",
+        "1 0.5 0.5 0.25 0.5",
+    )
+    _, written = run(root)
+    (problem,) = written.problems
+    assert problem.sentence == f"{root / 'one' / '10.txt'}, line 3: the same as line 1"
+    assert written.objects == 6
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_windows_files(encoding: str, root: Path) -> None:
+    (root / "classes.txt").write_text("cat\r\nd\u00f6g\r\n", encoding=encoding, newline="")
+    (root / "one" / "10.txt").write_text("1 0.5 0.5 0.25 0.5\r\n", encoding=encoding, newline="")
+    document, written = run(root)
+    assert [category["name"] for category in document["categories"]] == ["cat", "d\u00f6g"]
+    assert (written.objects, written.problems) == (4, ())
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text("names:\r\n  0: cat\r\n  1: d\u00f6g\r\n", encoding=encoding, newline="")
+    assert run(root)[0]["categories"] == document["categories"]
+
+
+def test_utf_16_is_named(root: Path) -> None:
+    (root / "classes.txt").write_text("cat\ndog", encoding="utf-16")
+    with pytest.raises(DataError, match=r"classes\.txt is UTF-16 or no text; save it as UTF-8"):
+        run(root)

@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
+from flowdet.data.augmentation import STRONGER_AUGMENTATION
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.data.transforms import STRONGER_CHANGES
 from flowdet.detectors.faster_rcnn import FasterRCNN, propose
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
@@ -22,55 +21,17 @@ from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.training.clips import ClipFeed, TrainingBatch, clip_batches, to_clip_batch, to_inputs, to_training_batch
+from flowdet.training.clips import ClipFeed, TrainingBatch, to_inputs, to_training_batch
 from flowdet.training.dataset import Clip, ClipDataset
 from flowdet.types import Targets
 from tests.data.annotated import Drawing
-from tests.data.pictures import rectangle, still, waves
+from tests.data.pictures import waves
 from tests.tiny import lite_config, lite_flow_config
 
 CLASSES = ("cat", "dog")
 SMALL = InputConfig(long_side=64, short_side=48)
 NEAR = ReferenceSampling(count=2, reach=2, both_sides=True)
 FORK = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-
-Draw = Callable[..., Iterator[list[StillClip]]]
-
-
-@pytest.fixture
-def stills(tmp_path: Path) -> MovingStills:
-    picture = still(tmp_path / "one.png", waves((90, 120), 0), [rectangle(20, 20, 60, 60, label=1)])
-    return MovingStills([picture], [], MovingStillsConfig(size=(48, 72)))
-
-
-def same(one: list[StillClip], other: list[StillClip]) -> bool:
-    return all(torch.equal(a.frames, b.frames) for a, b in zip(one, other, strict=True))
-
-
-def test_batches_have_so_many_clips_with_so_many_references(stills: MovingStills) -> None:
-    (batch,) = islice(clip_batches(stills, 0, references=2, clips=3, seed=0, workers=0), 1)
-    assert [tuple(clip.frames.shape) for clip in batch] == [(3, 48, 72, 3)] * 3
-    assert not torch.equal(batch[0].frames, batch[1].frames)
-
-
-@FORK
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_batch_depends_on_its_number_and_not_on_who_draws_it(stills: MovingStills, workers: int) -> None:
-    here = list(islice(clip_batches(stills, 0, references=1, clips=2, seed=5, workers=0), 5))
-    there = clip_batches(stills, 2, references=1, clips=2, seed=5, workers=workers)
-    for wanted, found in zip(here[2:], there, strict=False):
-        assert same(wanted, found)
-    assert not same(here[0], here[1])
-    (other,) = islice(clip_batches(stills, 0, references=1, clips=2, seed=6, workers=0), 1)
-    assert not same(here[0], other)
-
-
-@FORK
-@pytest.mark.parametrize("workers", [0, 1])
-def test_drawing_leaves_the_global_generator_alone(stills: MovingStills, workers: int) -> None:
-    before = torch.get_rng_state()
-    next(clip_batches(stills, 0, references=1, clips=1, seed=0, workers=workers))
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_frames_become_inputs_without_resizing() -> None:
@@ -83,19 +44,6 @@ def test_frames_become_inputs_without_resizing() -> None:
     assert torch.equal(found.images[1:], wanted.images)
 
 
-def test_a_batch_of_clips_goes_by_slots(stills: MovingStills) -> None:
-    (clips,) = islice(clip_batches(stills, 0, references=2, clips=3, seed=0, workers=0), 1)
-    batch = to_clip_batch(clips, InputConfig())
-    assert batch.still == (False, False, False)
-    assert len(batch.references) == 2
-    assert batch.targets == tuple(clip.targets for clip in clips)
-    for slot, inputs in enumerate((batch.current, *batch.references)):
-        for number, clip in enumerate(clips):
-            single = to_inputs(clip.frames[slot : slot + 1], InputConfig())
-            assert torch.equal(inputs.images[number], single.images[0])
-            assert inputs.geometries[number] == single.geometries[0]
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> ClipDataset:
     """Eleven clips: seven frames of videos of one size and four stills of four sizes."""
@@ -104,7 +52,7 @@ def source(tmp_path: Path) -> ClipDataset:
     drawing.video([0, 1])
     for side in (36, 44, 52, 60):
         drawing.still(size=(side, 40))
-    return ClipDataset.of([drawing.read()], CLASSES, SMALL, NEAR, STRONGER_CHANGES)
+    return ClipDataset.of([drawing.read()], CLASSES, SMALL, NEAR, STRONGER_AUGMENTATION)
 
 
 def names_of(batches: Iterable[TrainingBatch]) -> list[str]:
@@ -230,7 +178,7 @@ class _Deadly(ClipDataset):
 
 @FORK
 def test_a_worker_that_dies_is_told(source: ClipDataset) -> None:
-    deadly = _Deadly(source.parts, source.inputs, source.sampling, source.changes)
+    deadly = _Deadly(source.parts, source.inputs, source.sampling, source.augmentation)
     with pytest.raises(FlowdetError, match=r"(?s)a process that reads ahead has died .* fewer than 1 workers"):
         next(ClipFeed(deadly, batch=1, workers=1)(0))
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
+from flowdet.class_names import VID_CLASSES
+from flowdet.data.augmentation import STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.data.transforms import STRONGER_CHANGES, Changes
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig, prepare
-from flowdet.systems.recipes import VID_CLASSES, dff_r50, fgfa_lite, fgfa_r50, single_r50
+from flowdet.systems.recipes import dff_r50, fgfa_lite, fgfa_r50, single_r50
 from flowdet.training.dataset import Clip, ClipDataset
 from tests.data.annotated import Drawing, grey_of
 from tests.data.pictures import waves
@@ -26,8 +27,10 @@ def drawing(tmp_path: Path) -> Drawing:
     return Drawing(tmp_path)
 
 
-def dataset(drawing: Drawing, sampling: ReferenceSampling | None = TWO, changes: Changes | None = None) -> ClipDataset:
-    return ClipDataset.of([drawing.read()], CLASSES, INPUTS, sampling, changes or Changes(flip=0))
+def dataset(
+    drawing: Drawing, sampling: ReferenceSampling | None = TWO, augmentation: Augmentation | None = None
+) -> ClipDataset:
+    return ClipDataset.of([drawing.read()], CLASSES, INPUTS, sampling, augmentation or Augmentation(flip=0))
 
 
 def draw(source: ClipDataset, index: int, seed: int = 0) -> Clip:
@@ -89,7 +92,7 @@ def test_all_frames_of_a_clip_are_changed_alike(drawing: Drawing, tmp_path: Path
     picture = waves((48, 64), 1)
     for number in (1, 2, 3):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
-    source = dataset(drawing, changes=STRONGER_CHANGES)
+    source = dataset(drawing, augmentation=STRONGER_AUGMENTATION)
     clips = [draw(source, 1, seed) for seed in range(12)]
     for clip in clips:
         assert all(torch.equal(clip.frames[0], frame) for frame in clip.frames[1:])
@@ -101,14 +104,14 @@ def test_a_box_that_is_cut_away_takes_its_label_with_it(drawing: Drawing) -> Non
     image = drawing.image()
     drawing.box(image, (0, 0, 10, 10), 1)
     drawing.box(image, (54, 38, 10, 10), 2)
-    source = dataset(drawing, changes=Changes(zoom=(3.0, 3.0)))
+    source = dataset(drawing, augmentation=Augmentation(zoom=(3.0, 3.0)))
     seen = {tuple(draw(source, 0, seed).targets.labels.tolist()) for seed in range(20)}
     assert seen == {(0,), (1,)}
 
 
 def test_the_same_chance_draws_the_same_clip(drawing: Drawing) -> None:
     drawing.video(range(5))
-    source = dataset(drawing, changes=STRONGER_CHANGES)
+    source = dataset(drawing, augmentation=STRONGER_AUGMENTATION)
     one, same, other = (draw(source, 2, seed) for seed in (4, 4, 5))
     assert all(torch.equal(a, b) for a, b in zip(one.frames, same.frames, strict=True))
     assert torch.equal(one.targets.boxes, same.targets.boxes)

@@ -18,7 +18,7 @@ from flowdet.training.log import read_log
 from flowdet.training.loop import Report
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
 from flowdet.training.run import fit
-from flowdet.training.task import AnnotatedImages, FitTask, default_changes, default_plan
+from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
 from flowdet.weights.native import read_native, save_native
 from tests.data.annotated import Drawing
 from tests.training.runs import SYSTEMS
@@ -225,5 +225,5 @@ def test_what_a_system_is_trained_with_if_nothing_else_is_said() -> None:
     assert default_plan(CONFIG, is_trained=True) == fine_tuning_plan()
     assert default_plan(CONFIG, is_trained=False) == lite_plan()
     assert default_plan(fgfa_r50(), is_trained=False) == published_plan()
-    assert default_changes(fgfa_r50()).zoom == (1, 1)
-    assert default_changes(CONFIG).zoom != (1, 1)
+    assert default_augmentation(fgfa_r50()).zoom == (1, 1)
+    assert default_augmentation(CONFIG).zoom != (1, 1)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -216,3 +217,17 @@ def test_a_million_images_are_few_arrays(drawing: Drawing) -> None:
     images = select(drawing).images
     assert images.names.dtype.kind == "S"
     assert all(isinstance(getattr(images, name), np.ndarray) for name in images.__slots__)
+
+
+def test_a_file_name_that_is_not_utf_8(drawing: Drawing) -> None:
+    if os.fsencode("\udce9") != b"\xe9":
+        pytest.skip("this system has no such names")
+    (image,) = drawing.video([0])
+    old = drawing.folder / drawing.images[image - 1]["file_name"]
+    name = "caf\udce9.png"
+    os.rename(old, drawing.folder / name)
+    drawing.images[image - 1]["file_name"] = name
+    data, folder = drawing.read()
+    samples = select_samples(data, folder, ("cat", "dog"), None)
+    assert samples.path(0) == folder / name
+    assert samples.picture(0).shape[2] == 3

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import flowdet
+from flowdet.class_names import VID_CLASSES
 from flowdet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig, RoIHead
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.errors import CheckpointError
@@ -16,7 +17,7 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import weights_of
-from flowdet.systems.recipes import RECIPES, VID_CLASSES, dff_lite, fgfa_lite, single_lite
+from flowdet.systems.recipes import RECIPES, dff_lite, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.fill import published_to_native

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.benchmark import Benchmark
-from flowdet.systems.recipes import VID_CLASSES
 from flowdet.types import Frame
 from flowdet.video.reader import open_video
 from flowdet.video.writer import VideoWriter

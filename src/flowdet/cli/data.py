@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,12 @@ from flowdet.cli import console
 from flowdet.cli.data_report import print_report, print_written
 from flowdet.data.check import check as check_file
 from flowdet.data.cvat import import_cvat as run_import_cvat
+from flowdet.data.ilsvrc import LIST_FILES, find_lists
 from flowdet.data.ilsvrc import convert_ilsvrc as convert_listed
-from flowdet.data.ilsvrc_lists import LIST_FILES, find_lists
 from flowdet.data.mot import import_mot as run_import_mot
-from flowdet.data.writing import write_json
 from flowdet.data.yolo import import_yolo as run_import_yolo
 from flowdet.errors import ConfigError, DataError
+from flowdet.files import write_text
 
 __all__ = ["data"]
 
@@ -43,16 +44,16 @@ def convert_ilsvrc(
 ) -> int:
     """Convert ImageNet VID and DET to CocoVID.
 
-    Which of VID train, VID val and DET are converted depends on the lists that are found in ROOT/Lists or
-    ROOT/ImageSets: VID_train_15frames.txt, VID_val_videos.txt, DET_train_30classes.txt.
+    Converts VID train, VID val and DET if their lists are in ROOT/Lists or ROOT/ImageSets: VID_train_15frames.txt,
+    VID_val_videos.txt, DET_train_30classes.txt.
 
     Args:
-        root: Holds the folders Annotations and Data as ImageNet comes, and the lists.
+        root: Folder with Annotations and Data as they come from ImageNet, and the lists.
         out: Folder of the files. [default: ROOT/annotations]
-        processes: How many processes read XML files. [default: one for each core, at most 8]
+        processes: Number of processes that read XML files. [default: one for each core, at most 8]
         strict: Anything damaged or missing is an error, and that file is not written.
         shifted_training_frames: Subtract 1 from the frame numbers of VID_train_15frames.txt, as mmtracking does, to get
-            the very files that it trains on. The numbers count from 0, so it marks the frame before each that is meant.
+            the files that it trains on. The numbers count from 0, so this marks the frame before each that is meant.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"the number of processes is 1 or more, not {processes}")
@@ -95,9 +96,9 @@ def import_yolo(
     folder labels that mirrors the folder images.
 
     Args:
-        root: Holds the folders of frames, and data.yaml, classes.txt or obj.names with the class names.
+        root: Folder with the folders of frames, and data.yaml, classes.txt or obj.names with the class names.
         out: The .json file to write; its file names lie below ROOT.
-        labels: Folder of the label files, where they are somewhere else.
+        labels: Folder of the label files, if it is another one.
         names: Class names in place of those of a file; repeat the option or separate them with commas.
         stills: The pictures are not frames of videos.
         strict: Anything that cannot be read is an error, and nothing is written.
@@ -113,8 +114,8 @@ def import_yolo(
 def import_mot(root: Path, *, out: Path, classes: Names = (), only: str = "*", strict: bool = False) -> None:
     """Import MOT-challenge folders, each with img1, gt/gt.txt and seqinfo.ini.
 
-    Rows marked as ignored are left out and counted. Classes are those of gt/labels.txt where there is one, else those
-    of MOT17; the file gets the classes that occur.
+    Rows marked as ignored are left out and counted. The classes are those of gt/labels.txt, or else those of MOT17; the
+    file gets the classes that occur.
 
     Args:
         root: One such folder, or a folder of them.
@@ -134,16 +135,16 @@ def import_cvat(
 ) -> None:
     """Import XML files of CVAT, for video or for images, version 1.1.
 
-    A file "for video" becomes a video, the pictures of one "for images" become stills. The frames of a video are
-    pictures whose names hold the frame's number, as CVAT exports them, or as
-    `ffmpeg -i clip.mp4 -start_number 0 images/frame_%06d.png` makes them.
+    A file about a video becomes a video, other pictures become stills. The frames of a video are pictures whose names
+    hold the frame's number, as CVAT exports them, or as `ffmpeg -i clip.mp4 -start_number 0 images/frame_%06d.png`
+    makes them.
 
     Args:
         files: The XML files.
         out: The .json file to write.
         images: Folder that its file names lie below. [default: that of the XML files]
-        frames: Names of the frames below that folder; "%06d" stands for the number, "{name}" for the video's name.
-            [default: images/frame_%06d.png, or another suffix if it is found]
+        frames: Names of the frames of videos below that folder, with "%06d" for the number and "{name}" for the video's
+            name. [default: images/frame_%06d.png, or with another suffix if it is found]
         strict: Anything that cannot be read is an error, and nothing is written.
     """
     with _bar("files", len(files)) as progress:
@@ -156,25 +157,27 @@ def check(
     file: Path,
     *,
     images: Path | None = None,
+    decode: Annotated[bool, Parameter(negative=())] = False,
     all_: Annotated[bool, Parameter("--all", negative=())] = False,
     json: Path | None = None,
 ) -> int:
-    """Check a CocoVID or COCO file, and print what the data set looks like.
+    """Check a CocoVID or COCO file, and print statistics of the data set.
 
-    Ends with exit code 1 if there is an error, that is, something that keeps the file from being used.
+    The exit code is 1 if there is an error, which keeps the file from being used.
 
     Args:
         file: The .json file.
         images: Folder of its pictures, whose sizes are compared. [default: that of the file, if pictures are there]
-        all_: Show every error and warning, not only the first of a kind.
-        json: Write everything found to this file, too.
+        decode: Decode every picture to find damaged ones; otherwise only their headers are read.
+        all_: Print every error and warning, not only the first of a kind.
+        json: Also write everything found to this file.
     """
     with _bar("pictures", None) as progress:
-        report = check_file(file, images, progress=progress)
+        report = check_file(file, images, decode=decode, progress=progress)
     print_report(report, show_all=all_)
     if json:
-        write_json(json, report.record())
-    return 1 if report.faults else 0
+        write_text(json, to_json(report.to_json(), indent=1, allow_nan=False) + "\n", error=DataError)
+    return 1 if report.problems else 0
 
 
 def _split(names: tuple[str, ...]) -> list[str]:
@@ -183,7 +186,7 @@ def _split(names: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar that is told how much is done."""
+    """Yields a function that sets a progress bar to the number done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with console.progress(*columns) as bar:
         task = bar.add_task(what, total=total)

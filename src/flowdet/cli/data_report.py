@@ -1,4 +1,4 @@
-"""What `flowdet data` prints."""
+"""The output of `flowdet data`."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,10 @@ from pathlib import Path
 from rich.table import Table
 
 from flowdet.cli import console
-from flowdet.data.check import Report
-from flowdet.data.faults import Fault
-from flowdet.data.oddities import Oddity
+from flowdet.data.check import CheckReport
+from flowdet.data.cocovid import Problem
+from flowdet.data.cocovid_writer import Written, problems_path
 from flowdet.data.summary import Spread, Summary
-from flowdet.data.writing import Written, problems_path
 
 __all__ = ["print_report", "print_written"]
 
@@ -19,11 +18,11 @@ _SHOWN = 5
 
 
 def print_written(written: Written, pictures: Path | None) -> None:
-    """Prints what a data set that was written holds, and what was left out.
+    """Prints the counts of a data set that was written, and what was left out.
 
     Args:
-        written: The data set.
-        pictures: The folder that its file names lie below, if that is another than its own.
+        written: The counts.
+        pictures: The folder that its file names lie below, if not its own.
     """
     say = console.out.print
     what = [_count(written.videos, "video")] if written.videos else []
@@ -40,46 +39,39 @@ def print_written(written: Written, pictures: Path | None) -> None:
         say(f"its pictures lie below {pictures}")
     for remark, count in written.remarks.items():
         say(f"{remark}: {count}")
-    by_kind = defaultdict(list)
-    for problem in written.problems:
-        by_kind[problem.kind].append(problem.sentence)
-    for kind, sentences in by_kind.items():
+    for kind, sentences in _by_kind(written.problems).items():
         _print_sentences(f"left out: {len(sentences)} x {kind}", sentences, _SHOWN)
     if written.problems:
         say(f"all of them are listed in {problems_path(written.path)}")
 
 
-def print_report(report: Report, *, show_all: bool) -> None:
-    """Prints what a check found.
+def print_report(report: CheckReport, *, show_all: bool) -> None:
+    """Prints the result of a check.
 
     Args:
-        report: What was found.
-        show_all: Every entry, not only the first of a kind.
+        report: The result.
+        show_all: Print every entry, not only the first of a kind.
     """
     shown = None if show_all else _SHOWN
     if report.summary:
         _print_summary(report.summary)
-    for odd in report.oddities:
-        _print_oddity(odd, shown)
+    for warning in report.warnings:
+        _print_sentences(f"warning: {warning.what}", warning.where, shown)
     if report.summary and report.pictures is None:
         console.out.print("pictures were not looked for: name their folder with --images")
     elif report.pictures:
         console.out.print(f"pictures: those in {report.pictures} were compared")
-    _print_faults(report.faults, shown)
-    errors, warnings = _count(len(report.faults), "error"), _count(len(report.oddities), "warning")
+    for kind, sentences in _by_kind(report.problems).items():
+        _print_sentences(f"error: {len(sentences)} x {kind}", sentences, shown)
+    errors, warnings = _count(len(report.problems), "error"), _count(len(report.warnings), "warning")
     console.out.print(f"\n{report.path}: {errors}, {warnings if report.summary else 'not looked at any further'}")
 
 
-def _print_faults(faults: Sequence[Fault], shown: int | None) -> None:
-    by_kind = defaultdict(list)
-    for fault in faults:
-        by_kind[fault.kind].append(fault.sentence)
-    for kind, sentences in by_kind.items():
-        _print_sentences(f"error: {len(sentences)} x {kind}", sentences, shown)
-
-
-def _print_oddity(odd: Oddity, shown: int | None) -> None:
-    _print_sentences(f"warning: {odd.what}", odd.where, shown)
+def _by_kind(problems: Sequence[Problem]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for problem in problems:
+        found[problem.kind].append(problem.sentence)
+    return found
 
 
 def _print_sentences(title: str, sentences: Sequence[str], shown: int | None) -> None:
@@ -103,12 +95,12 @@ def _print_summary(summary: Summary) -> None:
         table.add_row(name, str(count), _share(count, summary.objects), str(summary.images_per_class[name]))
     say(table)
     say("")
-    for name, text in _figures(summary):
+    for name, text in _statistics(summary):
         say(f"{name:24} {text}")
     say("")
 
 
-def _figures(summary: Summary) -> Iterable[tuple[str, str]]:
+def _statistics(summary: Summary) -> Iterable[tuple[str, str]]:
     images = summary.frames + summary.stills
     yield "for training", f"{summary.training_images} of {images} images"
     yield "without objects", f"{summary.empty_images} ({_share(summary.empty_images, images)})"

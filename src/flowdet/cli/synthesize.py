@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.cli import console
 from flowdet.cli.data_report import print_report
 from flowdet.data.check import check
@@ -13,7 +14,6 @@ from flowdet.data.synthetic.assets import SPLITS
 from flowdet.data.synthetic.benchmark import SEED, clip_count
 from flowdet.data.synthetic.benchmark import synthesize as write_benchmark
 from flowdet.errors import ConfigError
-from flowdet.systems.recipes import VID_CLASSES
 
 __all__ = ["synthesize"]
 
@@ -28,16 +28,16 @@ def synthesize(
 ) -> None:
     """Make the synthetic benchmark: clips of the 30 ImageNet VID classes, with boxes, tracks and known flow.
 
-    Everything it needs comes with the package. The same version, seed and split give the same clips. A run that was
-    interrupted goes on where it stopped. OUT gets a folder of frames for each split, and
-    annotations/synthetic_train.json and synthetic_val.json, whose file names lie below OUT.
+    Everything it needs comes with the package. The same version, seed and split make the same clips. Run it again to
+    continue an interrupted run. OUT gets a folder of frames for each split, and annotations/synthetic_train.json and
+    synthetic_val.json, whose file names lie below OUT.
 
     Args:
-        out: Folder.
+        out: Folder to write to.
         split: Training and validation have no drawing or photograph in common.
-        clips: How many in each split, to try things out. [default: 600 for training, 180 for validation]
-        seed: Another one makes other clips, which are not the benchmark's.
-        processes: How many work at the same time. [default: one for each core]
+        clips: Number of clips in each split, to try things out. [default: 600 for training, 180 for validation]
+        seed: Another seed makes other clips, which are not the benchmark's.
+        processes: Number of processes. [default: one for each core]
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"the number of processes is 1 or more, not {processes}")

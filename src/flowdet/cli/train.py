@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flowdet.cli import console
-from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
 from flowdet.errors import ConfigError
 from flowdet.systems.load import starting_weights, weights_of
 from flowdet.systems.recipes import recipe
@@ -21,7 +21,7 @@ from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
 from flowdet.training.plot import draw_runs
 from flowdet.training.processes import Processes, join_processes
 from flowdet.training.run import fit
-from flowdet.training.task import AnnotatedImages, FitTask, default_changes, default_plan
+from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
 from flowdet.weights.native import read_native
 from flowdet.weights.zoo import SHIPPED
 
@@ -106,7 +106,7 @@ def train_system(
     backbone_weights: Path | None = None,
     flow_net_weights: Path | None = None,
     all_frames: bool = False,
-    changes: Literal["published", "stronger"] | None = None,
+    augmentation: Literal["published", "stronger"] | None = None,
     keep_epochs: bool = False,
     workers: int = 2,
     device: str = "cpu",
@@ -128,7 +128,7 @@ def train_system(
         backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
         flow_net_weights: Start from this flow net. [default: as published, once downloaded]
         all_frames: Train on every frame, also those that the file does not mark as training frames.
-        changes: What chance does to a clip: published is a flip, stronger zooms and recolours too.
+        augmentation: Random transforms of a clip: published only flips, stronger zooms and recolours too.
         keep_epochs: Write the weights after each epoch too.
         workers: Processes that read ahead, for each training process.
         device: Where to train, "cuda" for instance.
@@ -146,7 +146,11 @@ def train_system(
             found = {} if is_complete else starting_weights(system)
             backbone_weights = backbone_weights or found.get("backbone")
             flow_net_weights = flow_net_weights or found.get("flow_net")
-    chosen = {"published": PUBLISHED_CHANGES, "stronger": STRONGER_CHANGES, None: default_changes(config)}
+    chosen = {
+        "published": PUBLISHED_AUGMENTATION,
+        "stronger": STRONGER_AUGMENTATION,
+        None: default_augmentation(config),
+    }
     task = FitTask(
         config=config,
         data=tuple(_annotated(data, images)),
@@ -155,7 +159,7 @@ def train_system(
         backbone_weights=backbone_weights,
         flow_net_weights=flow_net_weights,
         validation=AnnotatedImages(val, val_images or val.parent) if val else None,
-        changes=chosen[changes],
+        augmentation=chosen[augmentation],
         all_frames=all_frames,
         keep_epochs=keep_epochs,
         workers=workers,

@@ -2,30 +2,30 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from flowdet.data.cvat_tracks import (
-    Shape,
-    is_upright_box,
-    read_shape,
-    read_tracks,
-    read_video_task,
-    whole_number,
-)
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
 from flowdet.data.image_files import picture_size
-from flowdet.data.safe_xml import read_xml
-from flowdet.data.writing import CocoVIDWriter, Written, writing_cocovid
+from flowdet.data.reading import parse_pixels, read_xml
 from flowdet.errors import ConfigError, DataError
+from flowdet.files import IMAGE_SUFFIXES
 
 __all__ = ["import_cvat"]
 
 _PATTERNS = tuple(f"images/frame_%06d.{suffix}" for suffix in ("png", "PNG", "jpg", "jpeg", "JPG"))
+_SUFFIXES = ("", ".png", ".PNG", *(suffix for suffix in sorted(IMAGE_SUFFIXES) if suffix != ".png"))
 _NUMBER = re.compile(r"%(?:0([1-9]))?d")
+_NOT_SHAPES = {"attribute", "tag"}
 _DECIMALS = 3
+_FRAMES_ON_TRUST = 100_000  # a task may have more only if their pictures are there
+_MOST_INTERPOLATED = 1_000_000
+
+_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,78 @@ class _File:
     prefix: Path
 
     @property
-    def is_video(self) -> bool:
+    def has_tracks(self) -> bool:
+        """Whether it is "for video"."""
         return self.root.find("image") is None
 
     @property
+    def is_video(self) -> bool:
+        """Whether it is about a video, in either format."""
+        return self.has_tracks or self.root.findtext("meta/*/mode") == "interpolation"
+
+    @property
     def labels(self) -> list[str]:
-        """The classes that the task knows, or else those that occur."""
+        """The classes of the task, or else those that occur."""
         known = [label.findtext("name", "") for label in self.root.iterfind("meta/*/labels/label")]
         used = [element.get("label", "") for element in self.root.iter() if element.tag in {"track", "box"}]
         return [label for label in known or used if label]
 
 
+@dataclass(frozen=True, slots=True)
+class _VideoTask:
+    """The frames of a task about a video.
+
+    Attributes:
+        frames: Their numbers in the video file, which the names of the pictures hold too.
+        size: (width, height) px; None if the file does not say.
+        is_guess: The file does not say how many frames there are; they are taken up to the last box.
+    """
+
+    frames: range
+    size: tuple[int, int] | None
+    is_guess: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """One box (x1, y1, x2, y2) px in one frame, with its label, its track and whether it is partly hidden."""
+
+    label: str
+    track: int | None
+    box: _Box
+    occluded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """One box of a track as it stands in the file."""
+
+    frame: int
+    is_outside: bool
+    occluded: bool
+    box: _Box
+
+
+@dataclass(slots=True)
+class _Tracks:
+    """All boxes of a video.
+
+    Attributes:
+        shapes: By frame number, within a frame in the order of the file.
+        interpolated: Number of boxes computed between two boxes of the file.
+        others: Number of shapes left out because they are not upright boxes.
+        problems: A sentence for each thing that could not be read.
+    """
+
+    shapes: dict[int, list[_Shape]] = field(default_factory=dict)
+    interpolated: int = 0
+    others: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class _Target:
-    """Where entries go: the writer, the folder of all pictures, the pattern of their names, the ids of the labels."""
+    """The writer, the folder of all pictures, the pattern of their names, the ids of the labels, the images so far."""
 
     writer: CocoVIDWriter
     base: Path
@@ -58,16 +116,21 @@ class _Target:
     ids: dict[str, int]
     images: int = 0
 
-    def add(self, where: str, image: dict[str, Any], shapes: Sequence[Shape]) -> None:
-        """Adds an image with its shapes; one whose label is unknown is taken down as a problem."""
+    def add(self, where: str, image: dict[str, Any], shapes: Sequence[_Shape]) -> None:
+        """Adds an image with its shapes; a shape with an unknown label becomes a problem."""
         self.images += 1
         objects = []
         for shape in shapes:
             if shape.label in self.ids:
-                objects.append(_object(shape, self.ids[shape.label]))
+                objects.append(_coco_object(shape, self.ids[shape.label]))
             else:
                 self.writer.problem("unknown label", f"{where}: the task has no label {shape.label[:40]!r}")
         self.writer.image({**image, "id": self.images}, objects)
+
+    def remark(self, what: str, count: int) -> None:
+        """Counts what was left out or changed, if anything."""
+        if count:
+            self.writer.remark(what, count)
 
 
 def import_cvat(
@@ -79,20 +142,20 @@ def import_cvat(
     strict: bool = False,
     progress: Callable[[int], None] = lambda files: None,
 ) -> Written:
-    """Imports XML files of CVAT; each "for video" becomes one video, the pictures of one "for images" become stills.
+    """Imports XML files of CVAT; each file about a video becomes a video, other pictures become stills.
 
-    Pictures of a video are files whose names hold the frame's number, as CVAT exports them. Where a track has no box
-    between two others, boxes are interpolated as CVAT does.
+    The frames of a video are pictures whose names hold the frame's number, as CVAT exports them. Where a track has no
+    box between two others, boxes are interpolated as CVAT does.
 
     Args:
         files: The XML files.
         out: The `.json` file to write.
-        images: Folder that file names lie below; if not given, that of the XML file, or the one that those of all XML
-            files lie in.
-        frames: Names of a video's pictures, "%06d" standing for the frame's number and "{name}" for the name of the
-            video; if not given, images/frame_%06d.png or another suffix that is found beside the XML file.
+        images: Folder that file names lie below. By default the folder of the XML file, or the common parent of the
+            XML files.
+        frames: Names of a video's pictures, with "%06d" for the frame's number and "{name}" for the name of the video.
+            By default images/frame_%06d.png, or with another suffix that is found beside the XML file.
         strict: Anything that cannot be read is an error.
-        progress: Told how many files are done.
+        progress: Called with the number of files done.
 
     Raises:
         ConfigError: `frames` is no such pattern, or no file is given.
@@ -115,10 +178,13 @@ def import_cvat(
     ) as writer:
         target = _Target(writer, base, frames, ids)
         for done, source in enumerate(sources, start=1):
-            if source.is_video:
-                _import_video(source, names[source.path], list(names).index(source.path) + 1, target)
+            name = names.get(source.path)
+            video_id = list(names).index(source.path) + 1 if name is not None else None
+            if source.has_tracks:
+                assert name is not None
+                _import_tracks(source, name, video_id, target)
             else:
-                _import_stills(source, target)
+                _import_images(source, name, video_id, target)
             progress(done)
     return writer.written()
 
@@ -136,7 +202,7 @@ def _read_file(path: Path, base: Path | None) -> _File:
 
 
 def _video_names(sources: Sequence[_File]) -> dict[Path, str]:
-    """A name for each video file: that of its task or else of the file, numbered where two are the same."""
+    """Returns a name for each file about a video: that of its task or of the file, numbered where two are the same."""
     names: dict[Path, str] = {}
     for source in sources:
         if source.is_video:
@@ -146,82 +212,247 @@ def _video_names(sources: Sequence[_File]) -> dict[Path, str]:
     return names
 
 
-def _import_video(source: _File, name: str, video_id: int, target: _Target) -> None:
+def _import_tracks(source: _File, name: str, video_id: int | None, target: _Target) -> None:
     try:
-        task = read_video_task(source.root)
+        task = _read_video_task(source.root)
         pattern = _pattern(source, target, name, task.frames[0])
-        width, height = task.size or picture_size(target.base / _file_name(pattern, task.frames[0]))
-    except OSError as error:
-        raise DataError(
-            f"{source.path} does not say how large its pictures are, and the first is not there: {error}"
-        ) from error
+        width, height = task.size or _first_size(target.base / _file_name(pattern, task.frames[0]))
+        _check_frame_count(task, target.base / _file_name(pattern, task.frames[-1]))
+        tracks = _read_tracks(source.root, task)
     except DataError as error:
         raise DataError(f"{source.path} {error}") from error
-    tracks = read_tracks(source.root, task)
     missing = 0
     for frame_id, number in enumerate(task.frames):
         file_name = _file_name(pattern, number)
-        missing += not (target.base / file_name).is_file()
+        missing += not os.path.isfile(target.base / file_name)
         entry = {"file_name": file_name, "height": height, "width": width, "frame_id": frame_id, "video_id": video_id}
         target.add(f"{source.path}, frame {number}", entry, tracks.shapes.get(number, []))
     for sentence in tracks.problems:
         target.writer.problem("box that cannot be used", f"{source.path}: {sentence}")
-    for what, count in (
-        ("boxes interpolated between those of the file", tracks.interpolated),
-        ("shapes that are not upright boxes, left out", tracks.others),
-        (
-            f"frames whose pictures are not there, the first one {target.base / _file_name(pattern, task.frames[0])}",
-            missing,
-        ),
-        (
-            f"frames in {source.path}, which does not say how many there are: up to the last box",
-            task.is_guess * len(task.frames),
-        ),
-    ):
-        if count:
-            target.writer.remark(what, count)
+    target.remark("boxes interpolated between those of the file", tracks.interpolated)
+    target.remark("shapes that are not upright boxes, left out", tracks.others)
+    first = target.base / _file_name(pattern, task.frames[0])
+    target.remark(f"frames whose pictures are not there, the first one {first}", missing)
+    guess = f"frames in {source.path}, which does not say how many there are: up to the last box"
+    target.remark(guess, task.is_guess * len(task.frames))
+
+
+def _first_size(path: Path) -> tuple[int, int]:
+    try:
+        return picture_size(path)
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(
+            f"does not say how large its pictures are, and the first is not there or damaged: {error}"
+        ) from error
+
+
+def _check_frame_count(task: _VideoTask, last: Path) -> None:
+    """Refuses a file whose numbers would fill memory and disk with frames that do not exist."""
+    count = len(task.frames)
+    if count <= _FRAMES_ON_TRUST:
+        return
+    try:
+        found = len(os.listdir(last.parent))
+    except (OSError, ValueError):  # not there, too long, a null byte
+        found = 0
+    if count > found:
+        raise DataError(f"has {count} frames, but {last.parent} holds only {found} files; extract the frames first")
 
 
 def _pattern(source: _File, target: _Target, name: str, first: int) -> str:
-    """The names of the pictures below the folder of all, with a place for the frame's number."""
+    """Returns the names of the pictures below the folder of all, with a place for the frame's number."""
     patterns = _PATTERNS if target.frames is None else (target.frames.replace("{name}", name),)
     patterns = tuple((source.prefix / pattern).as_posix() for pattern in patterns)
-    return next((p for p in patterns if (target.base / _file_name(p, first)).is_file()), patterns[0])
+    return next((p for p in patterns if os.path.isfile(target.base / _file_name(p, first))), patterns[0])
 
 
 def _file_name(pattern: str, number: int) -> str:
     return _NUMBER.sub(lambda found: f"{number:0{found[1] or 1}d}", pattern)
 
 
-def _import_stills(source: _File, target: _Target) -> None:
-    names = [image.get("name", "") for image in source.root.iterfind("image")]
-    inside = source.prefix / "images"
-    prefix = inside if (target.base / inside / names[0]).is_file() else source.prefix
-    others = 0
-    for name, image in zip(names, source.root.iterfind("image"), strict=True):
-        where = f"{source.path}, image {name[:80]!r}"
-        width, height = whole_number(image.get("width")), whole_number(image.get("height"))
-        if not (name and width and height):
+def _import_images(source: _File, name: str | None, video_id: int | None, target: _Target) -> None:
+    others = missing = 0
+    absent = ""
+    numbers: set[int] = set()
+    pattern = None
+    if target.frames is not None:
+        if name is None:
+            raise ConfigError(f"a pattern is for the frames of a video, but {source.path} is about single pictures")
+        pattern = (source.prefix / target.frames.replace("{name}", name)).as_posix()
+    for image in source.root.iterfind("image"):
+        called = image.get("name", "")
+        where = f"{source.path}, image {called[:80]!r}"
+        width, height = _whole_number(image.get("width")), _whole_number(image.get("height"))
+        if not (called and width and height):
             target.writer.problem("image without name or size", f"{where}: name, width and height are needed")
             continue
-        shapes = []
-        for element in image:
-            if not is_upright_box(element):
-                others += element.tag not in {"attribute", "tag"}
-                continue
-            try:
-                shapes.append(read_shape(element))
-            except DataError as error:
-                target.writer.problem("box that cannot be used", f"{where}: {error}")
-        target.add(where, {"file_name": (prefix / name).as_posix(), "height": height, "width": width}, shapes)
-    if others:
-        target.writer.remark("shapes that are not upright boxes, left out", others)
+        number = _frame_number(image)
+        if video_id is not None and (number is None or number in numbers):
+            sentence = f"{where}: a frame of a video has a number of its own at the end of its name, or as its id"
+            target.writer.problem("frame without a number", sentence)
+            continue
+        file_name = _image_file(called, number, pattern, source, target.base)
+        if not os.path.isfile(target.base / file_name):
+            missing += 1
+            absent = absent or file_name
+        entry = {"file_name": file_name, "height": height, "width": width}
+        if video_id is not None and number is not None:
+            numbers.add(number)
+            entry |= {"frame_id": number, "video_id": video_id}
+        shapes, left_out = _read_shapes(image, where, target.writer)
+        others += left_out
+        target.add(where, entry, shapes)
+    target.remark("shapes that are not upright boxes, left out", others)
+    target.remark(f"images whose pictures are not there, the first one {target.base / absent}", missing)
 
 
-def _object(shape: Shape, category: int) -> dict[str, Any]:
+def _image_file(called: str, number: int | None, pattern: str | None, source: _File, base: Path) -> str:
+    """Returns the file of an image below the folder of all pictures; CVAT leaves out the suffix of a video's frames."""
+    if pattern is not None:
+        return _file_name(pattern, number or 0)
+    inside = source.prefix / "images"
+    folders = (inside, source.prefix) if (base / inside).is_dir() else (source.prefix,)
+    names = [(folder / called).as_posix() + suffix for suffix in _SUFFIXES for folder in folders]
+    return next((name for name in names if os.path.isfile(base / name)), names[0])
+
+
+def _frame_number(image: Element) -> int | None:
+    """Returns the number of a frame: the digits at the end of its name, without suffix, or else its id."""
+    digits = re.search(r"([0-9]{1,9})(\.[A-Za-z]+)?$", image.get("name", ""))
+    return int(digits[1]) if digits else _whole_number(image.get("id"))
+
+
+def _read_shapes(image: Element, where: str, writer: CocoVIDWriter) -> tuple[list[_Shape], int]:
+    """Returns the boxes of an image, and the number of other shapes."""
+    shapes = []
+    others = 0
+    for element in image:
+        if not _is_upright_box(element):
+            others += element.tag not in _NOT_SHAPES
+            continue
+        try:
+            shapes.append(_Shape(element.get("label", ""), None, _box(element), element.get("occluded") == "1"))
+        except DataError as error:
+            writer.problem("box that cannot be used", f"{where}: {error}")
+    return shapes, others
+
+
+def _coco_object(shape: _Shape, category: int) -> dict[str, Any]:
     x1, y1, x2, y2 = shape.box
     box = [round(side, _DECIMALS) for side in (x1, y1, x2 - x1, y2 - y1)]
     track = {} if shape.track is None else {"instance_id": shape.track}
     area = round(box[2] * box[3], _DECIMALS)
     occluded = {"occluded": shape.occluded}
     return {"category_id": category, **track, "bbox": box, "area": area, "iscrowd": False, **occluded}
+
+
+def _read_video_task(root: Element) -> _VideoTask:
+    """Returns what a file "for video" says of its video.
+
+    Raises:
+        DataError: It is the export of a project, or the numbers make no sense; the message does not name the file.
+    """
+    if root.find("meta/project") is not None:
+        raise DataError("is the export of a project: export each of its tasks by itself")
+    info = root.find("meta/task")
+    info = root.find("meta/job") if info is None else info
+    texts = {name: "" if info is None else info.findtext(name, "") for name in ("size", "start_frame", "frame_filter")}
+    count = _whole_number(texts["size"])
+    start = _whole_number(texts["start_frame"]) or 0
+    found = re.fullmatch(r"\s*step\s*=\s*([1-9][0-9]{0,5})\s*", texts["frame_filter"])
+    step = int(found[1]) if found else 1
+    is_guess = count is None
+    if count is None:
+        numbers = (_whole_number(box.get("frame")) for box in root.iter("box"))
+        count = max(((number - start) // step + 1 for number in numbers if number is not None), default=0)
+    if count < 1:
+        raise DataError("has no frames")
+    width, height = (_whole_number(root.findtext(f"meta//original_size/{side}")) for side in ("width", "height"))
+    return _VideoTask(range(start, start + count * step, step), (width, height) if width and height else None, is_guess)
+
+
+def _read_tracks(root: Element, task: _VideoTask) -> _Tracks:
+    """Returns the boxes of all tracks of a file "for video".
+
+    A box counts for its own frame unless it is marked as outside. Frames of the task between a box that is not outside
+    and the next one of its track get boxes in between, as CVAT shows them; CVAT's own exports hold every box.
+    """
+    tracks = _Tracks()
+    for position, track in enumerate(root.iterfind("track")):
+        number = _whole_number(track.get("id"))
+        label = track.get("label", "")
+        keys = _keys(track, f"track {track.get('id', f'at position {position}')}", task, tracks)
+        for frame, key in _filled(keys, task, tracks):
+            tracks.shapes.setdefault(frame, []).append(_Shape(label, number, key.box, key.occluded))
+    return tracks
+
+
+def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list[_Key]:
+    """Returns the boxes of a track as they stand in the file, by frame."""
+    keys = []
+    for element in track:
+        if not _is_upright_box(element):
+            tracks.others += element.tag not in _NOT_SHAPES
+            continue
+        frame = _whole_number(element.get("frame"))
+        is_outside = element.get("outside") == "1"
+        try:
+            if frame is None:
+                raise DataError(f"{element.get('frame')!r} is no frame number")
+            if frame not in task.frames and not is_outside:
+                raise DataError("the video has no such frame")
+            keys.append(_Key(frame, is_outside, element.get("occluded") == "1", _box(element)))
+        except DataError as error:
+            tracks.problems.append(f"{where}, frame {element.get('frame', '')[:20]}: {error}")
+    return sorted(keys, key=lambda key: key.frame)
+
+
+def _filled(keys: list[_Key], task: _VideoTask, tracks: _Tracks) -> Iterator[tuple[int, _Key]]:
+    """Yields the visible boxes by frame, with those in between."""
+    for key, following in pairwise([*keys, None]):
+        if key is None or key.is_outside:
+            continue
+        yield key.frame, key
+        if following is not None:
+            end = min(following.frame, task.frames.stop)
+            between = range(key.frame + task.frames.step, end, task.frames.step)
+            tracks.interpolated += len(between)
+            if tracks.interpolated > _MOST_INTERPOLATED:
+                raise DataError(
+                    f"needs more than {_MOST_INTERPOLATED} boxes between those that it holds; export it from CVAT, "
+                    "which writes every box"
+                )
+            for frame in between:
+                yield frame, _between(key, following, frame)
+
+
+def _between(first: _Key, second: _Key, frame: int) -> _Key:
+    share = (frame - first.frame) / (second.frame - first.frame)
+    x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(first.box, second.box, strict=True))
+    return _Key(frame, False, first.occluded, (x1, y1, x2, y2))
+
+
+def _is_upright_box(element: Element) -> bool:
+    """Whether this is a box whose sides are parallel to those of the picture."""
+    if element.tag != "box":
+        return False
+    try:
+        return float(element.get("rotation", "0")) % 360 == 0
+    except ValueError:
+        return True
+
+
+def _whole_number(text: str | None) -> int | None:
+    """Returns the whole number from 0 that a text states; None if it is something else."""
+    return int(text) if text and re.fullmatch("[0-9]{1,9}", text.strip()) else None
+
+
+def _box(element: Element) -> _Box:
+    texts = [element.get(name, "") for name in ("xtl", "ytl", "xbr", "ybr")]
+    try:
+        x1, y1, x2, y2 = map(parse_pixels, texts)
+    except DataError:
+        raise DataError(f"a box has four numbers xtl, ytl, xbr, ybr, not {', '.join(texts)[:60]!r}") from None
+    if not (x1 <= x2 and y1 <= y2):
+        raise DataError(f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) ends before it begins")
+    return x1, y1, x2, y2

@@ -5,19 +5,21 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from flowdet.data.cocovid import CocoVID
-from flowdet.errors import DataError
+from flowdet.data.cocovid import CocoVID, ImageRecord, Problem
+from flowdet.errors import DataError, VideoError
+from flowdet.files import IMAGE_SUFFIXES
+from flowdet.video.pictures import read_picture as read_pixels
 
 __all__ = [
-    "PictureFault",
-    "find_picture_faults",
+    "find_picture_problems",
     "has_pictures",
     "missing_pictures",
     "picture_names",
@@ -26,52 +28,54 @@ __all__ = [
     "upright_size",
 ]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _THREADS = 8
 _PROBES = 20
 _AT_ONCE = 2000
 _ORIENTATION = 0x0112  # EXIF
 _QUARTER_TURNS = (5, 6, 7, 8)
 _EXIF_OF_PNG = {"exif", "Raw profile type exif"}
-PictureFault = tuple[str, str]
-"""(kind, sentence) of something wrong with one picture."""
 
 
 def has_pictures(data: CocoVID, folder: Path) -> bool:
-    """Whether at least one of some pictures, taken from all over the data set, lies in this folder."""
+    """Returns whether the folder holds at least one of 20 pictures from all over the data set."""
     step = max(1, len(data.images) // _PROBES)
-    return any(_is_file(folder, image.file_name) for image in data.images[::step])
+    return any(os.path.isfile(folder / image.file_name) for image in data.images[::step])
 
 
-def find_picture_faults(
-    data: CocoVID, folder: Path, progress: Callable[[int], None] = lambda images: None
-) -> Iterator[PictureFault]:
-    """Yields what is wrong with pictures: not there, not readable, of another size than the data set says.
+def find_picture_problems(
+    data: CocoVID,
+    folder: Path,
+    *,
+    decode: bool = False,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Iterator[Problem]:
+    """Yields a problem for each picture that is missing, damaged, or of another size than the data set says.
 
     Args:
-        data: Says which pictures there are.
-        folder: Holds them.
-        progress: Told how many pictures are done.
+        data: The data set.
+        folder: Folder of its pictures.
+        decode: Decode every picture; by default only their headers are read.
+        progress: Called with the number of pictures done.
     """
     images = iter(data.images)
     done = 0
     with ThreadPoolExecutor(_THREADS) as pool:
-        while part := list(islice(images, _AT_ONCE)):
-            names = [image.file_name for image in part]
-            sizes = [(image.width, image.height) for image in part]
-            for fault in pool.map(_fault, [folder] * len(part), names, sizes):
-                if fault:
-                    yield fault
+        while part := list(islice(images, _AT_ONCE if not decode else 16 * _THREADS)):
+            for problem in pool.map(partial(_picture_problem, folder, decode=decode), part):
+                if problem:
+                    yield problem
             done += len(part)
             progress(done)
 
 
 def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
-    """Positions of the pictures that are not there; each folder is listed once, which takes seconds for a million.
+    """Returns the positions of the pictures that are not there.
+
+    Each folder is listed once, which takes seconds for a million pictures.
 
     Args:
-        folder: Holds them.
-        names: Their places below the folder.
+        folder: Folder of the pictures.
+        names: Their paths below the folder.
     """
     places: dict[str, list[int]] = {}
     for position, name in enumerate(names):
@@ -85,7 +89,7 @@ def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
             if os.path.basename(names[position]) not in listed
         ]
         # Some file systems find a name that they list in another spelling.
-        found = pool.map(_is_file, [folder] * len(doubtful), [names[position] for position in doubtful])
+        found = pool.map(os.path.isfile, (folder / names[position] for position in doubtful))
         return sorted(position for position, is_there in zip(doubtful, found, strict=True) if not is_there)
 
 
@@ -97,59 +101,56 @@ def _listed(folder: Path) -> set[str]:
 
 
 def picture_names(folder: Path) -> list[str]:
-    """Names of the pictures in a folder, in natural order: `2.jpg` comes before `10.jpg`.
+    """Returns the names of the pictures in a folder in natural order: `2.jpg` comes before `10.jpg`.
 
     Raises:
         OSError: There is no such folder, or it cannot be read.
     """
     files = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    return sorted((name for name in files if name.lower().endswith(_SUFFIXES)), key=_natural)
+    return sorted((name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES), key=_natural)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) px as stored, read from the head of the file.
+    """Returns (width, height) px as stored, from the header of the file.
 
     Raises:
         OSError: There is no such file, or it is no picture.
-        ValueError: The name or the head of the file makes no sense.
+        ValueError: The name or the header of the file makes no sense.
     """
-    with warnings.catch_warnings():
-        # Its size is all that is wanted of a huge picture; nothing is decoded.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            return image.size
+    return _possible_sizes(path)[0]
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(width, height) px as shown: a quarter turn that a camera has noted is made. Only the head of the file is read.
+    """Returns (width, height) px as shown, after the quarter turn of its EXIF orientation, from the header of the file.
 
     Raises:
         OSError: There is no such file, or it is no picture.
-        ValueError: The name or the head of the file makes no sense.
+        ValueError: The name or the header of the file makes no sense.
     """
     return _possible_sizes(path)[-1]
 
 
 def _possible_sizes(path: Path) -> list[tuple[int, int]]:
-    """(width, height) px as stored and, last, where a camera has noted a quarter turn, as shown."""
+    """Returns (width, height) px as stored and, where the EXIF orientation says so, after a quarter turn."""
     with warnings.catch_warnings():
+        # Nothing is decoded: even the size of a huge picture may be asked for.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             return [image.size, image.size[::-1]] if _has_quarter_turn(image) else [image.size]
 
 
 def _has_quarter_turn(image: Image.Image) -> bool:
-    # Pillow turns a TIFF by itself, and would decode the whole of a PNG to look for a note behind its pixels.
+    # Pillow turns a TIFF by itself, and would decode the whole of a PNG to look for EXIF data behind its pixels.
     if image.format == "TIFF" or (image.format == "PNG" and not _EXIF_OF_PNG & image.info.keys()):
         return False
     return image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
 
 
 def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.uint8]:
-    """The pixels [h, w, 3] RGB of a picture, as the boxes of its annotations see them.
+    """Returns the pixels [h, w, 3] uint8 RGB of a picture, as the boxes of its annotations see them.
 
-    It is turned upright as a camera has noted it, unless it has the stated size only as it is stored: tools that draw
-    boxes differ in this.
+    The picture is turned upright by its EXIF orientation, unless it has the stated size only as it is stored: tools
+    that draw boxes differ in this.
 
     Args:
         path: The file.
@@ -157,22 +158,19 @@ def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.ui
         where: The annotation file and the entry, for messages.
 
     Raises:
-        DataError: It is missing, damaged, or of another size than stated.
+        DataError: The picture is missing, damaged, or of another size than stated.
     """
+    if not os.path.exists(path):
+        raise DataError(f"{where}: there is no file {path}; the images may lie below another folder")
     try:
-        with Image.open(path) as file:
-            pictures = [file.convert("RGB")]
-            if file.getexif().get(_ORIENTATION, 1) != 1:
-                pictures.insert(0, ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"{where}: there is no file {path}; the images may lie below another folder") from None
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        raise DataError(f"{where}: {path} cannot be read: {error}") from error
-    for picture in pictures:
-        if picture.size == size[::-1]:
-            return np.array(picture)
+        upright = read_pixels(path)
+        picture = upright if upright.shape[:2] == size else read_pixels(path, upright=False)
+    except VideoError as error:
+        raise DataError(f"{where}: {error}; `flowdet data check --decode` finds all damaged pictures") from error
+    if picture.shape[:2] == size:
+        return picture
     raise DataError(
-        f"{where}: {path} is {pictures[0].width}x{pictures[0].height} px, the annotations say {size[1]}x{size[0]}; "
+        f"{where}: {path} is {upright.shape[1]}x{upright.shape[0]} px, the annotations say {size[1]}x{size[0]}; "
         "its boxes would lie elsewhere"
     )
 
@@ -181,21 +179,19 @@ def _natural(name: str) -> list[tuple[str, int]]:
     return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"(\D*)([0-9]*)", name)]
 
 
-def _fault(folder: Path, name: str, size: Sequence[int]) -> PictureFault | None:
-    if not _is_file(folder, name):
-        return "picture that is missing", f"{folder / name} is not there"
+def _picture_problem(folder: Path, image: ImageRecord, *, decode: bool) -> Problem | None:
+    path = folder / image.file_name
+    if not os.path.isfile(path):
+        return Problem("picture that is missing", f"{path} is not there")
     try:
-        sizes = _possible_sizes(folder / name)
+        sizes = _possible_sizes(path)
+        if decode:
+            read_pixels(path)
+    except VideoError as error:
+        return Problem("picture that cannot be read", str(error))
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        return "picture that cannot be read", f"{folder / name} cannot be read: {str(error)[:120]}"
-    if tuple(size) not in sizes:
-        sentence = f"{folder / name} has {sizes[0][0]}x{sizes[0][1]} pixels, the data set says {size[0]}x{size[1]}"
-        return "picture of another size", sentence
+        return Problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
+    if (image.width, image.height) not in sizes:
+        found, stated = f"{sizes[0][0]}x{sizes[0][1]}", f"{image.width}x{image.height}"
+        return Problem("picture of another size", f"{path} has {found} pixels, the data set says {stated}")
     return None
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    try:
-        return (folder / name).is_file()
-    except (OSError, ValueError):  # too long, a null byte
-        return False

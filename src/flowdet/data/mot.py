@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from flowdet.data.class_names import checked_names, names_of_lines
+from flowdet.data.cocovid import Problem
+from flowdet.data.cocovid_writer import Written, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
-from flowdet.data.writing import Problem, Written, writing_cocovid
+from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
 from flowdet.errors import DataError
 
 __all__ = ["MOT17_CLASSES", "import_mot"]
@@ -34,12 +35,11 @@ MOT17_CLASSES = (
 
 _COLUMNS = "frame, track, left, top, width, height, active, class, visibility"
 _DECIMALS = 3
-_LARGEST = 2.0**53  # whole numbers up to here are exact
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One box that counts: frame and class from 0, box in pixels from 0."""
+    """One row that is not ignored: frame and class from 0, box (x, y, width, height) px from 0."""
 
     frame: int
     label: int
@@ -50,7 +50,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """One folder: its pictures by frame, their (width, height), its boxes by frame."""
+    """One folder: its pictures by frame, their (width, height) px, its rows by frame."""
 
     folder: Path
     pictures: dict[int, Path]
@@ -77,16 +77,16 @@ def import_mot(
     Args:
         root: One such folder, or a folder of them.
         out: The `.json` file to write; file names in it lie below `root`.
-        classes: Names of the classes 1, 2, ..., all of which the file will have. If not given, those of gt/labels.txt
-            or of MOT17, and the file will have those that occur.
-        only: Pattern of the folders to be taken; MOT17 has each video three times, so "*-FRCNN" takes it once.
+        classes: Names of the classes 1, 2, ..., all of which the file will have. By default those of gt/labels.txt or
+            of MOT17, and the file will have those that occur.
+        only: Pattern of the folders to take; MOT17 has each video three times, so "*-FRCNN" takes it once.
         strict: Anything that cannot be read is an error.
-        progress: Told how many folders are read.
+        progress: Called with the number of folders read.
 
     Raises:
         DataError: There is no such folder, or something cannot be read and `strict` is set.
     """
-    names = checked_names(classes, "--classes") if classes else ()
+    names = check_class_list(list(classes), "--classes") if classes else ()
     sequences = []
     for folder in _folders(root, only):
         sequences.append(_read_sequence(folder, names))
@@ -107,7 +107,7 @@ def import_mot(
                 image_id += 1
                 name = picture.relative_to(root).as_posix()
                 entry = {"file_name": name, "height": height, "width": width, "id": image_id}
-                objects = [_object(row, ids[sequence.classes[row.label]]) for row in sequence.rows.get(frame, [])]
+                objects = [_coco_object(row, ids[sequence.classes[row.label]]) for row in sequence.rows.get(frame, [])]
                 writer.image(entry | {"frame_id": frame, "video_id": video_id}, objects)
     return writer.written()
 
@@ -129,12 +129,13 @@ def _read_sequence(folder: Path, names: tuple[str, ...]) -> _Sequence:
     problems: list[Problem] = []
     pictures = _pictures(folder, problems)
     labels = folder / "gt" / "labels.txt"
+    classes = names or (class_names_of_lines(labels) if labels.is_file() else MOT17_CLASSES)
+    lines = read_text(folder / "gt" / "gt.txt").split("\n")
+    first = next(iter(pictures.values()))
     try:
-        classes = names or (names_of_lines(labels.read_text("utf-8"), labels) if labels.is_file() else MOT17_CLASSES)
-        size = picture_size(next(iter(pictures.values())))
-        lines = (folder / "gt" / "gt.txt").read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} cannot be read: {error}") from error
+        size = picture_size(first)
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(f"{folder} cannot be read: {first}: {error}") from error
     rows: dict[int, list[_Row]] = {}
     ignored = 0
     for number, line in enumerate(lines, start=1):
@@ -152,7 +153,7 @@ def _read_sequence(folder: Path, names: tuple[str, ...]) -> _Sequence:
 
 
 def _pictures(folder: Path, problems: list[Problem]) -> dict[int, Path]:
-    """The pictures by frame from 0: by the number that is their name, or else in natural order."""
+    """Returns the pictures by frame from 0: by the number that is their name, or else in natural order."""
     where, length = _sequence_info(folder / "seqinfo.ini")
     try:
         names = picture_names(folder / where)
@@ -161,8 +162,9 @@ def _pictures(folder: Path, problems: list[Problem]) -> dict[int, Path]:
     if not names:
         raise DataError(f"{folder / where} holds no picture")
     stems = [name.partition(".")[0] for name in names]
-    are_numbers = all(stem.isascii() and stem.isdigit() and int(stem) > 0 for stem in stems)
-    frames = [int(stem) - 1 for stem in stems] if are_numbers else range(len(names))
+    numbers = [int(stem) if stem.isascii() and stem.isdigit() else 0 for stem in stems]
+    are_frames = len(set(numbers)) == len(names) and all(0 < number <= LARGEST_FRAME for number in numbers)
+    frames = [number - 1 for number in numbers] if are_frames else range(len(names))
     if length is not None and length != len(names):
         sentence = f"{folder / 'seqinfo.ini'} speaks of {length} frames, {folder / where} holds {len(names)} pictures"
         problems.append(Problem("missing or surplus pictures", sentence))
@@ -170,13 +172,13 @@ def _pictures(folder: Path, problems: list[Problem]) -> dict[int, Path]:
 
 
 def _sequence_info(path: Path) -> tuple[str, int | None]:
-    """The folder of the pictures and how many there should be."""
+    """Returns the folder of the pictures and the number of frames, if the file states it."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(path, encoding="utf-8")
+        parser.read_string(read_text(path) if path.exists() else "")
         where = parser.get("Sequence", "imDir", fallback="img1")
         length = parser.getint("Sequence", "seqLength", fallback=None)
-    except (configparser.Error, ValueError, OSError) as error:
+    except (configparser.Error, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if Path(where).name != where:
         raise DataError(f"{path}: imDir is the name of a folder beside the file, not {where!r}")
@@ -184,17 +186,18 @@ def _sequence_info(path: Path) -> tuple[str, int | None]:
 
 
 def _row(columns: Sequence[str], classes: int) -> _Row | None:
-    """What a row says; None if it is marked as ignored."""
+    """Returns what a row says; None if it is marked as ignored."""
     if not 7 <= len(columns) <= 10:
         raise DataError(f"expected the columns {_COLUMNS}, but there are {len(columns)}")
     values = [_number(text) for text in columns]
-    frame, track, left, top, width, height, active = values[:7]
+    frame, track, _, _, _, _, active = values[:7]
     if active == 0:
         return None
     # MOT15 has no classes: -1, or nothing.
     label = values[7] if len(values) > 7 and values[7] != -1 else 1.0
-    if not (frame.is_integer() and frame >= 1 and track.is_integer() and abs(track) < _LARGEST):
+    if not (frame.is_integer() and frame >= 1 and track.is_integer() and abs(track) < LARGEST_FRAME):
         raise DataError("frames and tracks are whole numbers, frames from 1")
+    left, top, width, height = map(parse_pixels, columns[2:6])
     if width < 0 or height < 0:
         raise DataError(f"the size of a box is not negative, as {width:g}x{height:g} is")
     if not (label.is_integer() and 1 <= label <= classes):
@@ -214,7 +217,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _object(row: _Row, category: int) -> dict[str, Any]:
+def _coco_object(row: _Row, category: int) -> dict[str, Any]:
     box = [int(side) if side.is_integer() else round(side, _DECIMALS) for side in row.box]
     track = {} if row.track is None else {"instance_id": row.track}
     visibility = {} if row.visibility is None else {"visibility": row.visibility}

@@ -1,4 +1,4 @@
-"""How fast objects move: the motion IoU of FGFA, computed from track numbers or read from a file."""
+"""Motion IoU (FGFA, section 5.1): how fast objects move, computed from track numbers or read from a file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SLOW_ABOVE = 0.9
 
 
 def motion_iou(data: CocoVID) -> NDArray[np.float64]:
-    """How well each object overlaps with itself in the frames around: the motion IoU of FGFA, section 5.1.
+    """Returns the motion IoU of each object (FGFA, section 5.1).
 
     It is the mean IoU of an object's box with the boxes of the same instance in the 10 frames before and
-    the 10 after, by frame number; frames without the instance are skipped. A box covers the pixel of its
-    right and lower edge too, as in ImageNet, so that its width is x2 - x1 + 1. An object that no other
-    frame of the window shows has 1.
+    the 10 after, by frame number; frames without the instance are skipped. Boxes include the pixels of
+    their right and lower edges, as in ImageNet: the width is x2 - x1 + 1. An object that no other frame of
+    the window shows has 1.
 
     Returns:
         [n] float64, one value in [0, 1] for each of the data set's objects; NaN where the object has no
@@ -49,7 +49,7 @@ def motion_iou(data: CocoVID) -> NDArray[np.float64]:
 def _mean_overlaps(
     boxes: NDArray[np.float64], video: NDArray[np.int64], track: NDArray[np.int64], frame: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The mean IoU within the window for boxes in the order of video, track and frame."""
+    """Returns the mean IoU within the window of boxes in the order of video, track and frame."""
     total, count = np.zeros(len(boxes)), np.zeros(len(boxes))
     for step in range(1, len(boxes)):
         distance = frame[step:] - frame[:-step]
@@ -67,7 +67,7 @@ def _mean_overlaps(
 
 
 def _overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU of boxes [n, 4] with boxes [n, 4], one by one, their last pixels included."""
+    """Returns the IoU [n] of boxes [n, 4] with boxes [n, 4], one by one, including their last pixels."""
     low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
     common = (high - low + 1).clip(min=0).prod(axis=1)
     areas = [(boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1) for boxes in (first, second)]
@@ -76,7 +76,7 @@ def _overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 
 
 def read_motion_iou(path: str | Path, data: CocoVID) -> NDArray[np.float64]:
-    """Reads motion IoUs from a file, to be used in place of computed ones.
+    """Returns motion IoUs from a file, to use in place of computed ones.
 
     Args:
         path: A JSON file `{annotation id: value}`, also compressed (.json.gz); or the file that the authors
@@ -121,7 +121,7 @@ def _match_ids(path: Path, document: Any, data: CocoVID) -> NDArray[np.float64]:
     if missing or unknown:
         example = f"annotation {missing[0]} has no value" if missing else f"there is no annotation {min(unknown)}"
         raise DataError(
-            f"{path} is not of the objects of {data.path}: {example}; {len(missing)} of its {len(ids)} annotations "
+            f"{path} does not belong to {data.path}: {example}; {len(missing)} of its {len(ids)} annotations "
             f"have no value, {len(unknown)} values have no annotation"
         )
     for number in ids:
@@ -132,7 +132,7 @@ def _match_ids(path: Path, document: Any, data: CocoVID) -> NDArray[np.float64]:
 
 
 def _read_mat(path: Path) -> list[NDArray[np.float64]]:
-    """The values of each frame."""
+    """Returns the values of each frame."""
     try:
         from scipy.io import loadmat  # noqa: PLC0415  (an optional extra)
     except ImportError as error:

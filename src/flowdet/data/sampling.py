@@ -1,4 +1,4 @@
-"""Which frames of a video a training clip takes its references from."""
+"""Sampling of the reference frames of a training clip."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ __all__ = ["ReferenceSampling", "sample_references"]
 
 @dataclass(frozen=True)
 class ReferenceSampling:
-    """How references are drawn; every frame that may be taken is as likely as any other.
+    """How references are drawn, uniformly from the frames in reach.
 
     Attributes:
-        count: Reference frames of a clip.
+        count: Number of reference frames of a clip.
         reach: Largest distance of a reference from the current frame, in frame numbers.
-        both_sides: Half of the references before the current frame and half after it, or all from anywhere.
+        both_sides: Draw half of the references before the current frame and half after it.
         itself: Whether the current frame may be its own reference.
     """
 
@@ -37,16 +37,16 @@ class ReferenceSampling:
 def sample_references(
     frames: NDArray[np.int64], current: int, sampling: ReferenceSampling, rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Draws the references of a frame, each at most once where there are enough.
+    """Draws the references of a frame, without replacement where there are enough.
 
-    Where there are too few, at the ends of a video and beside gaps, those that were drawn are repeated: two copies of
+    Where there are too few, at the ends of a video and beside gaps, the references drawn are repeated: two copies of
     one frame weigh as much as the frame alone. A frame without others in reach is its own reference.
 
     Args:
         frames: [n] numbers of the video's frames, rising; some may be missing.
         current: Position of the current frame among them.
-        sampling: How many, and from where.
-        rng: Source of chance.
+        sampling: How references are drawn.
+        rng: Random number generator.
 
     Returns:
         Positions of `count` frames, rising.

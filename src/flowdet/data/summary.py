@@ -1,4 +1,4 @@
-"""What a data set looks like, in figures."""
+"""Statistics of a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["Speeds", "Spread", "Summary", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a figure is spread: its smallest and largest value and three percentiles in between."""
+    """Smallest and largest of some values, and three percentiles in between."""
 
     smallest: float
     percentile_10: float
@@ -25,14 +25,14 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """How fast objects move, by motion IoU: shares of the objects that have a track number.
+    """Motion IoU of the objects that have a track number.
 
     Attributes:
-        objects: How many have one.
-        slow: Share above 0.9.
+        objects: Number of these objects.
+        slow: Share of them above 0.9.
         medium: Share from 0.7 to 0.9.
         fast: Share below 0.7.
-        median: Of the motion IoU.
+        median: Median motion IoU.
     """
 
     objects: int
@@ -44,23 +44,23 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a data set looks like.
+    """Counts and distributions of a data set.
 
     Attributes:
-        videos: How many.
-        frames: Images that belong to a video.
-        stills: Images that belong to none.
-        training_images: Those that training draws current frames from.
-        empty_images: Those without an object.
-        objects: How many, crowds included.
-        crowds: How many of them stand for a crowd.
-        tracks: Different instances, by video.
-        objects_per_class: By class name.
-        images_per_class: Images with at least one object of the class, by class name.
-        images_by_objects: How many images have 0, 1, 2, ... objects.
-        video_length: Frames a video; None without videos.
+        videos: Number of videos.
+        frames: Number of images that belong to a video.
+        stills: Number of images that belong to none.
+        training_images: Number of images that training uses as current frames.
+        empty_images: Number of images without an object.
+        objects: Number of objects, crowds included.
+        crowds: Number of crowds among the objects.
+        tracks: Number of instances, counted in each video by itself.
+        objects_per_class: Number of objects by class name.
+        images_per_class: Number of images with an object of the class, by class name.
+        images_by_objects: Number of images with 0, 1, 2, ... objects.
+        video_length: Frames per video; None without videos.
         box_size: Square root of the share of the image that a box covers, from 0 to 1; None without objects.
-        speeds: None without track numbers.
+        speeds: Motion IoU; None without track numbers.
     """
 
     videos: int
@@ -80,7 +80,7 @@ class Summary:
 
 
 def summarize(data: CocoVID) -> Summary:
-    """Counts what a data set holds."""
+    """Returns the statistics of a data set."""
     objects, images = data.objects, data.images
     counts = np.bincount(objects.images, minlength=len(images))
     frames = sum(image.video is not None for image in images)

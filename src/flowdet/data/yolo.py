@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowdet.data.class_names import checked_names, find_class_names
+import yaml
+
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
 from flowdet.data.image_files import picture_names, upright_size
-from flowdet.data.writing import CocoVIDWriter, Written, writing_cocovid
+from flowdet.data.reading import check_class_list, class_names_of_lines, read_text
 from flowdet.errors import DataError
 
-__all__ = ["import_yolo"]
+__all__ = ["import_yolo", "names_of_yaml"]
 
+_YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+_TEXT_FILES = ("classes.txt", "obj.names")
 _SLACK = 0.01  # share of the picture; labelling tools round
 _DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Pictures below a folder, and where their label files are.
+    """Folders of pictures and of their label files.
 
     Attributes:
-        pictures: The folder.
-        labels: Holds label files in the same places as `pictures` the pictures.
+        pictures: Folder of the pictures, which may lie in folders below it.
+        labels: Folder of the label files; their folders below it mirror those of the pictures.
         folders: Names of the pictures in each folder below, in the order of the frames.
     """
 
@@ -48,26 +52,25 @@ def import_yolo(
 ) -> Written:
     """Imports folders of frames with YOLO labels; each folder that holds pictures is a video.
 
-    A line of a label file is "class cx cy width height", position and size as shares of the picture, and may have a
-    track number as its sixth column. They are shares of the upright picture: where a camera has noted a quarter turn,
-    width and height are those after it. A picture without a label file has no objects. Frames are numbered from 0 in
-    natural order of their names.
+    A line of a label file is "class cx cy width height", and may have a track number as its sixth column. Position and
+    size are shares of the upright picture, after the quarter turn of its EXIF orientation. A picture without a label
+    file has no objects. Frames are numbered from 0 in natural order of their names.
 
     Args:
-        root: Holds the folders of frames. Label files lie beside the pictures, or in a folder `labels` that mirrors
-            the folder `images`.
+        root: Folder of the folders of frames. Label files lie beside the pictures, or in a folder `labels` that
+            mirrors the folder `images`.
         out: The `.json` file to write; file names in it lie below `root`.
-        labels: Where label files are instead, in the same folders as the pictures.
-        names: Class names; if not given, those of data.yaml, classes.txt or obj.names in `root` or above it.
+        labels: Folder of the label files, if it is another one; its folders mirror those of the pictures.
+        names: Class names. By default those of data.yaml, classes.txt or obj.names in `root` or above it.
         stills: The pictures are not frames of videos.
         strict: Anything that cannot be read is an error.
-        progress: Told how many pictures are done.
+        progress: Called with the number of pictures done.
 
     Raises:
         DataError: There are no pictures, labels or names, or something cannot be read and `strict` is set.
     """
     tree = _find_tree(root, labels)
-    classes = checked_names(names, "--names") if names else find_class_names([root, root.parent])
+    classes = check_class_list(list(names), "--names") if names else _find_class_names([root, root.parent])
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     called = [root.resolve().name if folder == "." else folder for folder in tree.folders]
     videos = [] if stills else [{"id": number, "name": name} for number, name in enumerate(called, start=1)]
@@ -82,7 +85,7 @@ def import_yolo(
                 path, label_file = tree.pictures / folder / picture, tree.label_file(folder, picture)
                 _import_picture(path, label_file, entry, len(classes), writer)
                 progress(done)
-            _tell_of_lonely_labels(tree, folder, writer)
+            _report_lonely_labels(tree, folder, writer)
     return writer.written()
 
 
@@ -112,25 +115,34 @@ def _import_picture(path: Path, labels: Path, entry: dict[str, Any], classes: in
     except Exception as error:  # Pillow's plugins raise whatever their parsers meet
         writer.problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
         return
-    try:
-        lines = labels.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        writer.remark("pictures without a label file, taken as without objects")
-        lines = []
-    except (OSError, UnicodeDecodeError) as error:
-        writer.problem("label file that cannot be read", f"{labels} cannot be read, and {path} is left out: {error}")
-        return
-    objects = []
-    for number, line in enumerate(lines, start=1):
+    text = ""
+    if os.path.exists(labels):
         try:
-            if line.strip():
-                objects.append(_object(line.split(), classes, width, height))
+            text = read_text(labels)
+        except DataError as error:
+            writer.problem("label file that cannot be read", f"{error}; {path} is left out")
+            return
+    else:
+        writer.remark("pictures without a label file, taken as without objects")
+    objects: list[dict[str, Any]] = []
+    lines: dict[tuple[Any, ...], int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = _coco_object(line.split(), classes, width, height)
         except DataError as error:
             writer.problem("label that cannot be read", f"{labels}, line {number}: {error}, in {line[:80]!r}")
+            continue
+        first = lines.setdefault((found["category_id"], found.get("instance_id"), *found["bbox"]), number)
+        if first == number:
+            objects.append(found)
+        else:
+            writer.problem("label that is there twice", f"{labels}, line {number}: the same as line {first}")
     writer.image({**entry, "width": width, "height": height}, objects)
 
 
-def _object(columns: Sequence[str], classes: int, width: int, height: int) -> dict[str, Any]:
+def _coco_object(columns: Sequence[str], classes: int, width: int, height: int) -> dict[str, Any]:
     if len(columns) not in {5, 6}:
         raise DataError(f"expected 5 columns, class cx cy width height, or 6 with a track number, not {len(columns)}")
     if not re.fullmatch("[0-9]{1,9}", columns[0]) or int(columns[0]) >= classes:
@@ -150,9 +162,50 @@ def _object(columns: Sequence[str], classes: int, width: int, height: int) -> di
     return {"category_id": int(columns[0]) + 1, **track, "bbox": box, "area": area, "iscrowd": False}
 
 
-def _tell_of_lonely_labels(tree: _Tree, folder: str, writer: CocoVIDWriter) -> None:
-    """Names the label files of a folder that have no picture."""
+def _report_lonely_labels(tree: _Tree, folder: str, writer: CocoVIDWriter) -> None:
+    """Reports the label files of a folder that have no picture."""
     known = {tree.label_file(folder, picture).name for picture in tree.folders[folder]} | {"classes.txt"}
     for path in sorted((tree.labels / folder).glob("*.txt")):
         if path.name not in known:
             writer.problem("label file without a picture", f"{path} belongs to no picture in {tree.pictures / folder}")
+
+
+def _find_class_names(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Returns the class names of the first file in these folders that names them."""
+    for folder in folders:
+        for name in (*_YAML_FILES, *_TEXT_FILES):
+            path = folder / name
+            if path.is_file():
+                return names_of_yaml(read_text(path), path) if name in _YAML_FILES else class_names_of_lines(path)
+    where = " or ".join(str(folder) for folder in folders)
+    raise DataError(f"there is no {', '.join((*_YAML_FILES, *_TEXT_FILES))} in {where}; name the classes with --names")
+
+
+def names_of_yaml(text: str, path: Path) -> tuple[str, ...]:
+    """Returns the class names under `names` in a YOLO data.yaml: a list, or numbers from 0 with names.
+
+    Args:
+        text: The content of the file.
+        path: What messages call the file.
+
+    Raises:
+        DataError: The text is not YAML, or has no such entry.
+    """
+    hint = "name the classes with --names"
+    try:
+        # The base loader leaves every scalar a text ("no" is a name), and knows neither tags nor merges.
+        document = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise DataError(f"{path} is not YAML: {line}{error.problem}; {hint}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}; {hint}") from error
+    if not isinstance(document, dict) or "names" not in document:
+        raise DataError(f"{path} has no entry 'names'; {hint}")
+    entries = document["names"] or []
+    names = list(entries.values()) if isinstance(entries, dict) else entries
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"the names of {path} are neither a list nor numbers with names; {hint}")
+    if isinstance(entries, dict) and list(entries) != [str(number) for number in range(len(entries))]:
+        raise DataError(f"the names of {path} are not numbered 0, 1, 2 and so on; {hint}")
+    return check_class_list(names, str(path))

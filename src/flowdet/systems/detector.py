@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from flowdet.class_names import check_class_names
 from flowdet.detectors.base import Detector, Run
 from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow
@@ -15,7 +16,7 @@ from flowdet.ops.boxes import Chooser, choose_randomly
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.stream import Outcome, stream
 from flowdet.temporal.base import MethodParts, TemporalMethod
-from flowdet.types import ClipBatch, Detections, Frame, check_class_names
+from flowdet.types import ClipBatch, Detections, Frame
 
 __all__ = ["FlowModule", "Parts", "VideoDetector"]
 

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from flowdet.data.moving_stills import MovingStills, StillClip
 from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive
 from flowdet.inputs import InputConfig, prepare
 from flowdet.training.dataset import Clip, ClipDataset
 from flowdet.types import ClipBatch, NetworkInput, Targets
 
-__all__ = ["ClipFeed", "TrainingBatch", "clip_batches", "to_clip_batch", "to_inputs", "to_training_batch"]
+__all__ = ["ClipFeed", "TrainingBatch", "to_inputs", "to_training_batch"]
 
 _SECONDS_TO_END = 120
 # The first word of every seed, so that no two purposes ever draw the same numbers.
@@ -176,7 +175,9 @@ def to_training_batch(
 ) -> TrainingBatch:
     """Clips with one number of references as a batch on a device, padded to the largest of them."""
     slots = zip(*(clip.frames for clip in clips), strict=True)
-    current, *references = (_joined([to_inputs(frame[None], config, device) for frame in frames]) for frames in slots)
+    current, *references = (
+        _joined([to_inputs(frame[None], config, device) for frame in frames], config.padding) for frames in slots
+    )
     batch = ClipBatch(
         current=current,
         references=tuple(references),
@@ -186,61 +187,19 @@ def to_training_batch(
     return TrainingBatch(batch, tuple(clip.name for clip in clips), tuple(seeds))
 
 
-def _joined(inputs: Sequence[NetworkInput]) -> NetworkInput:
+def _joined(inputs: Sequence[NetworkInput], padding: float) -> NetworkInput:
     """Inputs of different sizes as one; what is valid stays where it was, at the upper left."""
     geometries = [geometry for single in inputs for geometry in single.geometries]
     height, width = (max(geometry.padded[side] for geometry in geometries) for side in (0, 1))
     images = [
-        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]))
+        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]), value=padding)
         for single in inputs
     ]
     return NetworkInput(torch.cat(images), tuple(replace(geometry, padded=(height, width)) for geometry in geometries))
 
 
-@dataclass
-class _Draws(IterableDataset[list[StillClip]]):
-    stills: MovingStills
-    references: int
-    clips: int
-    seed: int
-    first: int
-
-    def __iter__(self) -> Iterator[list[StillClip]]:
-        worker = get_worker_info()
-        steps = count(self.first + worker.id, worker.num_workers) if worker else count(self.first)
-        for step in steps:
-            rng = np.random.default_rng([self.seed, step])
-            yield [self.stills.draw(rng, self.references) for _ in range(self.clips)]
-
-
-def clip_batches(
-    stills: MovingStills, first: int, *, references: int, clips: int, seed: int, workers: int = 1
-) -> Iterator[list[StillClip]]:
-    """Batches of random clips without end, drawn by worker processes while the model trains.
-
-    They begin with number `first`; a batch depends on the seed and its number alone.
-    """
-    draws = _Draws(stills, references, clips, seed, first)
-    # A generator of its own, so that starting the workers does not move torch's global one.
-    own = torch.Generator()
-    prefetched = 4 if workers else None
-    return iter(DataLoader(draws, batch_size=None, num_workers=workers, prefetch_factor=prefetched, generator=own))
-
-
 def to_inputs(frames: Tensor, config: InputConfig, device: torch.device | str = "cpu") -> NetworkInput:
     """Frames [b, h, w, 3] uint8 RGB that have the size of the network input already."""
     height, width = frames.shape[1:3]
-    exact = InputConfig(max(height, width), min(height, width), config.mean, config.std, config.multiple)
+    exact = replace(config, long_side=max(height, width), short_side=min(height, width))
     return prepare(list(frames.numpy()), exact, device)
-
-
-def to_clip_batch(clips: list[StillClip], config: InputConfig) -> ClipBatch:
-    """Clips of one size and one number of references as a batch."""
-    frames = torch.stack([clip.frames for clip in clips], dim=1)
-    current, *references = (to_inputs(of_slot, config) for of_slot in frames)
-    return ClipBatch(
-        current=current,
-        references=tuple(references),
-        targets=tuple(clip.targets for clip in clips),
-        still=(False,) * len(clips),
-    )

@@ -1,5 +1,6 @@
 """Training clips from annotated videos, stills, or both."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation, draw_transform
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import missing_pictures
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.data.transforms import PUBLISHED_CHANGES, Changes, draw_view
 from flowdet.errors import DataError
 from flowdet.inputs import InputConfig
 from flowdet.training.samples import Samples, select_samples
@@ -49,13 +50,13 @@ class ClipDataset:
         parts: What is drawn of each data set.
         inputs: The input of the system; the frames are resized for it.
         sampling: How references are drawn; None if there are none.
-        changes: What chance does to a clip.
+        augmentation: Random transforms of a clip.
     """
 
     parts: tuple[Samples, ...]
     inputs: InputConfig
     sampling: ReferenceSampling | None
-    changes: Changes
+    augmentation: Augmentation
 
     @classmethod
     def of(
@@ -64,7 +65,7 @@ class ClipDataset:
         class_names: tuple[str, ...],
         inputs: InputConfig,
         sampling: ReferenceSampling | None,
-        changes: Changes = PUBLISHED_CHANGES,
+        augmentation: Augmentation = PUBLISHED_AUGMENTATION,
         *,
         all_frames: bool = False,
     ) -> "ClipDataset":
@@ -75,7 +76,7 @@ class ClipDataset:
             class_names: The classes to learn, matched by name; the position is the label.
             inputs: The input of the system.
             sampling: How references are drawn, see `MethodConfig.references`.
-            changes: What chance does to a clip.
+            augmentation: Random transforms of a clip.
             all_frames: Draw every image, whatever the files say of training frames.
 
         Raises:
@@ -93,13 +94,13 @@ class ClipDataset:
             raise DataError(f"nothing to train on: no training frame of {files} shows one of {', '.join(class_names)}")
         for part in parts:
             _check_pictures(part, sampling)
-        return cls(parts, inputs, sampling, changes)
+        return cls(parts, inputs, sampling, augmentation)
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
     def draw(self, index: int, rng: np.random.Generator) -> Clip:
-        """Makes a clip; chance decides on references, flip and other changes.
+        """Makes a clip; references and augmentation are drawn at random.
 
         Args:
             index: Which sample, from 0 to below the length.
@@ -115,9 +116,9 @@ class ClipDataset:
         references = part.references(current, self.sampling, rng) if self.sampling else ()
         boxes, labels = part.targets(current)
         size = part.size(current)
-        view = draw_view(size, boxes, self.inputs.fit(size), self.changes, rng)
-        frames = {image: view.of_frame(part.picture(image)) for image in {current, *references}}
-        moved, kept = view.of_boxes(boxes)
+        transform = draw_transform(size, boxes, self.inputs.fit(size), self.augmentation, rng)
+        frames = {image: transform.apply_to_image(part.picture(image)) for image in {current, *references}}
+        moved, kept = transform.apply_to_boxes(boxes)
         return Clip(
             name=str(part.path(current)),
             frames=tuple(frames[image] for image in (current, *references)),
@@ -145,7 +146,7 @@ def _check_marks(sources: Sequence[CocoVID]) -> None:
 def _check_pictures(part: Samples, sampling: ReferenceSampling | None) -> None:
     """Looks for every picture before the days of training, not in the middle of them."""
     used = part.used(sampling)
-    names = [name.decode() for name in part.images.names[used].tolist()]
+    names = [os.fsdecode(name) for name in part.images.names[used].tolist()]
     missing = missing_pictures(part.folder, names)
     if missing:
         some = _some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])

@@ -128,7 +128,7 @@ def _prepared(task: FitTask, say: Callable[[str], None]) -> tuple[VideoDetector,
         config.class_names,
         config.inputs,
         config.method.references,
-        task.changes,
+        task.augmentation,
         all_frames=task.all_frames,
     )
     for sentence in clips.report(config.class_names):
@@ -187,14 +187,14 @@ def _about(task: FitTask, config: SystemConfig) -> dict[str, Any]:
         "system": json.loads(config_to_json(config)),
         "start_sha256": {name: file_sha256(path) for name, path in starts.items() if path},
         "data_sha256": [file_sha256(part.annotations) for part in task.data],
-        "changes": asdict(task.changes),
+        "changes": asdict(task.augmentation),  # under this name in the folders of earlier runs, too
         "all_frames": task.all_frames,
     }
 
 
 def _notes(task: FitTask) -> dict[str, Any]:
     """Where everything is on this machine."""
-    described = {name: value for name, value in asdict(task).items() if name not in {"config", "changes"}}
+    described = {name: value for name, value in asdict(task).items() if name not in {"config", "augmentation"}}
     return {"task": json.loads(json.dumps(described, default=str))}
 
 

@@ -1,5 +1,6 @@
 """What can be drawn for training from an annotated data set: current frames, their references and their targets."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Samples:
     def path(self, image: int) -> Path:
         """The file of an image."""
         name: bytes = self.images.names[image]
-        return self.folder / name.decode()
+        return self.folder / os.fsdecode(name)
 
     def is_still(self, image: int) -> bool:
         """Whether an image belongs to no video."""
@@ -216,7 +217,7 @@ def _images(data: CocoVID) -> _Images:
     lengths = [len(video.frames) for video in data.videos]
     return _Images(
         ids=np.array([image.id for image in data.images], np.int64),
-        names=np.array([image.file_name.encode() for image in data.images]),
+        names=np.array([os.fsencode(image.file_name) for image in data.images]),
         sizes=np.array([(image.height, image.width) for image in data.images], np.int64),
         videos=np.array([-1 if image.video is None else image.video for image in data.images], np.int64),
         numbers=np.array([-1 if image.frame is None else image.frame for image in data.images], np.int64),

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowdet.data.transforms import PUBLISHED_CHANGES, STRONGER_CHANGES, Changes
+from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError
 from flowdet.systems.config import SystemConfig
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
 
-__all__ = ["AnnotatedImages", "FitTask", "default_changes", "default_plan"]
+__all__ = ["AnnotatedImages", "FitTask", "default_augmentation", "default_plan"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FitTask:
         backbone_weights: ImageNet weights to start from instead.
         flow_net_weights: Of a flow net to start from.
         validation: What to evaluate on after each epoch.
-        changes: What chance does to a clip.
+        augmentation: Random transforms of a clip.
         all_frames: Train on every frame, whatever the files say of training frames.
         keep_epochs: Write the weights after each epoch too.
         workers: Processes that read ahead.
@@ -46,7 +46,7 @@ class FitTask:
     backbone_weights: Path | None = None
     flow_net_weights: Path | None = None
     validation: AnnotatedImages | None = None
-    changes: Changes = PUBLISHED_CHANGES
+    augmentation: Augmentation = PUBLISHED_AUGMENTATION
     all_frames: bool = False
     keep_epochs: bool = False
     workers: int = 2
@@ -83,9 +83,9 @@ def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
     return lite_plan() if _is_lite(config) else published_plan()
 
 
-def default_changes(config: SystemConfig) -> Changes:
-    """What chance does to a clip: as published, and more for the small systems."""
-    return STRONGER_CHANGES if _is_lite(config) else PUBLISHED_CHANGES
+def default_augmentation(config: SystemConfig) -> Augmentation:
+    """Returns the published augmentation, or the stronger one for the lite systems."""
+    return STRONGER_AUGMENTATION if _is_lite(config) else PUBLISHED_AUGMENTATION
 
 
 def _is_lite(config: SystemConfig) -> bool:

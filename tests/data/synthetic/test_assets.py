@@ -2,8 +2,8 @@ from importlib.resources import files
 
 import pytest
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.assets import SPLITS, Split, load_assets
-from flowdet.systems.recipes import VID_CLASSES
 
 PACK = files("flowdet.data.synthetic").joinpath("pack")
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.check import check
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.synthetic import benchmark
 from flowdet.data.synthetic.benchmark import CLIPS, FRAMES, SEED, Benchmark, clip_count, synthesize
 from flowdet.data.synthetic.config import SPEC, SyntheticConfig
 from flowdet.errors import ConfigError, DataError
-from flowdet.systems.recipes import VID_CLASSES
 
 from ...golden import FOLDER
 
@@ -78,7 +78,7 @@ def test_the_annotations_are_those_of_the_frames(tmp_path: Path) -> None:
         data = read_cocovid(path)
         assert data.class_names == VID_CLASSES
         assert [len(video.frames) for video in data.videos] == [3, 3]
-        assert not check(path, tmp_path).faults
+        assert not check(path, tmp_path).problems
         assert all(image.is_training_frame == (split == "train") for image in data.images)
         document = json.loads(path.read_text())
         assert document["info"]["description"] == SPEC

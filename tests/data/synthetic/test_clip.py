@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.assets import load_assets
 from flowdet.data.synthetic.clip import SyntheticClip
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.data.synthetic.layers import look, pixel_grid
+from flowdet.data.synthetic.layers import pixel_grid, render
 from flowdet.data.synthetic.motion import Jolt, Shake
 from flowdet.data.synthetic.scene import Burst, draw_scene
-from flowdet.systems.recipes import VID_CLASSES
 
 from .scenes import STILL, constant, ground, layer, moving, scene, square
 
@@ -39,7 +39,7 @@ def warped(image: Tensor, flow: Tensor) -> Tensor:
 @pytest.mark.parametrize("seed", range(6))
 def test_the_flow_leads_to_the_same_point_of_the_scene(seed: int) -> None:
     clip = drawn(seed)
-    current, reference = (look(clip.scene.layers, time, SIZE).image for time in (10, 16))
+    current, reference = (render(clip.scene.layers, time, SIZE).image for time in (10, 16))
     flow = clip.flow(10, 16)
     error = (warped(reference, flow.flow) - current).abs().mean(dim=0)
     assert flow.visible.float().mean() > 0.3

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from flowdet.data.synthetic.layers import Wobble, look, pixel_grid
+from flowdet.data.synthetic.layers import Wobble, pixel_grid, render
 
 from .scenes import constant, ground, layer, moving, square
 
@@ -25,7 +25,7 @@ def test_the_way_to_the_picture_and_back_ends_where_it_began() -> None:
 def test_a_picture_in_the_middle_is_copied() -> None:
     picture = torch.rand((4, 10, 12), generator=torch.Generator().manual_seed(1))
     picture[3] = 1
-    view = look([ground(SIZE), layer(picture, constant(32), constant(24))], 0, SIZE)
+    view = render([ground(SIZE), layer(picture, constant(32), constant(24))], 0, SIZE)
     assert torch.allclose(view.image[:, 19:29, 26:38], picture[:3], atol=1e-5)
     assert view.in_frame == (48 * 64, 120)
     assert (view.owner == 1).sum() == 120
@@ -36,7 +36,7 @@ def test_the_upper_layer_hides_the_lower_one() -> None:
         layer(square(20, 0.2), constant(30), constant(24)),
         layer(square(10, 0.8), constant(36), constant(24)),
     )
-    view = look([ground(SIZE), below, above], 0, SIZE)
+    view = render([ground(SIZE), below, above], 0, SIZE)
     assert torch.allclose(view.image[:, 24, 36], torch.tensor(0.8))
     assert torch.allclose(view.image[:, 24, 24], torch.tensor(0.2))
     assert (view.owner == 1).sum() == 20 * 20 - 9 * 10
@@ -60,12 +60,12 @@ def test_the_extent_holds_all_that_can_be_seen() -> None:
 
 
 def test_a_layer_out_of_view_is_left_out() -> None:
-    view = look([ground(SIZE), layer(square(10), constant(-40), constant(500))], 0, SIZE)
+    view = render([ground(SIZE), layer(square(10), constant(-40), constant(500))], 0, SIZE)
     assert view.in_frame[1] == 0
     assert not view.owner.any()
 
 
 def test_the_background_goes_on_beyond_its_edges() -> None:
-    view = look([ground(SIZE, moving(32, 100))], 3, SIZE)
+    view = render([ground(SIZE, moving(32, 100))], 3, SIZE)
     assert view.in_frame == (48 * 64,)
     assert np.ptp(view.image.numpy()) > 0.5

@@ -1,1 +1,1 @@
-"""The synthetic benchmark: drawings of the 30 ImageNet VID classes that move over photographs, flow known exactly."""
+"""The synthetic benchmark: drawings of the 30 ImageNet VID classes move over photographs, and flow is known exactly."""

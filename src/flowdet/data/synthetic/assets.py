@@ -1,4 +1,4 @@
-"""The drawings and photographs that come with the package; those of training never occur in validation."""
+"""The drawings and photographs in the package; training and validation have none in common."""
 
 import io
 import zipfile
@@ -22,10 +22,10 @@ _NO_CLASS = "_"
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawing or photograph, decoded when it is needed.
+    """A drawing or photograph, decoded on demand.
 
     Attributes:
-        name: Its path in the pack without the split: "zebra/noto/zebra.webp", for instance.
+        name: Its path in the pack without the split, for example "zebra/noto/zebra.webp".
         content: The encoded file.
     """
 
@@ -33,21 +33,21 @@ class Picture:
     content: bytes
 
     def image(self) -> Image.Image:
-        """Decodes it: RGBA with a drawing's transparency, RGB for a photograph."""
+        """Returns the image: RGBA for a drawing, RGB for a photograph."""
         with Image.open(io.BytesIO(self.content)) as image:
             return image.convert("RGB" if image.format == "JPEG" else "RGBA")
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Decodes it as an array [h, w, 3 or 4]."""
+        """Returns the pixels [h, w, 3 or 4] uint8."""
         return np.array(self.image())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Assets:
-    """What the clips of one split are made of.
+    """Drawings and photographs of one split.
 
     Attributes:
-        drawings: By class name, in the order of the pack.
+        drawings: Drawings by class name, in the order of the pack.
         props: Drawings of no class (trees, houses, ...), which hide objects.
         photographs: Backgrounds; none shows an object of the classes.
     """
@@ -59,7 +59,7 @@ class Assets:
 
 @cache
 def load_assets(split: Split) -> Assets:
-    """Reads the packs."""
+    """Returns the drawings and photographs of a split from the packs."""
     drawings: dict[str, list[Picture]] = {}
     for picture in _read("sprites.zip", split):
         drawings.setdefault(picture.name.split("/")[0], []).append(picture)

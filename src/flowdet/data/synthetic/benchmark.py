@@ -1,8 +1,7 @@
-"""The benchmark on disk: frames as JPEG and their objects as CocoVID, the same bytes on every run."""
+"""The synthetic benchmark on disk: JPEG frames and CocoVID annotations, the same bytes on every run."""
 
 import json
 import multiprocessing
-import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -16,8 +15,8 @@ from flowdet.data.synthetic.assets import SPLITS, Split, load_assets
 from flowdet.data.synthetic.clip import SyntheticClip, SyntheticFrame
 from flowdet.data.synthetic.config import SPEC, SyntheticConfig
 from flowdet.data.synthetic.scene import draw_scene
-from flowdet.data.writing import replacing
 from flowdet.errors import ConfigError, DataError
+from flowdet.files import replacing, write_text
 
 __all__ = ["CLIPS", "FRAMES", "SEED", "Benchmark", "clip_count", "synthesize"]
 
@@ -33,10 +32,10 @@ class Benchmark:
     """One split of the benchmark.
 
     Attributes:
-        split: Which drawings and photographs it is made of.
-        class_names: In the order of the categories.
-        seed: Every random choice follows from it, the split and the number of the clip.
-        config: Its parameters.
+        split: Selects the drawings and photographs.
+        class_names: Names of the classes, in the order of the categories.
+        seed: With the split and the number of the clip, it determines every random choice.
+        config: The parameters.
     """
 
     split: Split
@@ -54,7 +53,7 @@ class Benchmark:
             raise ConfigError(f"a seed is 0 or more, not {self.seed}")
 
     def clip(self, number: int) -> SyntheticClip:
-        """One clip, by its number from 0; the classes of the first objects take turns."""
+        """Returns a clip by its number from 0; the classes of the first objects take turns."""
         seed = self.seed, SPLITS.index(self.split), number
         rng = np.random.default_rng((*seed, _SCENE))
         scene = draw_scene(
@@ -69,7 +68,7 @@ class Benchmark:
 
 
 def clip_count(splits: Sequence[Split], clips: int | None = None) -> int:
-    """How many clips `synthesize` makes, all splits together."""
+    """Returns the number of clips of all splits together, `clips` in each or as many as the benchmark has."""
     return sum(clips or CLIPS[split] for split in splits)
 
 
@@ -83,16 +82,16 @@ def synthesize(
     processes: int = 1,
     progress: Callable[[int], None] = lambda clips: None,
 ) -> list[Path]:
-    """Writes splits to a folder; clips that are there already are kept, so that it can be interrupted.
+    """Writes splits to a folder; an interrupted run continues with the clips that are missing.
 
     Args:
         out: Gets `<split>/<clip>/<frame>.jpg` and `annotations/synthetic_<split>.json`.
-        splits: Which.
-        class_names: In the order of the categories.
-        clips: How many in each split; as many as the benchmark has if not given.
+        splits: The splits to write.
+        class_names: Names of the classes, in the order of the categories.
+        clips: Number of clips in each split; by default as many as the benchmark has.
         seed: Another seed makes other clips, which are not the benchmark's.
-        processes: How many work at the same time; the result is the same for any number.
-        progress: Told how many clips are there.
+        processes: Number of processes; the result is the same for any number.
+        progress: Called with the number of clips done.
 
     Returns:
         The annotation files.
@@ -115,7 +114,7 @@ def synthesize(
 def _records(
     todo: Sequence[tuple[Benchmark, int]], out: Path, processes: int, progress: Callable[[int], None]
 ) -> dict[Split, list[dict[str, Any]]]:
-    """What was written for each clip, by split, in the order of the clips."""
+    """Returns the record of each clip by split, in the order of the clips."""
     done: dict[tuple[Split, int], dict[str, Any]] = {}
     if processes == 1:
         for benchmark, number in todo:
@@ -158,7 +157,8 @@ def _write_clip(benchmark: Benchmark, number: int, out: Path) -> dict[str, Any]:
     for frame_number in range(FRAMES[benchmark.split]):
         frame = clip.frame(frame_number)
         path = folder / f"{frame_number:06d}.jpg"
-        _replace(path, clip.jpeg(frame.image))
+        with replacing(path, error=DataError) as partial:
+            partial.write_bytes(clip.jpeg(frame.image))
         frames.append({"file_name": f"{name}/{path.name}", **_frame_record(frame)})
     scene = clip.scene
     record = {
@@ -168,19 +168,12 @@ def _write_clip(benchmark: Benchmark, number: int, out: Path) -> dict[str, Any]:
         "pictures": list(scene.pictures),
         "frames": frames,
     }
-    with replacing(record_path) as file:
-        file.write(json.dumps(record))
+    write_text(record_path, json.dumps(record), error=DataError)
     return record
 
 
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
 def _stamp(benchmark: Benchmark) -> dict[str, Any]:
-    """What the clips of a folder must have in common."""
+    """Returns what all clips of a folder must have in common."""
     return {"spec": SPEC, "seed": benchmark.seed, "classes": list(benchmark.class_names)}
 
 
@@ -202,7 +195,7 @@ def _frame_record(frame: SyntheticFrame) -> dict[str, Any]:
 
 
 def _annotate(benchmark: Benchmark, records: Sequence[dict[str, Any]], out: Path) -> Path:
-    """Writes the CocoVID file of a split."""
+    """Writes the CocoVID file of a split and returns its path."""
     height, width = benchmark.config.size
     categories = {name: number for number, name in enumerate(benchmark.class_names, start=1)}
     videos: list[dict[str, Any]] = []
@@ -251,6 +244,6 @@ def _annotate(benchmark: Benchmark, records: Sequence[dict[str, Any]], out: Path
         "annotations": annotations,
     }
     path = out / "annotations" / f"synthetic_{benchmark.split}.json"
-    with replacing(path) as file:
-        file.write(json.dumps(document))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(document), error=DataError)
     return path

@@ -1,4 +1,4 @@
-"""A clip: its frames, what can be seen in them, and the flow between any two of them."""
+"""A synthetic clip: its frames, the objects in them, and the flow between any two of them."""
 
 import io
 import math
@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.data.synthetic.layers import Layer, View, look, pixel_grid
+from flowdet.data.synthetic.layers import Layer, Rendering, pixel_grid, render
 from flowdet.data.synthetic.scene import Burst, Scene
 
 __all__ = ["Flow", "SyntheticClip", "SyntheticFrame", "SyntheticObject"]
@@ -27,10 +27,10 @@ class SyntheticObject:
 
     Attributes:
         track: Its number in the clip, from 0.
-        class_name: What it is.
-        box: x1, y1, x2, y2 px around those of its pixels that can be seen in the frame.
-        visible: Share of its pixels that can be seen; the others lie outside the frame or under another layer.
-        is_occluded: Whether another layer covers more than a tenth of what lies within the frame.
+        class_name: Its class.
+        box: x1, y1, x2, y2 px around its visible pixels.
+        visible: Share of its pixels that are visible; the others lie outside the frame or under another layer.
+        is_occluded: Whether another layer covers more than a tenth of its pixels within the frame.
     """
 
     track: int
@@ -46,8 +46,8 @@ class SyntheticFrame:
 
     Attributes:
         image: [h, w, 3] uint8 RGB before compression.
-        objects: Those of which enough can be seen.
-        left_out: How many objects were left out because too little can be seen.
+        objects: The objects that are visible enough.
+        left_out: Number of objects left out because too little of them is visible.
         degradation: "defocus", "shake" or "exposure"; None for a frame that is not in a burst.
     """
 
@@ -59,11 +59,11 @@ class SyntheticFrame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Flow:
-    """Where the pixels of one frame are in another.
+    """The flow from one frame to another.
 
     Attributes:
         flow: [2, h, w] float (dx, dy) px.
-        visible: [h, w] bool, whether the same point of the scene can be seen in the other frame.
+        visible: [h, w] bool, whether the same point of the scene is visible in the other frame.
     """
 
     flow: Tensor
@@ -71,12 +71,12 @@ class Flow:
 
 
 class SyntheticClip:
-    """Renders the frames of a scene, in any order; the same scene and seed give the same bytes.
+    """Renders the frames of a scene, in any order; the same scene and seed make the same bytes.
 
     Args:
-        scene: What is seen.
-        config: Its parameters.
-        seed: Of the noise, which is drawn for each frame alone.
+        scene: The scene.
+        config: The parameters.
+        seed: Seed of the noise, which is drawn for each frame by itself.
     """
 
     def __init__(self, scene: Scene, config: SyntheticConfig, seed: tuple[int, ...]) -> None:
@@ -88,9 +88,9 @@ class SyntheticClip:
         }
 
     def frame(self, number: int) -> SyntheticFrame:
-        """Renders one frame; its boxes are those at the middle of the exposure."""
+        """Renders one frame; its boxes are those of the middle of the exposure."""
         burst = self._burst(number)
-        view = look(self.scene.layers, number, self.config.size)
+        view = render(self.scene.layers, number, self.config.size)
         objects = [self._object(layer, number, view) for layer in self._tracks if view.in_frame[layer]]
         kept = tuple(each for each in objects if each is not None)
         image = self._photograph(self._exposed(number, view, burst), number, burst)
@@ -103,10 +103,10 @@ class SyntheticClip:
         return buffer.getvalue()
 
     def flow(self, current: int, reference: int) -> Flow:
-        """The flow from one frame to another at the middle of their exposures, from the layers' geometry."""
+        """Returns the flow between two frames at the middle of their exposures, from the geometry of the layers."""
         height, width = self.config.size
         layers = self.scene.layers
-        owner = look(layers, current, self.config.size).owner
+        owner = render(layers, current, self.config.size).owner
         grid = pixel_grid(0, 0, width, height)
         target = torch.empty_like(grid)
         visible = torch.zeros((height, width), dtype=torch.bool)
@@ -123,7 +123,7 @@ class SyntheticClip:
     def _burst(self, number: int) -> Burst | None:
         return next((burst for burst in self.scene.bursts if number in burst), None)
 
-    def _object(self, number: int, time: int, view: View) -> SyntheticObject | None:
+    def _object(self, number: int, time: int, view: Rendering) -> SyntheticObject | None:
         layer, name = self.scene.layers[number], self.scene.class_names[number]
         assert name is not None
         seen = view.owner == number
@@ -138,8 +138,8 @@ class SyntheticClip:
         is_occluded = count < (1 - _COVERED) * view.in_frame[number]
         return SyntheticObject(self._tracks[number], name, box, min(1.0, count / whole), is_occluded)
 
-    def _exposed(self, number: int, view: View, burst: Burst | None) -> Tensor:
-        """The mean of what is seen while the shutter is open."""
+    def _exposed(self, number: int, view: Rendering, burst: Burst | None) -> Tensor:
+        """Returns the mean image [3, h, w] while the shutter is open."""
         shaken = burst is not None and burst.kind == "shake"
         exposure = self.config.jolt_exposure if shaken else self.scene.exposure
         step = max(_largest_step(layer, number, exposure, self.config.size) for layer in self.scene.layers)
@@ -147,10 +147,12 @@ class SyntheticClip:
         if count < 2:
             return view.image
         moments = [number + exposure * ((k + 0.5) / count - 0.5) for k in range(count)]
-        return torch.stack([look(self.scene.layers, moment, self.config.size).image for moment in moments]).mean(dim=0)
+        return torch.stack([render(self.scene.layers, moment, self.config.size).image for moment in moments]).mean(
+            dim=0
+        )
 
     def _photograph(self, exposed: Tensor, number: int, burst: Burst | None) -> NDArray[np.uint8]:
-        """What lens and sensor make of it."""
+        """Adds defocus, light and noise; returns [h, w, 3] uint8."""
         rng = np.random.default_rng((*self._seed, number))
         image = (exposed.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
         light = np.array(self.scene.light, dtype=np.float32)
@@ -165,7 +167,7 @@ class SyntheticClip:
 
 
 def _is_covered(above: tuple[Layer, ...], points: Tensor, time: int) -> Tensor:
-    """Whether a layer that lies above hides these points [n, 2] px of a frame."""
+    """Returns a mask [n] of the points [n, 2] px of a frame that a layer above hides."""
     covered = torch.zeros(len(points), dtype=torch.bool)
     for layer in above:
         covered |= layer.colours(layer.to_picture(points[None], time))[3, 0] > 0.5
@@ -173,7 +175,7 @@ def _is_covered(above: tuple[Layer, ...], points: Tensor, time: int) -> Tensor:
 
 
 def _largest_step(layer: Layer, time: int, exposure: float, size: tuple[int, int]) -> float:
-    """How far a corner of the layer, or of the frame for the background, moves while the shutter is open, px."""
+    """Returns how far a corner of the layer (for the background, of the frame) moves while the shutter is open, px."""
     height, width = size if layer.is_ground else layer.picture.shape[1:]
     corners = torch.tensor([[0.0, 0.0], [width, 0.0], [0.0, height], [width, height]])
     before, after = (layer.to_frame(corners, time + exposure * share) for share in (-0.5, 0.5))

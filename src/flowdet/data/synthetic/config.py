@@ -12,9 +12,9 @@ SPEC = "flowdet-synthetic-vid 1"
 
 @dataclass(frozen=True, slots=True)
 class SyntheticConfig:
-    """How clips look; the values given here are those of the benchmark.
+    """Parameters of the clips; the defaults are those of the benchmark.
 
-    Ranges are drawn from evenly, those marked * by their logarithm.
+    Values are drawn uniformly from their ranges, log-uniformly where marked *.
 
     Attributes:
         size: (height, width) of the frames.
@@ -23,29 +23,29 @@ class SyntheticConfig:
         box_sizes: Square root of the share of the frame that an object covers, at the quantiles of `box_quantiles`;
             in between by its logarithm.
         box_quantiles: See `box_sizes`.
-        motion: * The amplitude factor of a clip.
-        speed: An object's speed, in its own sizes a frame, is the amplitude factor times this.
-        zoom_speed: Largest change of the logarithm of an object's scale a frame, over the amplitude factor.
-        turn_speed: Largest turn of an object in radians a frame, over the amplitude factor.
-        pan_speed: The background's speed in frame widths a frame, over the amplitude factor, at most.
-        fastest: Px a frame; no layer has a larger speed than this by its drift or by one of its waves.
+        motion: * Amplitude factor of a clip.
+        speed: Speed of an object in its own sizes per frame, divided by the amplitude factor.
+        zoom_speed: Largest change of the logarithm of an object's scale per frame, divided by the amplitude factor.
+        turn_speed: Largest rotation of an object in radians per frame, divided by the amplitude factor.
+        pan_speed: Largest speed of the background in frame widths per frame, divided by the amplitude factor.
+        fastest: Largest speed of a layer by its drift or by one of its waves, px per frame.
         wobble: Largest shift of an object's rows, as a share of its width.
         hand: Amplitude in px of the camera's constant shake.
-        props: Most drawings without a class in a clip.
-        exposure: Share of a frame's time during which the shutter is open.
+        props: Largest number of drawings without a class in a clip.
+        exposure: Share of the frame interval during which the shutter is open.
         jolt_exposure: The same during a shake.
         degraded: Share of the frames that lie in a burst of degradation.
-        burst: Frames in a burst, from and to.
-        sharp: At least so many frames between two bursts are not degraded.
+        burst: Range of the number of frames in a burst.
+        sharp: Smallest number of frames between two bursts.
         kinds: Odds of each kind of burst.
         defocus: Standard deviation of the blur in px.
-        jolt: * Amplitude in px.
-        dark: * Factor on the light.
-        bright: * Factor on the light.
-        noise: * Standard deviation of the sensor's noise, of the full range.
-        quality: Of JPEG.
-        least_side: Objects whose box has a shorter side, in px, are left out.
-        least_visible: Objects of which less can be seen are left out.
+        jolt: * Amplitude of a shake in px.
+        dark: * Factor on the light in a dark burst.
+        bright: * Factor on the light in a bright burst.
+        noise: * Standard deviation of the sensor's noise, as a share of the full range.
+        quality: Range of the JPEG quality.
+        least_side: Objects whose box has a shorter side than this, in px, are left out.
+        least_visible: Objects with a smaller visible share than this are left out.
     """
 
     size: tuple[int, int] = (192, 320)

@@ -1,4 +1,4 @@
-"""Layers: pictures that move and bend in a way that can be inverted exactly, so that flow is known."""
+"""Layers: pictures whose motion and bending can be inverted exactly, so that flow is known."""
 
 import math
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from torch.nn import functional as F
 
 from flowdet.data.synthetic.motion import Shake, Wander
 
-__all__ = ["Layer", "Place", "View", "Wobble", "look", "pixel_grid"]
+__all__ = ["Layer", "Place", "Rendering", "Wobble", "pixel_grid", "render"]
 
 _OPAQUE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a layer's picture lies in the frame.
+    """Where a layer's picture lies in the frame, over time.
 
     Attributes:
-        x: Of its centre, px.
-        y: Of its centre, px.
-        log_scale: Logarithm of frame pixels a picture pixel.
-        angle: Radians, clockwise.
+        x: x of its centre, frame px.
+        y: y of its centre, frame px.
+        log_scale: Logarithm of the number of frame pixels per picture pixel.
+        angle: Rotation in radians, clockwise.
     """
 
     x: Wander
@@ -39,9 +39,9 @@ class Wobble:
     """A wave that runs through a picture from top to bottom and shifts its rows sideways.
 
     Attributes:
-        amplitude: Picture px.
-        wave_number: Radians a picture px.
-        rate: Radians a frame.
+        amplitude: Largest shift, picture px.
+        wave_number: Radians per picture px.
+        rate: Radians per frame.
     """
 
     amplitude: float = 0.0
@@ -49,7 +49,7 @@ class Wobble:
     rate: float = 0.0
 
     def shift(self, y: Tensor, time: float) -> Tensor:
-        """How far the rows at y are shifted, picture px."""
+        """Returns the shift of the rows at y, picture px."""
         return self.amplitude * torch.sin(self.wave_number * y + self.rate * time)
 
 
@@ -58,11 +58,11 @@ class Layer:
     """A moving picture.
 
     Attributes:
-        picture: [4, h, w] float in [0, 1], red, green and blue multiplied by alpha, alpha.
-        place: Where it is without the camera's shake.
-        shake: That of the camera.
+        picture: [4, h, w] float RGBA in [0, 1], colours multiplied by alpha.
+        place: Its place without the camera's shake.
+        shake: The camera's shake.
         wobble: How it bends.
-        is_ground: Whether it goes on beyond its edges, mirrored, as the background does.
+        is_ground: Whether it continues beyond its edges, mirrored, as the background does.
     """
 
     picture: Tensor
@@ -72,11 +72,11 @@ class Layer:
     is_ground: bool = False
 
     def scale(self, time: float) -> float:
-        """Frame pixels a picture pixel."""
+        """Returns the number of frame pixels per picture pixel."""
         return math.exp(self.place.log_scale.at(time))
 
     def matrix(self, time: float) -> NDArray[np.float64]:
-        """[2, 3] from picture to frame px, but for the wobble."""
+        """Returns the [2, 3] matrix from picture to frame px, without the wobble."""
         angle, scale = self.place.angle.at(time), self.scale(time)
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         turn = np.array([[cos, -sin], [sin, cos]])
@@ -85,13 +85,13 @@ class Layer:
         return np.column_stack((turn, centre - turn @ np.array([width / 2, height / 2])))
 
     def to_frame(self, points: Tensor, time: float) -> Tensor:
-        """Where points [..., 2] (x, y) px of the picture are in the frame at that time."""
+        """Returns where points [..., 2] (x, y) px of the picture are in the frame at a time."""
         x, y = points.unbind(dim=-1)
         matrix = torch.from_numpy(self.matrix(time)).float()
         return torch.stack((x - self.wobble.shift(y, time), y), dim=-1) @ matrix[:, :2].T + matrix[:, 2]
 
     def to_picture(self, points: Tensor, time: float) -> Tensor:
-        """Which points of the picture are at these points [..., 2] (x, y) px of the frame at that time."""
+        """Returns the points of the picture that are at points [..., 2] (x, y) px of the frame at a time."""
         matrix = self.matrix(time)
         back = np.linalg.inv(matrix[:, :2])
         offset = torch.from_numpy(-back @ matrix[:, 2]).float()
@@ -99,14 +99,14 @@ class Layer:
         return torch.stack((x + self.wobble.shift(y, time), y), dim=-1)
 
     def colours(self, points: Tensor) -> Tensor:
-        """The picture [4, h, w] at its points [h, w, 2] (x, y) px; nothing beyond its edges."""
+        """Samples the picture at points [h, w, 2] (x, y) px; returns [4, h, w], transparent beyond its edges."""
         height, width = self.picture.shape[1:]
         grid = points * torch.tensor([2 / width, 2 / height]) - 1
         padding = "reflection" if self.is_ground else "zeros"
         return F.grid_sample(self.picture[None], grid[None], "bilinear", padding, align_corners=False)[0]
 
     def extent(self, time: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """The part of the frame that it can cover: left, top, right, bottom px, right and bottom not included."""
+        """Returns the part of the frame that it can cover: left, top, right, bottom px, the last two exclusive."""
         height, width = size
         if self.is_ground:
             return 0, 0, width, height
@@ -120,13 +120,13 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class View:
-    """What a moment looks like.
+class Rendering:
+    """All layers at one moment.
 
     Attributes:
-        image: [3, h, w] float in [0, 1].
+        image: [3, h, w] float RGB in [0, 1].
         owner: [h, w] int64, the number of the topmost layer at each pixel.
-        in_frame: For each layer, how many pixels of the frame it would cover if no other lay over it.
+        in_frame: For each layer, the number of pixels of the frame that it would cover if no other lay over it.
     """
 
     image: Tensor
@@ -135,13 +135,13 @@ class View:
 
 
 def pixel_grid(left: int, top: int, right: int, bottom: int) -> Tensor:
-    """The centres [h, w, 2] (x, y) of the pixels from left and top to before right and bottom."""
+    """Returns the centres [h, w, 2] (x, y) of the pixels from left and top to right and bottom, exclusive."""
     y, x = torch.meshgrid(torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij")
     return torch.stack((x, y), dim=-1)
 
 
-def look(layers: Sequence[Layer], time: float, size: tuple[int, int]) -> View:
-    """Lays the layers over each other, the first lowest, for a frame of (height, width)."""
+def render(layers: Sequence[Layer], time: float, size: tuple[int, int]) -> Rendering:
+    """Lays layers over each other, the first lowest, in a frame of (height, width) px."""
     image = torch.zeros((3, *size))
     owner = torch.zeros(size, dtype=torch.int64)
     in_frame = []
@@ -156,4 +156,4 @@ def look(layers: Sequence[Layer], time: float, size: tuple[int, int]) -> View:
         covered = colours[3] > _OPAQUE
         owner[top:bottom, left:right][covered] = number
         in_frame.append(int(covered.sum()))
-    return View(image, owner, tuple(in_frame))
+    return Rendering(image, owner, tuple(in_frame))

@@ -1,4 +1,4 @@
-"""Smooth paths: where a layer is at any time, also between two frames."""
+"""Smooth random paths over continuous time."""
 
 import math
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Wander:
     """A smooth function of time that stays within `middle` plus or minus `reach`.
 
     Attributes:
-        middle: Of its range.
+        middle: Middle of its range.
         reach: Half of its range; 0 for a constant.
-        start: What it has run before time 0.
-        drift: What it runs a frame.
-        waves: (amplitude, radians a frame, phase) of each wave on top of the drift.
+        start: Distance run at time 0.
+        drift: Distance run per frame.
+        waves: (amplitude, radians per frame, phase) of each wave on top of the drift.
     """
 
     middle: float
@@ -28,7 +28,7 @@ class Wander:
     waves: tuple[tuple[float, float, float], ...] = ()
 
     def at(self, time: float) -> float:
-        """Its value, `time` in frames."""
+        """Returns the value at a time in frames."""
         if not self.reach:
             return self.middle
         run = self.start + self.drift * time + sum(a * math.sin(rate * time + p) for a, rate, p in self.waves)
@@ -38,14 +38,14 @@ class Wander:
 def draw_wander(
     rng: np.random.Generator, middle: float, reach: float, speed: float, periods: tuple[float, float] = (12, 60)
 ) -> Wander:
-    """Draws a function that starts at a random place in its range.
+    """Draws a random function that starts anywhere in its range.
 
     Args:
-        rng: Where chance comes from.
-        middle: Of its range.
+        rng: Random number generator.
+        middle: Middle of its range.
         reach: Half of its range.
-        speed: Its root mean square speed a frame in the middle of its range; it is slower towards the ends.
-        periods: Of its waves, frames.
+        speed: Root mean square speed per frame in the middle of the range; it is slower towards the ends.
+        periods: Range of the periods of its waves, frames.
     """
     start = reach * math.asin(rng.uniform(-1, 1)) * rng.choice((1, -1))
     share = rng.uniform(0, 1)
@@ -61,11 +61,11 @@ class Jolt:
     """A short, violent shake of the camera.
 
     Attributes:
-        start: Its first frame.
-        length: Frames.
+        start: Number of its first frame.
+        length: Number of frames.
         amplitude: (x, y) px.
-        rate: Radians a frame.
-        phases: Of x and y.
+        rate: Radians per frame.
+        phases: Phases of the waves in x and y, radians.
     """
 
     start: int
@@ -75,7 +75,7 @@ class Jolt:
     phases: tuple[float, float]
 
     def at(self, time: float) -> NDArray[np.float64]:
-        """Offset (x, y) px; zero outside its frames."""
+        """Returns the offset (x, y) px at a time in frames; zero outside its frames."""
         share = (time - self.start + 0.5) / self.length
         if not 0 < share < 1:
             return np.zeros(2)
@@ -85,12 +85,12 @@ class Jolt:
 
 @dataclass(frozen=True, slots=True)
 class Shake:
-    """How the hand that holds the camera moves all that is seen.
+    """The shake of the camera by the hand that holds it.
 
     Attributes:
-        x: Px.
-        y: Px.
-        jolts: The shakes that spoil frames.
+        x: Constant shake along x, px.
+        y: Constant shake along y, px.
+        jolts: Violent shakes of some frames.
     """
 
     x: Wander
@@ -98,5 +98,5 @@ class Shake:
     jolts: tuple[Jolt, ...]
 
     def at(self, time: float) -> NDArray[np.float64]:
-        """Offset (x, y) px."""
+        """Returns the offset (x, y) px at a time in frames."""
         return np.array([self.x.at(time), self.y.at(time)]) + sum((jolt.at(time) for jolt in self.jolts), np.zeros(2))

@@ -1,7 +1,7 @@
-"""Scenes at random: which drawings, how large and how fast, how the camera moves, and when frames are spoilt."""
+"""Random scenes: drawings, their sizes and speeds, the motion of the camera, and bursts of degraded frames."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +14,19 @@ from flowdet.data.synthetic.assets import Assets, Picture
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import Layer, Place, Wobble
 from flowdet.data.synthetic.motion import Jolt, Shake, Wander, draw_wander
-from flowdet.data.synthetic.restyle import RestyleConfig, restyled
 
 __all__ = ["Burst", "Scene", "draw_scene"]
 
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Some frames in a row that are spoilt.
+    """A run of degraded frames.
 
     Attributes:
         kind: "defocus", "shake" or "exposure".
-        start: Its first frame.
-        length: Frames.
-        strength: Blur in px for defocus, factor on the light for exposure; the shake is in the camera's path.
+        start: Number of the first frame.
+        length: Number of frames.
+        strength: Blur in px for defocus, factor on the light for exposure; a shake is part of the camera's path.
     """
 
     kind: str
@@ -41,18 +40,18 @@ class Burst:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """Everything that is drawn at random for a clip but for the noise of its frames.
+    """Everything random about a clip but the noise of its frames.
 
     Attributes:
-        layers: The lowest first: the background, then objects and props.
-        class_names: That of each layer; None for background and props.
+        layers: The layers, the lowest first: the background, then objects and props.
+        class_names: The class of each layer; None for background and props.
         pictures: The name of each layer's picture.
-        motion: The amplitude factor.
-        bursts: In the order of time.
-        exposure: Share of a frame's time during which the shutter is open.
-        light: [3] factors on red, green and blue.
-        noise: Standard deviation, of the full range.
-        quality: Of JPEG.
+        motion: Amplitude factor of all motion.
+        bursts: Bursts of degraded frames, in the order of time.
+        exposure: Share of the frame interval during which the shutter is open.
+        light: Factors on red, green and blue.
+        noise: Standard deviation of the noise, as a share of the full range.
+        quality: JPEG quality.
     """
 
     layers: tuple[Layer, ...]
@@ -74,18 +73,18 @@ def draw_scene(
     class_names: Sequence[str],
     length: int,
     config: SyntheticConfig,
-    restyle: RestyleConfig | None = None,
+    restyle: Callable[[Image.Image, np.random.Generator], Image.Image] = lambda drawing, rng: drawing,
 ) -> Scene:
-    """Draws a scene.
+    """Draws a random scene.
 
     Args:
-        rng: Where chance comes from.
-        assets: What it is made of.
-        first: Class of its first object.
-        class_names: Classes that further objects may have.
-        length: Frames that bursts are planned for.
-        config: Its parameters.
-        restyle: Other styles for its objects; None leaves them as they were drawn.
+        rng: Random number generator.
+        assets: The drawings and photographs.
+        first: Class of the first object.
+        class_names: Classes of further objects.
+        length: Number of frames that bursts are planned for.
+        config: The parameters.
+        restyle: Returns the drawing of an object in another style; by default as it is.
     """
     motion = _log_uniform(rng, config.motion)
     bursts = _bursts(rng, length, config)
@@ -99,8 +98,7 @@ def draw_scene(
     chosen: list[tuple[str | None, Picture, Layer]] = []
     for name in names:
         drawing = assets.drawings[name][rng.integers(len(assets.drawings[name]))]
-        image = restyled(drawing.image(), rng, restyle) if restyle else drawing.image()
-        chosen.append((name, drawing, _object(rng, image, shake, motion, config)))
+        chosen.append((name, drawing, _object(rng, restyle(drawing.image(), rng), shake, motion, config)))
     for _ in range(rng.integers(config.props + 1)):
         prop = assets.props[rng.integers(len(assets.props))]
         chosen.append((None, prop, _prop(rng, prop, ground, config)))
@@ -127,7 +125,7 @@ def _bursts(rng: np.random.Generator, length: int, config: SyntheticConfig) -> t
     mean_gap = np.mean(config.burst) * (1 - config.degraded) / config.degraded
     kinds, odds = zip(*config.kinds, strict=True)
     bursts: list[Burst] = []
-    # Time begins before the clip, so that its first frames are spoilt as often as the others.
+    # Time begins before the clip, so that its first frames are degraded as often as the others.
     time = -int(rng.integers(40, 80))
     while True:
         time += config.sharp + round(rng.exponential(mean_gap - config.sharp))
@@ -203,7 +201,7 @@ def _object(
 
 
 def _prop(rng: np.random.Generator, drawing: Picture, ground: Layer, config: SyntheticConfig) -> Layer:
-    """Something that stands in the scene, nearer than the background, so that it passes faster."""
+    """Draws something that stands in the scene, nearer than the background, so that it passes faster."""
     height, width = config.size
     image, scale = _sized(drawing.image(), _log_uniform(rng, (0.08, 0.4)) * math.sqrt(height * width))
     pixels = _tinted(rng, np.array(_mirrored(rng, image)))
@@ -218,7 +216,7 @@ def _prop(rng: np.random.Generator, drawing: Picture, ground: Layer, config: Syn
 
 
 def _following(path: Wander, factor: float, start: float) -> Wander:
-    """The same path times a factor, at `start` at time 0."""
+    """Returns a path scaled by a factor, at `start` at time 0."""
     waves = tuple((amplitude * factor, rate, phase) for amplitude, rate, phase in path.waves)
     scaled = Wander(0, path.reach * factor, path.start * factor, path.drift * factor, waves)
     return Wander(start - scaled.at(0), scaled.reach, scaled.start, scaled.drift, waves)
@@ -229,7 +227,7 @@ def _mirrored(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 
 
 def _sized(image: Image.Image, side: float) -> tuple[Image.Image, float]:
-    """The image with so many pixels, at most its own, and the scale that it then needs to cover side times side px."""
+    """Shrinks an image to side * side pixels if it has more; returns the scale that it still needs to cover them."""
     factor = side / math.sqrt(image.width * image.height)
     if factor < 1:
         size = max(2, round(image.width * factor)), max(2, round(image.height * factor))
@@ -238,7 +236,7 @@ def _sized(image: Image.Image, side: float) -> tuple[Image.Image, float]:
 
 
 def _tinted(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The drawing in another light: darker or lighter, less or more contrast and colour, shaded from one side."""
+    """Returns the drawing in another light: brightness, contrast, colour, and shade from one side."""
     colours = pixels[..., :3].astype(np.float64)
     grey = colours.mean(axis=2, keepdims=True)
     colours = grey + (colours - grey) * rng.uniform(0.6, 1.1)
@@ -252,7 +250,7 @@ def _tinted(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.u
 
 
 def _premultiplied(pixels: NDArray[np.uint8]) -> Tensor:
-    """[h, w, 3 or 4] uint8 as [4, h, w] float, red, green and blue multiplied by alpha."""
+    """Returns [h, w, 3 or 4] uint8 as [4, h, w] float in [0, 1], red, green and blue multiplied by alpha."""
     picture = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     if len(picture) == 3:
         return torch.cat((picture, torch.ones_like(picture[:1])))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.assets import load_assets
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.data.synthetic.restyle import RestyleConfig, restyled
-from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.errors import ConfigError
-from flowdet.systems.recipes import VID_CLASSES
+from scripts.lite_clips.drawings import SyntheticClips
+from scripts.lite_clips.restyle import RestyleConfig, restyled
 
 PLAIN = RestyleConfig(bend=0, hue=0, flat=0, pale=0, lines=0, outline=0)
 

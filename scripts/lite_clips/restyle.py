@@ -1,4 +1,4 @@
-"""Drawings in other styles than their family's, so that a detector learns what they show rather than who drew them."""
+"""Drawings in other styles, so that a detector learns what they show rather than who drew them."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ _LARGEST_SIDE = 112
 
 @dataclass(frozen=True, slots=True)
 class RestyleConfig:
-    """How often and how far a drawing changes; the benchmark's own clips are never restyled.
+    """How often and how far drawings change their style.
 
     Attributes:
         bend: Largest shift of a knot of the 3x3 net that the drawing is stretched over, as a share of its sides.
         hue: Probability of other hues.
-        flat: Probability that shades become a few even colours.
+        flat: Probability that shades become a few flat colours.
         pale: Probability that colours fade, up to a line drawing.
         lines: Probability that the edges within the drawing become dark lines.
         outline: Probability of a line around it.
@@ -41,15 +41,15 @@ class RestyleConfig:
 
 
 def restyled(image: Image.Image, rng: np.random.Generator, config: RestyleConfig) -> Image.Image:
-    """The drawing in another style.
+    """Returns a drawing in another style.
 
     Args:
-        image: RGBA, what is not drawn transparent.
-        rng: Where chance comes from.
-        config: How often and how far.
+        image: RGBA, transparent around the drawing.
+        rng: Random number generator.
+        config: How often and how far the drawing changes.
 
     Returns:
-        RGBA, as large as what is drawn and with sides of about 112 px at most, which keeps this fast.
+        RGBA, cropped to the drawing, with sides of at most about 112 px, which keeps this fast.
     """
     image = image.copy()
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
@@ -78,7 +78,7 @@ def restyled(image: Image.Image, rng: np.random.Generator, config: RestyleConfig
 
 
 def _bent(image: Image.Image, rng: np.random.Generator, bend: float) -> Image.Image:
-    """Stretched over a 3x3 net whose knots are shifted."""
+    """Stretches an image over a 3x3 net whose knots are shifted."""
     size = np.array(image.size)
     steps = (np.linspace(0, 1, 4)[:, None] * size).round()
     corners = steps.astype(int)
@@ -96,7 +96,7 @@ def _bent(image: Image.Image, rng: np.random.Generator, bend: float) -> Image.Im
 
 
 def _other_hues(colours: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """All hues turned by the same angle, mostly a small one, and more or less colour."""
+    """Turns all hues by one angle, mostly a small one, and scales the saturation."""
     pixels = np.array(colours.convert("HSV"))
     reach = 128 if rng.random() < 0.25 else 20
     pixels[..., 0] += np.uint8(rng.integers(-reach, reach) % 256)
@@ -105,6 +105,6 @@ def _other_hues(colours: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _edges(colours: Image.Image, width: int) -> Image.Image:
-    """Where one colour ends and another begins, as thick as an outline."""
+    """Returns a mask of the edges between colours, as thick as an outline."""
     edges = colours.filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES).convert("L")
     return edges.point(lambda value: 255 * (value > 40)).filter(ImageFilter.MaxFilter(2 * (width // 2) + 1))

@@ -1,4 +1,4 @@
-"""Training clips from still pictures: each picture, and objects cut out of others, move smoothly, so flow is known."""
+"""Training clips from still pictures, which move smoothly with objects cut out of others, so that flow is known."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,12 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowdet.data.coco import OutlinedObject, Still
 from flowdet.types import Targets
 
-__all__ = ["MovingStills", "MovingStillsConfig", "StillClip"]
+from .clip import FlowClip
+from .stills import OutlinedObject, Still
+
+__all__ = ["MovingStills", "MovingStillsConfig"]
 
 _SMALLEST_SIDE = 6
 _LEAST_VISIBLE = 0.3
@@ -23,14 +25,14 @@ _LEAST_VISIBLE = 0.3
 
 @dataclass(frozen=True)
 class MovingStillsConfig:
-    """How the clips look.
+    """Parameters of the clips.
 
     Attributes:
         size: (height, width) of the frames.
-        zoom: Range of the picture's size, 1 being the size that just covers the frame.
-        pasted: Most objects pasted on one picture.
+        zoom: Range of the scale of the picture; at 1 it just covers the frame.
+        pasted: Largest number of objects pasted on a picture.
         speed: Largest speed of a layer, px a frame.
-        reach: References lie at most so many frames from the current one.
+        reach: Largest distance of a reference from the current frame, in frames.
         background_share: Share of clips on a picture without labels, with pasted objects only.
     """
 
@@ -40,21 +42,6 @@ class MovingStillsConfig:
     speed: float = 5.0
     reach: int = 9
     background_share: float = 0.2
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class StillClip:
-    """One clip.
-
-    Attributes:
-        frames: [1 + r, h, w, 3] uint8 RGB, the current frame first.
-        flows: [r, 2, h, w] (dx, dy) from the current frame to each reference, px.
-        targets: The objects of the current frame.
-    """
-
-    frames: Tensor
-    flows: Tensor
-    targets: Targets
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +58,7 @@ class _Layer:
     spin: float
 
     def map_at(self, time: float, size: tuple[int, int]) -> NDArray[np.float64]:
-        """[3, 3] matrix from frame to picture px, `time` frames after the current one."""
+        """Returns the [3, 3] matrix from frame to picture px, `time` frames after the current one."""
         zoom = self.zoom * math.exp(self.growth * time)
         angle = self.angle + self.spin * time
         cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
@@ -95,15 +82,15 @@ class MovingStills:
         frequency = np.bincount(labels)[labels]
         self._cutout_odds = frequency**-0.5 / (frequency**-0.5).sum()
 
-    def draw(self, rng: np.random.Generator, references: int) -> StillClip:
-        """One clip with so many reference frames."""
+    def draw(self, rng: np.random.Generator, references: int) -> FlowClip:
+        """Returns a random clip with this number of reference frames."""
         layers = [self._ground(rng), *(self._cutout(rng) for _ in range(rng.integers(0, self.config.pasted + 1)))]
         reach = self.config.reach
         times = [0.0, *(rng.choice([*range(-reach, 0), *range(1, reach + 1)], references).astype(float))]
         seen = [[_sample(layer, time, self.config.size) for layer in layers] for time in times]
         alpha = [layer[3] for layer in seen[0]]
         flows = [_flow(layers, alpha, time) for time in times[1:]]
-        return StillClip(
+        return FlowClip(
             frames=_photograph(torch.stack([_compose(frame) for frame in seen]), rng),
             flows=torch.stack(flows) if flows else torch.zeros((0, 2, *self.config.size)),
             targets=_targets(layers, alpha),
@@ -184,7 +171,7 @@ def _pixel_grid(size: tuple[int, int]) -> Tensor:
 
 
 def _sample(layer: _Layer, time: float, size: tuple[int, int]) -> Tensor:
-    """The layer as seen in a frame, RGBA [4, h, w]."""
+    """Returns the layer as seen in a frame, RGBA [4, h, w]."""
     matrix = torch.from_numpy(layer.map_at(time, size)).float()
     place = _pixel_grid(size) @ matrix[:2, :2].T + matrix[:2, 2]
     height, width = layer.picture.shape[1:]
@@ -194,7 +181,7 @@ def _sample(layer: _Layer, time: float, size: tuple[int, int]) -> Tensor:
 
 
 def _compose(seen: Sequence[Tensor]) -> Tensor:
-    """One frame, RGB [3, h, w] in [0, 1], of layers RGBA [4, h, w], the topmost last; grey where none lies."""
+    """Lays RGBA layers [4, h, w] over grey, the topmost last; returns RGB [3, h, w] in [0, 1]."""
     image = torch.full_like(seen[0][:3], 0.5)
     for layer in seen:
         image = torch.lerp(image, layer[:3], layer[3:])
@@ -202,7 +189,7 @@ def _compose(seen: Sequence[Tensor]) -> Tensor:
 
 
 def _flow(layers: Sequence[_Layer], alpha: Sequence[Tensor], time: float) -> Tensor:
-    """Flow [2, h, w] px from the current frame to the frame at `time`, of the topmost layer at each pixel."""
+    """Returns the flow [2, h, w] px of the topmost layer from the current frame to the frame at `time`."""
     height, width = alpha[0].shape
     grid = _pixel_grid((height, width))
     flow = torch.zeros_like(grid)
@@ -216,7 +203,7 @@ def _flow(layers: Sequence[_Layer], alpha: Sequence[Tensor], time: float) -> Ten
 
 
 def _targets(layers: Sequence[_Layer], alpha: Sequence[Tensor]) -> Targets:
-    """The objects of the current frame that are in view and not covered by what is pasted over them."""
+    """Returns the objects of the current frame that are in view and not covered by others."""
     height, width = alpha[0].shape
     boxes, labels = [], []
     covered = torch.zeros_like(alpha[0])
@@ -239,7 +226,7 @@ def _targets(layers: Sequence[_Layer], alpha: Sequence[Tensor]) -> Targets:
 
 
 def _photograph(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """Frames [n, 3, h, w] in [0, 1] under one light, each with its own noise, as uint8 [n, h, w, 3]."""
+    """Puts frames [n, 3, h, w] in [0, 1] under one light, adds noise to each, returns uint8 [n, h, w, 3]."""
     gain = torch.tensor(rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3), dtype=torch.float32)[:, None, None]
     frames = (frames - 0.5) * rng.uniform(0.7, 1.3) + 0.5
     noise = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.03), frames.shape).astype(np.float32))

@@ -1,7 +1,6 @@
-"""Writing CocoVID image by image, so that a million frames take no memory, and all at once: no half file stays."""
+"""Writes CocoVID files image by image, in constant memory, whole or not at all."""
 
 import json
-import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -11,41 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from flowdet.data.cocovid import Problem, annotation_problems, header_problems, image_problems
 from flowdet.errors import ConfigError, DataError
+from flowdet.files import replacing, write_text
 
-__all__ = ["CocoVIDWriter", "Problem", "Written", "problems_path", "replacing", "write_json", "writing_cocovid"]
+__all__ = ["CocoVIDWriter", "Written", "problems_path", "writing_cocovid"]
 
 _SHOWN_PROBLEMS = 3
 _dump = json.JSONEncoder(allow_nan=False).encode  # made once: json.dumps would make it for every entry
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something of a source that could not be taken over and was left out.
-
-    Attributes:
-        kind: What such problems have in common, for counting.
-        sentence: Names the file and the entry, and says what is wrong.
-    """
-
-    kind: str
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """Counts of a file that was written.
 
     Attributes:
         path: The file.
-        videos: How many.
-        images: Frames and stills.
-        training_images: Those of them that training draws current frames from.
-        empty_images: Those without an object.
-        objects: How many.
-        objects_per_class: By class name, in the order of the categories.
+        videos: Number of videos.
+        images: Number of frames and stills.
+        training_images: Number of images that training uses as current frames.
+        empty_images: Number of images without objects.
+        objects: Number of objects.
+        objects_per_class: Number of objects by class name, in the order of the categories.
         remarks: What was left out or changed on purpose, with its count.
-        problems: What was left out because it is damaged or missing.
+        problems: What was left out because it is damaged, missing or implausible.
     """
 
     path: Path
@@ -63,11 +51,11 @@ class CocoVIDWriter:
     """Takes images with their objects; `writing_cocovid` makes one.
 
     Args:
-        path: What the file is called in messages.
-        document: Takes everything but the annotations; its beginning is written at once.
-        annotations: Keeps the annotations until all images are known.
-        categories: As in the file, each with id and name.
-        videos: As in the file, each with id and name.
+        path: What messages call the file.
+        document: Receives everything but the annotations; its beginning is written at once.
+        annotations: Holds the annotations until all images are known.
+        categories: Their entries, each with id and name.
+        videos: Their entries, each with id and name.
     """
 
     def __init__(
@@ -87,39 +75,47 @@ class CocoVIDWriter:
         self._objects: Counter[int] = Counter()
         self._remarks: Counter[str] = Counter()
         self._problems: list[Problem] = []
-        self._put(document, f'{{"categories": {_dump(list(categories))}, ')
-        self._put(document, f'"videos": {_dump(list(videos))}, ' if videos else "")
-        self._put(document, '"images": [')
+        document.write(f'{{"categories": {_dump(list(categories))}, ')
+        document.write(f'"videos": {_dump(list(videos))}, ' if videos else "")
+        document.write('"images": [')
 
     def image(self, image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> None:
-        """Adds a frame or still.
+        """Adds a frame or still; an image or object that a reader would refuse becomes a problem instead.
 
         Args:
             image: Its entry.
-            objects: The entries of its annotations but for the numbers of annotation, video and image, which are
-                given here.
+            objects: The entries of its annotations, without the ids of annotation, video and image.
         """
-        self._put(self._document, (", " if self._images else "") + _dump(image))
+        wrong = list(image_problems(image, f"image {image['file_name']!r}"))
+        self._problems += wrong
+        if wrong:
+            return
+        self._document.write((", " if self._images else "") + _dump(image))
         video = {"video_id": image["video_id"]} if "video_id" in image else {}
+        before = self._objects.total()
         for entry in objects:
             number = self._objects.total() + 1
             numbered = {"id": number, **video, "image_id": image["id"], **entry}
-            self._put(self._annotations, (", " if number > 1 else "") + _dump(numbered))
+            wrong = list(annotation_problems(numbered, f"an object of {image['file_name']!r}"))
+            self._problems += wrong
+            if wrong:
+                continue
+            self._annotations.write((", " if number > 1 else "") + _dump(numbered))
             self._objects[entry["category_id"]] += 1
         self._images += 1
         self._training += image.get("is_vid_train_frame", True)
-        self._empty += not objects
+        self._empty += self._objects.total() == before
 
     def remark(self, what: str, count: int = 1) -> None:
         """Counts something that was left out or changed on purpose."""
         self._remarks[what] += count
 
     def problem(self, kind: str, sentence: str) -> None:
-        """Takes down something that was left out because it is damaged or missing."""
+        """Records something that was left out because it is damaged or missing."""
         self._problems.append(Problem(kind, sentence))
 
     def written(self) -> Written:
-        """What was written so far."""
+        """Returns the counts so far."""
         return Written(
             path=self._path,
             videos=self._video_count,
@@ -134,19 +130,10 @@ class CocoVIDWriter:
 
     def finish(self) -> None:
         """Completes the document."""
-        self._put(self._document, '], "annotations": [')
+        self._document.write('], "annotations": [')
         self._annotations.seek(0)
-        try:
-            shutil.copyfileobj(self._annotations, self._document, 1 << 20)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-        self._put(self._document, "]}")
-
-    def _put(self, file: IO[str], text: str) -> None:
-        try:
-            file.write(text)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+        shutil.copyfileobj(self._annotations, self._document, 1 << 20)
+        self._document.write("]}")
 
 
 @contextmanager
@@ -157,23 +144,35 @@ def writing_cocovid(
     videos: Sequence[Mapping[str, Any]] = (),
     strict: bool = False,
 ) -> Iterator[CocoVIDWriter]:
-    """Writes a CocoVID file in a `with` statement; it appears or is replaced when that is left without an error.
+    """Yields the writer of a file that appears, or is replaced, when the block ends without an error.
 
-    If there were problems, they are listed in a file beside it, see `problems_path`.
+    Problems are listed in a file beside it, see `problems_path`.
 
     Args:
-        path: The `.json` file.
-        categories: As in the file, each with id and name.
-        videos: As in the file, each with id and name.
+        path: The `.json` file; its folder is made.
+        categories: Their entries, each with id and name.
+        videos: Their entries, each with id and name.
         strict: Problems are an error, and nothing is written but their list.
 
     Raises:
         ConfigError: The path does not end with .json.
-        DataError: The file cannot be written, no image came, or there were problems and `strict` is set.
+        DataError: The file cannot be written, there is no class or no image, or there were problems and `strict` is
+            set.
     """
     if path.suffix != ".json":
         raise ConfigError(f"a data set is written to a .json file, not to {path}")
-    with replacing(path) as document, tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as annotations:
+    wrong = [problem.sentence for problem in header_problems(categories, videos)]
+    if wrong:
+        raise DataError(f"{path} was not written: {'; '.join(wrong[:_SHOWN_PROBLEMS])}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
+    with (
+        replacing(path, error=DataError) as partial,
+        partial.open("w", encoding="utf-8") as document,
+        tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent) as annotations,
+    ):
         writer = CocoVIDWriter(path, document, annotations, categories, videos)
         yield writer
         writer.finish()
@@ -184,52 +183,15 @@ def writing_cocovid(
 
 
 def problems_path(path: Path) -> Path:
-    """The file in which the problems of a data set are listed, one a line: `val.problems.txt` for `val.json`."""
+    """Returns the file that lists the problems of a data set, one a line: `val.problems.txt` for `val.json`."""
     return path.with_suffix(".problems.txt")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file for people and machines, all at once.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    with replacing(path) as file:
-        try:
-            file.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Gives a text file that takes the place of `path` when the `with` statement is left without an error.
-
-    Raises:
-        DataError: The folder cannot be made or written to.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with file:
-            yield file
-        try:
-            partial.replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_problems(written: Written) -> None:
     path = problems_path(written.path)
     if written.problems:
-        with replacing(path) as file:
-            file.writelines(f"{problem.sentence}\n" for problem in written.problems)
+        lines = "".join(f"{problem.sentence}\n" for problem in written.problems)
+        write_text(path, lines.encode("utf-8", "backslashreplace").decode(), error=DataError)
     else:
         path.unlink(missing_ok=True)
 
@@ -241,7 +203,3 @@ def _refusal(written: Written) -> str:
     where = f" ({problems_path(written.path)} lists them)" if sentences else ""
     reason = f"there are problems{where}" if written.images else f"there is no image to write{where}"
     return f"{written.path} was not written: {reason}{': ' if sentences else ''}{first}{rest}"
-
-
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be written: {error.strerror}")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.data.safe_xml import read_xml
+from flowdet.data.reading import is_pixels, is_whole, parse_pixels, read_json, read_text, read_xml
 from flowdet.errors import DataError
 
 LAUGHS = '<!DOCTYPE lolz [<!ENTITY lol0 "lol">' + "".join(
@@ -53,3 +53,47 @@ def test_a_file_that_is_not_there_or_is_a_folder(tmp_path: Path) -> None:
         read_xml(tmp_path / "none.xml")
     with pytest.raises(DataError, match="cannot be read"):
         read_xml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a\n\xc3\xa9", b"a\r\n\xc3\xa9", b"a\r\xc3\xa9", b"\xef\xbb\xbfa\n\xc3\xa9", b"\xef\xbb\xbfa\r\n\xc3\xa9"],
+)
+def test_text_of_any_line_ends_with_or_without_a_byte_order_mark(content: bytes, tmp_path: Path) -> None:
+    assert read_text(write(tmp_path / "a.txt", content)) == "a\n\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("cat".encode("utf-16"), "is UTF-16 or no text; save it as UTF-8"),
+        ("cat".encode("utf-16-le"), "is UTF-16 or no text; save it as UTF-8"),
+        ("cat".encode("utf-16-be"), "is UTF-16 or no text; save it as UTF-8"),
+        (b"cat\nd\xf6g", "is not UTF-8 (byte 0xf6 in line 2); save it as UTF-8"),
+    ],
+)
+def test_text_in_another_encoding(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", content)
+    with pytest.raises(DataError) as raised:
+        read_text(path)
+    assert str(raised.value) == f"{path} {reason}"
+    with pytest.raises(DataError, match="No such file"):
+        read_text(tmp_path / "none")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    assert read_json(write(tmp_path / "a.json", '{"a": "\u00e9"}'.encode(encoding))) == {"a": "\u00e9"}
+
+
+def test_numbers_that_can_be_true() -> None:
+    assert all(map(is_pixels, (0, -1, 1.5, 2**31 - 1, -(2.0**31) + 1)))
+    for value in (2**31, 1e308, 10**400, float("nan"), float("inf"), -float("inf"), True, "1", None):
+        assert not is_pixels(value)
+    assert is_whole(2**63 - 1)
+    for whole in (2**63, 1.0, True, "1", None):
+        assert not is_whole(whole)
+    assert parse_pixels(" 1e3 ") == 1000
+    for text in ("1e308", "inf", "-inf", "nan", "", "x", "9" * 5000):
+        with pytest.raises(DataError, match="is no"):
+            parse_pixels(text)

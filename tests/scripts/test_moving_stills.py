@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowdet.data import moving_stills
-from flowdet.data.moving_stills import MovingStills, MovingStillsConfig, StillClip
-from tests.data.pictures import rectangle, still, waves
+from scripts.lite_clips import moving_stills
+from scripts.lite_clips.clip import FlowClip
+from scripts.lite_clips.moving_stills import MovingStills, MovingStillsConfig
+from tests.data.pictures import waves
+from tests.scripts.outlined import rectangle, still
 
 SIZE = (96, 128)
 
@@ -31,7 +33,7 @@ def stills(folder: Path, **config: object) -> MovingStills:
     return MovingStills(pictures, [background], MovingStillsConfig(size=SIZE, **config))  # type: ignore[arg-type]
 
 
-def draw(source: MovingStills, seed: int, references: int = 2) -> StillClip:
+def draw(source: MovingStills, seed: int, references: int = 2) -> FlowClip:
     return source.draw(np.random.default_rng(seed), references)
 
 
@@ -50,7 +52,7 @@ def follow(reference: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     return upper * (1 - lower) + below * lower, inside
 
 
-def explained(clip: StillClip, flows: Tensor) -> Tensor:
+def explained(clip: FlowClip, flows: Tensor) -> Tensor:
     """For each reference the share of pixels with the colour of the place that their flow leads to."""
     shares = []
     for reference, flow in zip(clip.frames[1:], flows, strict=True):

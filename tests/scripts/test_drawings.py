@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.assets import load_assets
 from flowdet.data.synthetic.config import SyntheticConfig
 from flowdet.data.synthetic.layers import pixel_grid
-from flowdet.data.synthetic.training import SyntheticClips
 from flowdet.errors import ConfigError
-from flowdet.systems.recipes import VID_CLASSES
+from scripts.lite_clips.drawings import SyntheticClips
 
 CLEAR = SyntheticConfig(size=(96, 160), noise=(1e-4, 2e-4), exposure=(0, 0), quality=(95, 96), degraded=0.01)
 

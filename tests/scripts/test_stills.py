@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowdet.data.coco import read_stills
 from flowdet.errors import FlowdetError
+from scripts.lite_clips.stills import read_stills
 
 TRIANGLE = [0, 0, 10, 0, 5, 8]
 SQUARE = [20, 20, 30, 20, 30, 30, 20, 30]

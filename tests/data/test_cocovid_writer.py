@@ -1,11 +1,11 @@
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from flowdet.data.cocovid import find_faults, read_json
-from flowdet.data.writing import CocoVIDWriter, Written, problems_path, replacing, write_json, writing_cocovid
+from flowdet.data.cocovid import find_problems
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, problems_path, writing_cocovid
+from flowdet.data.reading import read_json
 from flowdet.errors import ConfigError, DataError
 
 CLASSES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -38,7 +38,7 @@ def test_a_document_and_its_counts(tmp_path: Path) -> None:
         assert not path.exists()
     document = read_json(path)
     assert list(document) == ["categories", "videos", "images", "annotations"]
-    assert list(find_faults(document)) == []
+    assert list(find_problems(document)) == []
     assert document["annotations"] == [
         {"id": 1, "video_id": 1, "image_id": 1, **BOX},
         {"id": 2, "video_id": 1, "image_id": 1, **BOX},
@@ -102,15 +102,42 @@ def test_another_suffix_and_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(DataError, match="cannot be written"),
-        writing_cocovid(tmp_path / "file" / "d.json", categories=[]),
+        writing_cocovid(tmp_path / "file" / "d.json", categories=CLASSES),
     ):
         pass
 
 
-def test_json_for_machines(tmp_path: Path) -> None:
-    write_json(tmp_path / "r.json", {"a": [1, 2]})
-    assert json.loads((tmp_path / "r.json").read_text()) == {"a": [1, 2]}
+def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DataError, match=r"folder\.json cannot be written"), replacing(tmp_path / "folder.json") as file:
-        file.write("x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.json", "r.json"]
+    with pytest.raises(DataError, match=r"folder\.json is a folder"):
+        write(tmp_path / "folder.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.json"]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "d.json").symlink_to(tmp_path / "target.json")
+    write(tmp_path / "d.json")
+    assert (tmp_path / "d.json").is_symlink()
+    assert len(read_json(tmp_path / "target.json")["images"]) == 3
+
+
+def test_what_a_reader_would_refuse_is_a_problem_and_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    with writing_cocovid(path, categories=CLASSES) as writer:
+        writer.image(IMAGE, [BOX, BOX | {"bbox": [0, 0, 1e308, 1e308]}, BOX | {"area": float("inf")}, BOX])
+        writer.image(IMAGE | {"id": 2, "width": 2**31}, [BOX])
+        writer.image(IMAGE | {"id": 3}, [BOX | {"instance_id": 2**63}])
+    written = writer.written()
+    assert (written.images, written.objects, written.empty_images) == (2, 2, 1)
+    assert [problem.kind for problem in written.problems] == [
+        "annotation with a wrong box",
+        "annotation with a wrong area",
+        "image with a wrong width",
+        "annotation with a wrong instance_id",
+    ]
+    assert list(find_problems(read_json(path))) == []
+    with pytest.raises(DataError, match="there are no categories"), writing_cocovid(path, categories=[]):
+        pass
+    wrong = [{"id": 1, "name": "a\x1b[2J"}]
+    with pytest.raises(DataError, match="cannot be printed"), writing_cocovid(path, categories=wrong):
+        pass

@@ -3,20 +3,22 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flowdet.data.moving_stills import StillClip
 from flowdet.data.synthetic.assets import Picture, load_assets
 from flowdet.data.synthetic.clip import SyntheticClip
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.data.synthetic.restyle import RestyleConfig
 from flowdet.data.synthetic.scene import draw_scene
 from flowdet.errors import ConfigError
 from flowdet.types import Targets
+
+from .clip import FlowClip
+from .restyle import RestyleConfig, restyled
 
 __all__ = ["SyntheticClips"]
 
@@ -25,11 +27,11 @@ class SyntheticClips:
     """Draws random clips of the training split's drawings and photographs; no two are the same.
 
     Args:
-        class_names: In the order of the labels.
-        config: Parameters, those of the benchmark if not given; a larger size for larger frames.
-        reach: References lie at most so many frames from the current one.
-        restyle: Other styles for the drawings; None leaves them as they are.
-        more: Further drawings by class name, each as likely as one of the package.
+        class_names: Names of the classes, in the order of the labels.
+        config: Parameters; by default those of the benchmark.
+        reach: Largest distance of a reference from the current frame, in frames.
+        restyle: How drawings change their style; None leaves them as they are.
+        more: More drawings by class name, each as likely as one of the package.
 
     Raises:
         ConfigError: A class has no drawing, or the reach is below 1.
@@ -58,12 +60,12 @@ class SyntheticClips:
         if reach < 1:
             raise ConfigError(f"the reach of a synthetic clip is 1 frame or more, not {reach}")
 
-    def draw(self, rng: np.random.Generator, references: int) -> StillClip:
-        """One clip with so many reference frames, compressed as the benchmark's frames are."""
+    def draw(self, rng: np.random.Generator, references: int) -> FlowClip:
+        """Returns a random clip with this number of reference frames, compressed as the benchmark's frames are."""
         return self.draw_with_visibility(rng, references)[0]
 
-    def draw_with_visibility(self, rng: np.random.Generator, references: int) -> tuple[StillClip, torch.Tensor]:
-        """The same, and [r, h, w] bool: which pixels of the current frame each reference shows, too."""
+    def draw_with_visibility(self, rng: np.random.Generator, references: int) -> tuple[FlowClip, torch.Tensor]:
+        """Returns a clip as `draw`, and a mask [r, h, w] of the pixels that each reference shows too."""
         scene = draw_scene(
             rng,
             self._assets,
@@ -71,7 +73,7 @@ class SyntheticClips:
             class_names=self.class_names,
             length=2 * self.reach + 1,
             config=self.config,
-            restyle=self.restyle,
+            **({"restyle": partial(restyled, config=self.restyle)} if self.restyle else {}),
         )
         clip = SyntheticClip(scene, self.config, (int(rng.integers(2**62)),))
         now = self.reach
@@ -81,7 +83,7 @@ class SyntheticClips:
         images = [_through_jpeg(clip, image) for image in (current.image, *(clip.frame(t).image for t in times))]
         flows = [clip.flow(now, time) for time in times]
         empty = torch.zeros((0, 2, *self.config.size))
-        still = StillClip(
+        still = FlowClip(
             frames=torch.from_numpy(np.stack(images)),
             flows=torch.stack([flow.flow for flow in flows]) if flows else empty,
             targets=Targets(

@@ -1,6 +1,5 @@
-"""Reading still pictures with outlined objects in COCO format."""
+"""Still pictures with outlined objects, from COCO files."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowdet.errors import FlowdetError
+from flowdet.data.reading import read_json
+from flowdet.errors import DataError, FlowdetError
 
 __all__ = ["OutlinedObject", "Still", "read_stills"]
 
@@ -23,7 +23,7 @@ class OutlinedObject:
 
     @property
     def points(self) -> NDArray[np.float32]:
-        """All corners of all polygons, [n, 2]."""
+        """All corners of all polygons, [n, 2] (x, y) px."""
         return np.concatenate(self.polygons)
 
 
@@ -36,26 +36,26 @@ class Still:
 
 
 def read_stills(annotations: Path, images: Path, class_names: tuple[str, ...]) -> list[Still]:
-    """Reads the pictures of a COCO file that show objects of these classes.
+    """Returns the pictures of a COCO file that show objects of these classes.
 
     A picture with a crowd region is left out, since its objects have no outlines of their own.
 
     Args:
         annotations: COCO JSON with polygons.
-        images: The folder that holds its pictures.
-        class_names: Categories of other names are passed over; the position is the label.
+        images: Folder of its pictures.
+        class_names: The classes wanted; the position is the label.
 
     Raises:
         FlowdetError: The file is not COCO JSON, an object has no polygons, or no picture is left.
     """
     try:
-        document = json.loads(annotations.read_text())
+        document = read_json(annotations)
         labels = {c["id"]: class_names.index(c["name"]) for c in document["categories"] if c["name"] in class_names}
         objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for entry in document["annotations"]:
             objects[entry["image_id"]].append(entry)
         names = {image["id"]: image["file_name"] for image in document["images"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise FlowdetError(
             f"{annotations} is not a COCO file with images, annotations and categories: {error!r}"
         ) from error
