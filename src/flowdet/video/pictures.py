@@ -42,8 +42,8 @@ class Page:
 def read_picture(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """Returns the first or only picture of a file.
 
-    Of 16 bits the upper 8 count. Integers of 32 bits count to 255, or to 65535 where a pixel exceeds 255; floating-point
-    grey counts to 1, or to 255 where a pixel exceeds 1. Transparency is ignored.
+    Of 16 bits the upper 8 count. Integers of 32 bits count to 255, or to 65535 where a pixel exceeds 255; floats
+    count to 1, or to 255 where a pixel exceeds 1. Transparency is ignored.
 
     Args:
         path: The file.
