@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from flowdet.training.environment import peak_memory
+from flowdet.training.records import peak_memory
 
 __all__ = ["CPUUse", "clock", "cpu_use", "load_before", "matrix_rates", "others_cores", "processor", "resident_peak"]
 

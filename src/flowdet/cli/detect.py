@@ -16,14 +16,13 @@ from flowdet.class_names import check_class_names
 from flowdet.cli import console
 from flowdet.cli.sources import Names, expanded, frame_bar, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
-from flowdet.files import locked
+from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
-from flowdet.weights.download import file_sha256
 from flowdet.work.annotate import annotate, overlay_of
 from flowdet.work.pool import device_of, spread
 
