@@ -21,13 +21,13 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from evidence_runs import Variant, detect_variants, seconds_per_frame, work_of
+from flowdet.benchmark.steady import frame_kinds, steady_state
 from flowdet.systems.modes import Mode, in_mode
 from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from make_evidence import Judge, degraded_frames, real_clips
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowdet.benchmark.steady import frame_kinds, steady_state
 from flowdet.cli import keep_memory
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou

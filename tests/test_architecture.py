@@ -12,7 +12,8 @@ import flowdet
 
 ROOT = Path(flowdet.__file__).parent
 
-# What each room may import beside itself: rooms, or single modules of rooms. Modules never import each other in a circle, which another test sees to.
+# What each room may import beside itself: rooms, or single modules of rooms. That modules never import each other in a
+# circle is another test.
 _BASE = {"errors", "class_names", "types", "files"}
 _PURE = _BASE | {"ops"}
 _NETWORKS = _PURE | {"inputs"}

@@ -317,10 +317,15 @@ def _entry_problems(what: str, entries: Sequence[Any]) -> Iterator[Problem]:
                 yield from _field_problems(what, entry, where)
 
 
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value has exactly this type; True is no int."""
+    return type(value) is kind
+
+
 def _field_problems(what: str, entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for name, kind in _FIELDS[what].items():
         value: Any = entry.get(name)
-        if type(value) is not kind:
+        if not _is_of(kind, value):
             sentence = f"{where}: {name} must be {_TYPE_NAMES[kind]}, not {_told(value)}"
             yield Problem(f"{what} with a wrong {name}", sentence)
         elif what == "category" and not is_printable(value):
