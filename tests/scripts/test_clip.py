@@ -2,9 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flowdet.training.feed import to_inputs
 
 from flowdet.inputs import InputConfig
+from flowdet.training.feed import to_inputs
 from scripts.lite_clips.clip import to_clip_batch
 from scripts.lite_clips.moving_stills import MovingStills, MovingStillsConfig
 from tests.data.pictures import waves

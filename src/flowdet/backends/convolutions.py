@@ -74,7 +74,7 @@ def transform_kernel(weight: Tensor) -> Tensor:
 
 
 def count_tiles(size: Sequence[int], dilation: int = 1) -> int:
-    """Returns the number of 4x4 tiles that cover a map [h, w]; with dilation d, so has each of d x d interleaved maps."""
+    """Returns the number of 4x4 tiles of a map [h, w]; with dilation d, of all its d x d interleaved maps."""
     height, width = size
     side = _OUT * dilation
     return -(-height // side) * -(-width // side) * dilation**2

@@ -22,7 +22,7 @@ from flowdet.training.processes import Processes, join_processes
 from flowdet.training.records import Throttle, TrainingProgress, has_tensorboard
 from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentation, default_plan, fit
 from flowdet.weights.native import read_native
-from flowdet.weights.zoo import SHIPPED
+from flowdet.weights.zoo import SHIPPED, yolox_weights
 
 __all__ = ["DataOptions", "PlanOptions", "StartOptions", "train"]
 
@@ -135,7 +135,7 @@ class StartOptions:
     """The weights to start from."""
 
     weights: Path | None = None
-    """A trained system to start from, of any classes. [default: the shipped weights, where there are some]"""
+    """A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]"""
     backbone_weights: Path | None = None
     """Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]"""
     flow_net_weights: Path | None = None
@@ -147,7 +147,7 @@ class StartOptions:
             return self
         if system.endswith(".safetensors"):
             return replace(self, weights=Path(system))
-        if system in SHIPPED:
+        if system in SHIPPED or yolox_weights(system):
             return self if self.backbone_weights else replace(self, weights=weights_of(system))
         if self.backbone_weights and (self.flow_net_weights or not config.flow_net):
             return self

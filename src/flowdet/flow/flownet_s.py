@@ -97,7 +97,7 @@ class FlowNetS(nn.Module):
         return F.conv2d(prepared, first.weight[:, :3], first.bias, first.stride, first.padding)
 
     def as_reference(self, prepared: Tensor) -> Tensor:
-        """Returns what the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]; see `as_current`."""
+        """Returns what the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]; as there."""
         if torch.is_grad_enabled():
             return F.pad(prepared, (0, 0, 0, 0, 3, 0))
         first = self._first

@@ -5,7 +5,7 @@ file was saved with, and takes the weights and the class names from the file. On
 the name of a system is built with its own configuration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -174,7 +174,7 @@ def single_yolox(size: str) -> SystemConfig:
     )
 
 
-RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
+RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
     "single-lite": single_lite,
@@ -190,7 +190,7 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "single-nano": single_nano,
     **{f"single-yolox-{size}": partial(single_yolox, size) for size in YOLOX_SIZES},
 }
-"""Every system by its name."""
+"""Every system by its name; code that adds a system puts its recipe here."""
 
 
 def recipe(name: str) -> SystemConfig:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
-from flowdet.ops.aggregate import add_weighted, cosine_similarity
 from flowdet.ops.flow import follow, hop
 from flowdet.ops.sampling import WarpConvention, resize_flow, warp
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.similarity import (
     Embed,
+    add_weighted,
     aggregate_clips,
+    cosine_similarity,
     embedding_modules,
     flow_to_references,
     stack_streams,

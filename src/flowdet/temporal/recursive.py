@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
-from flowdet.ops.aggregate import aggregate, cosine_similarity
 from flowdet.ops.sampling import WarpConvention, resize_flow, warp
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
-from flowdet.temporal.similarity import Embed, aggregate_clips, embedding_modules, with_modules
+from flowdet.temporal.similarity import (
+    Embed,
+    aggregate,
+    aggregate_clips,
+    cosine_similarity,
+    embedding_modules,
+    with_modules,
+)
 from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
 
 __all__ = ["Recursive", "RecursiveConfig", "RecursiveState"]

@@ -18,7 +18,7 @@ from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
-from flowdet.metrics.detections import map_labels
+from flowdet.metrics.detections import map_classes
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
@@ -340,7 +340,8 @@ def _after_epoch(options: RunOptions, config: SystemConfig, processes: Processes
     data = None
     if options.validation and processes.is_first:
         data = read_cocovid(options.validation.annotations)
-        map_labels(config.class_names, data)
+        for name, other in map_classes(config.class_names, data).renamed.items():
+            reports.say(f"the validation data calls {name} {other}")
         first = options.validation.images / data.images[0].file_name
         if not first.is_file():
             raise DataError(f"{data.path}: there is no file {first}; is {options.validation.images} its folder?")

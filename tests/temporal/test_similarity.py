@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowdet.ops.aggregate import add_weighted, aggregate, cosine_similarity
+from flowdet.temporal.similarity import add_weighted, aggregate, cosine_similarity
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
