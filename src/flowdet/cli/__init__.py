@@ -25,7 +25,9 @@ app = App(
 )
 # Loaded when they are called, for most of them load PyTorch.
 app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
-app.command("flowdet.cli.models:models", name="models", help="List the systems; download and convert their weights.")
+app.command(
+    "flowdet.cli.models:models", name="models", help="List and show the systems; download and convert their weights."
+)
 app.command("flowdet.cli.evaluate:evaluate", help="Evaluate a system, or a results file, on annotated videos.")
 app.command("flowdet.cli.benchmark:benchmark", help="Measure what a system costs on this machine, part by part.")
 app.command("flowdet.cli.quantise:quantise", help="Make a system's backbone and flow net int8, for --runtime.")
