@@ -82,7 +82,7 @@ def read_motion_iou(path: str | Path, data: CocoVID) -> NDArray[np.float64]:
         path: A JSON file `{annotation id: value}`, also compressed (.json.gz); or the file that the authors
             of FGFA published for ImageNet VID val, `imagenet_vid_groundtruth_motion_iou.mat`, which has the
             frames in the order of the videos and the values of a frame in the order of its objects. The
-            latter needs SciPy: `pip install 'flowdet[eval]'`.
+            latter needs SciPy: `pip install scipy`.
         data: The data set that the values belong to.
 
     Returns:
@@ -142,7 +142,7 @@ def _read_mat(path: Path) -> list[NDArray[np.float64]]:
     try:
         from scipy.io import loadmat  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
-        raise DataError(f"reading {path} needs SciPy: pip install 'flowdet[eval]'") from error
+        raise DataError(f"reading {path} needs SciPy: pip install scipy") from error
     content = _read(path)
     try:
         cells = loadmat(BytesIO(content))["motion_iou"].reshape(-1)
