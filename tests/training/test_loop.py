@@ -481,7 +481,7 @@ def test_a_whole_system_learns_a_batch_by_heart(tmp_path: Path) -> None:
             yield from [(TinyClips(2, 2).batch([2, 3]),)] * 20
 
     plan = replace(PLAN, epochs=1, learning_rate=3e-3, save_every=20, backbone_factor=1.0)
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     system = build(SYSTEMS["tiny-fgfa"])
     assert isinstance(train(system, Same(), losses_of_system, plan, tmp_path), VideoDetector)
     log = steps_of(tmp_path)

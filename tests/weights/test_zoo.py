@@ -12,9 +12,9 @@ def test_six_systems_under_their_names() -> None:
 
 
 def test_three_systems_ship_and_read_one_file() -> None:
-    assert list(SHIPPED) == ["fgfa-lite", "dff-lite", "single-lite"]
+    assert list(SHIPPED) == ["fgfa-lite", "dff-lite", "single-lite", "single-nano"]
     assert all(weights.system == name and name in RECIPES for name, weights in SHIPPED.items())
-    assert len({weights.file_name for weights in SHIPPED.values()}) == 1
+    assert {weights.file_name for weights in SHIPPED.values()} == {"lite.safetensors", "nanodet-g.safetensors"}
     assert [weights.system for weights in SHIPPED.values() if weights.gflop_key is not None] == ["dff-lite"]
 
 

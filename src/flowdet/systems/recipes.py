@@ -5,14 +5,17 @@ file was saved with, and takes the weights and the class names from the file. On
 the name of a system is built with its own configuration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from flowdet.class_names import VID_CLASSES
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import BackboneConfig, FasterRCNNConfig, RoIHeadConfig, RPNConfig
+from flowdet.detectors.nanodet import NanoDetConfig
 from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
+from flowdet.detectors.yolox import YOLOX_SIZES
 from flowdet.errors import ConfigError
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -20,6 +23,7 @@ from flowdet.inputs import InputConfig
 from flowdet.systems.config import SystemConfig, single_frame
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.single import SingleFrameConfig
 
 __all__ = [
     "RECIPES",
@@ -33,9 +37,11 @@ __all__ = [
     "fgfa_x101",
     "recipe",
     "single_lite",
+    "single_nano",
     "single_r50",
     "single_r101",
     "single_x101",
+    "single_yolox",
 ]
 
 _R50 = ResNetConfig(depth=50)
@@ -98,7 +104,7 @@ def fgfa_x101() -> SystemConfig:
 
 
 def fgfa_lite() -> SystemConfig:
-    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
+    """FGFA for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
     return SystemConfig(
         name="fgfa-lite",
         class_names=VID_CLASSES,
@@ -126,26 +132,49 @@ def dff_lite() -> SystemConfig:
 
 
 def single_lite() -> SystemConfig:
-    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    """The detector of fgfa-lite on every frame by itself; takes the same weights."""
     return single_frame(fgfa_lite(), "single-lite")
 
 
 def single_r50() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-50 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r50(), "single-r50")
 
 
 def single_r101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r101(), "single-r101")
 
 
 def single_x101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with X-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_x101(), "single-x101")
 
 
-RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
+def single_nano() -> SystemConfig:
+    """NanoDet-g on every frame by itself."""
+    return SystemConfig(
+        name="single-nano",
+        class_names=COCO_CLASSES,
+        inputs=InputConfig(416, 416, multiple=32),
+        detector=NanoDetConfig(),
+        method=SingleFrameConfig(),
+    )
+
+
+def single_yolox(size: str) -> SystemConfig:
+    """YOLOX of a published size on every frame by itself; pixels are not normalised, and the padding is grey."""
+    side = 416 if size in {"nano", "tiny"} else 640
+    return SystemConfig(
+        name=f"single-yolox-{size}",
+        class_names=COCO_CLASSES,
+        inputs=InputConfig(side, side, mean=(0.0,) * 3, std=(1.0,) * 3, multiple=32, padding=114.0),
+        detector=YOLOX_SIZES[size],
+        method=SingleFrameConfig(),
+    )
+
+
+RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
     "single-lite": single_lite,
@@ -158,12 +187,14 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "single-r50": single_r50,
     "single-r101": single_r101,
     "single-x101": single_x101,
+    "single-nano": single_nano,
+    **{f"single-yolox-{size}": partial(single_yolox, size) for size in YOLOX_SIZES},
 }
-"""Every system by its name."""
+"""Every system by its name; code that adds a system puts its recipe here."""
 
 
 def recipe(name: str) -> SystemConfig:
-    """The configuration of a system by its name.
+    """Returns the configuration of a system by its name.
 
     Raises:
         ConfigError: There is no such system.

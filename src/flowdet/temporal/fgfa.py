@@ -41,7 +41,7 @@ class FGFAConfig(MethodConfig):
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax; with 1, as published, the larger weight of two maps
             is at most e^2 times the other.
-        embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
+        embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
         embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
             published.
@@ -168,7 +168,7 @@ class WindowFrame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FGFAState:
-    """How many frames came and went out, and the frames that a window still needs, oldest first."""
+    """The number of frames that came in and went out, and the frames that a window still needs, oldest first."""
 
     received: int
     emitted: int

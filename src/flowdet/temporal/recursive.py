@@ -37,7 +37,7 @@ class RecursiveConfig(MethodConfig):
         memory: The number of frames that the memory counts for beside the key frame, if both are alike.
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax.
-        embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
+        embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
     """
 
     key_frame_interval: int = 2
@@ -75,7 +75,7 @@ class RecursiveConfig(MethodConfig):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RecursiveState:
-    """How many frames came, and the last key frame: the memory as it left it, and what the flow net needs of it."""
+    """The number of frames so far, the memory at the last key frame, and what the flow net needs of that frame."""
 
     received: int
     memory: Maps

@@ -69,7 +69,7 @@ def flow_to_references(flow_net: FlowNet, current: Tensor, references: Sequence[
 
 
 def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
-    """Cosine between the embedding of the current frame and those of n other maps, cell by cell.
+    """Returns the cosine between the embedding of the current frame and those of n other maps, cell by cell.
 
     Args:
         query: [b, e, h, w] embedding of the current frame.
@@ -84,7 +84,7 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
-    """Adds n weighted maps to a total in place, so that not all maps of a window need to exist at once.
+    """Adds n weighted maps to a total in place; the maps of a window need not all exist at once.
 
     Args:
         total: [b, c, h, w].
@@ -98,7 +98,7 @@ def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
 def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
     """Averages maps with the softmax of their similarities (FGFA, section 3.2, equations 2 and 3).
 
-    A map that stands in several slots of the window is given once, with its number of slots as multiplicity.
+    A map that fills several slots of the window comes once, with its number of slots as multiplicity.
 
     Args:
         maps: [b, n, c, h, w] features.

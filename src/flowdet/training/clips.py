@@ -175,7 +175,9 @@ def to_training_batch(
 ) -> TrainingBatch:
     """Clips with one number of references as a batch on a device, padded to the largest of them."""
     slots = zip(*(clip.frames for clip in clips), strict=True)
-    current, *references = (_joined([to_inputs(frame[None], config, device) for frame in frames]) for frames in slots)
+    current, *references = (
+        _joined([to_inputs(frame[None], config, device) for frame in frames], config.padding) for frames in slots
+    )
     batch = ClipBatch(
         current=current,
         references=tuple(references),
@@ -185,12 +187,12 @@ def to_training_batch(
     return TrainingBatch(batch, tuple(clip.name for clip in clips), tuple(seeds))
 
 
-def _joined(inputs: Sequence[NetworkInput]) -> NetworkInput:
+def _joined(inputs: Sequence[NetworkInput], padding: float) -> NetworkInput:
     """Inputs of different sizes as one; what is valid stays where it was, at the upper left."""
     geometries = [geometry for single in inputs for geometry in single.geometries]
     height, width = (max(geometry.padded[side] for geometry in geometries) for side in (0, 1))
     images = [
-        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]))
+        F.pad(single.images, (0, width - single.images.shape[3], 0, height - single.images.shape[2]), value=padding)
         for single in inputs
     ]
     return NetworkInput(torch.cat(images), tuple(replace(geometry, padded=(height, width)) for geometry in geometries))
@@ -199,5 +201,5 @@ def _joined(inputs: Sequence[NetworkInput]) -> NetworkInput:
 def to_inputs(frames: Tensor, config: InputConfig, device: torch.device | str = "cpu") -> NetworkInput:
     """Frames [b, h, w, 3] uint8 RGB that have the size of the network input already."""
     height, width = frames.shape[1:3]
-    exact = InputConfig(max(height, width), min(height, width), config.mean, config.std, config.multiple)
+    exact = replace(config, long_side=max(height, width), short_side=min(height, width))
     return prepare(list(frames.numpy()), exact, device)

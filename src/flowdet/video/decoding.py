@@ -25,7 +25,18 @@ from numpy.typing import NDArray
 from flowdet.video.containers import has_flag
 from flowdet.video.source import LazyFrame, Selection
 
-__all__ = ["Damage", "Layout", "Timeline", "decoded", "packets", "pixel_aspect", "report_damage", "selected"]
+__all__ = [
+    "Damage",
+    "Layout",
+    "Order",
+    "Sightings",
+    "Timeline",
+    "decoded",
+    "packets",
+    "pixel_aspect",
+    "report_damage",
+    "selected",
+]
 
 _READ_FAILURES = 100  # a reader that fails this often in a row will not recover
 _WIDEST_PIXEL = 4

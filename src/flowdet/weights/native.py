@@ -10,14 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from flowdet.class_names import VID_CLASSES
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.weights.fill import fill, published_to_native
-from flowdet.weights.openmmlab import read_openmmlab
+from flowdet.weights.openmmlab import openmmlab_checkpoint, read_pickled, tensors_by_name
+from flowdet.weights.yolox import is_yolox, yolox_to_native
 
 __all__ = [
     "StartedSystem",
@@ -39,7 +40,7 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
     Args:
         system: What to write.
         path: Ends with ".safetensors".
-        dtype: Of the floating point tensors in the file; float16 halves it.
+        dtype: Type of the floating point tensors in the file; float16 halves the file.
 
     Raises:
         CheckpointError: The file cannot be written, or a value does not fit the type.
@@ -58,17 +59,17 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
 
 
 def weights_digest(system: VideoDetector) -> str:
-    """SHA-256 of the names and values of the weights, whichever file they came from."""
+    """Returns the SHA-256 of the names and values of the weights, whichever file they came from."""
     return hashlib.sha256(packed_weights(system)).hexdigest()
 
 
 def packed_weights(system: VideoDetector) -> bytes:
-    """All weights in the safetensors format, without configuration."""
+    """Returns all weights in the safetensors format, without the configuration."""
     return save({name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()})
 
 
 def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
-    """Configuration and float32 weights of a native file.
+    """Returns the configuration and the float32 weights of a native file.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no weight file of flowdet.
@@ -91,12 +92,12 @@ def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
 
 
 def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector:
-    """Builds a system and fills it with the weights of a file, native or published by mmtracking.
+    """Builds a system and fills it with the weights of a file, native or published by mmtracking or YOLOX.
 
     Parts of the file that the system does not have, such as the embedding of FGFA for DFF, are left out.
 
     Args:
-        path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
+        path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, for other classes if the file knows others. None: a native file is built with the
             configuration that was saved in it.
 
@@ -149,7 +150,7 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     has to fit.
 
     Args:
-        path: ".safetensors" is read as a native file, anything else as an mmtracking checkpoint.
+        path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, with its class names.
 
     Raises:
@@ -177,8 +178,13 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights of an mmtracking checkpoint under native names, and its classes if it names them."""
-    published = read_openmmlab(path)
+    """The weights of a `.pth` file of mmtracking or YOLOX under native names, and its classes if they are known."""
+    content = read_pickled(path)
+    if is_yolox(content):
+        own = yolox_to_native(tensors_by_name(path, content["model"]))
+        known = COCO_CLASSES if len(own["head.classes.0.bias"]) == len(COCO_CLASSES) else ()
+        return {f"{_DETECTOR}.{key}": tensor for key, tensor in own.items()}, known
+    published = openmmlab_checkpoint(path, content)
     weights = {published_to_native(key): tensor for key, tensor in published.state_dict.items()}
     return weights, published.class_names or ()
 

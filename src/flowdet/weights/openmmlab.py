@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flowdet.errors import CheckpointError
 
-__all__ = ["OpenMMLabCheckpoint", "read_openmmlab"]
+__all__ = ["OpenMMLabCheckpoint", "openmmlab_checkpoint", "read_openmmlab", "read_pickled", "tensors_by_name"]
 
 _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before 1.6, and published files still begin with.
@@ -63,7 +63,11 @@ def read_openmmlab(path: str | os.PathLike[str]) -> OpenMMLabCheckpoint:
         CheckpointError: The file is missing, empty, damaged or of another kind, or asks for what no weight file needs.
     """
     path = Path(path)
-    content = _load(path, mapped=_is_mappable(path))
+    return openmmlab_checkpoint(path, read_pickled(path))
+
+
+def openmmlab_checkpoint(path: Path, content: object) -> OpenMMLabCheckpoint:
+    """As `read_openmmlab`, of what `read_pickled` returned for the path."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     state_dict = content.get("state_dict", content)
@@ -72,7 +76,7 @@ def read_openmmlab(path: str | os.PathLike[str]) -> OpenMMLabCheckpoint:
         raise CheckpointError(
             f"{path}: 'meta' is a dictionary in OpenMMLab's checkpoints, here a {type(meta).__name__}"
         )
-    return OpenMMLabCheckpoint(_tensors(path, state_dict), _class_names(path, meta), meta)
+    return OpenMMLabCheckpoint(tensors_by_name(path, state_dict), _class_names(path, meta), meta)
 
 
 def _is_mappable(path: Path) -> bool:
@@ -109,7 +113,13 @@ def _is_mappable_archive(path: Path) -> bool:
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
-def _load(path: Path, *, mapped: bool) -> object:
+def read_pickled(path: Path) -> object:
+    """Returns what `torch.save` wrote: tensors, plain Python values, numpy's numbers and arrays; executes nothing.
+
+    Raises:
+        CheckpointError: The file is missing, empty, damaged or of another kind, or asks for what no weight file needs.
+    """
+    mapped = _is_mappable(path)
     try:
         with _LOCK, _nothing_else_allowed():
             content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -254,7 +264,12 @@ def _without_stand_ins(value: object, seen: dict[int, object]) -> object:
     return seen.get(id(value), value)
 
 
-def _tensors(path: Path, state_dict: object) -> dict[str, Tensor]:
+def tensors_by_name(path: Path, state_dict: object) -> dict[str, Tensor]:
+    """Returns a state dict without the prefix `module.` of data-parallel training.
+
+    Raises:
+        CheckpointError: It is none; the message names the file.
+    """
     if not isinstance(state_dict, dict) or not state_dict:
         raise CheckpointError(f"{path} holds no weights: its 'state_dict' is not a dictionary with tensors")
     for name, value in state_dict.items():

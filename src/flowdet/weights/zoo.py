@@ -1,6 +1,6 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
-Six systems were published by mmtracking for ImageNet VID, three small ones ship with the package. The training of
+Six systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
 the six starts from files that others have published.
 
 AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
@@ -179,7 +179,7 @@ class ShippedWeights:
     Attributes:
         system: Its name.
         method: The temporal method.
-        backbone: Its name.
+        backbone: Its name, or that of the detector.
         file_name: In the package's folder of weights.
         parameters: How many, frozen ones included.
         gflop: 10^9 multiplications and additions for a 16:9 frame: with FGFA once the window is full, with DFF between
@@ -198,15 +198,17 @@ class ShippedWeights:
 
 _LITE = "EfficientNet-Lite0"
 _LITE_FILE = "lite.safetensors"
+_NANO_FILE = "nanodet-g.safetensors"
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {
         "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 4_705_735, 8.2),
         "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 4_631_943, 0.9, gflop_key=2.8),
         "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_213_486, 2.6),
+        "single-nano": ShippedWeights("single-nano", "single frame", "NanoDet-g", _NANO_FILE, 3_786_068, 2.6),
     }
 )
-"""The small systems by name; all read the same file."""
+"""The small systems by name; those of one detector read the same file."""
 
 
 @dataclass(frozen=True, slots=True)
