@@ -1,9 +1,9 @@
-"""What every variant finds and costs: the tables of docs/modes.md from the shipped weights.
+"""What every variant finds and costs: the tables of docs/variants.md from the shipped weights.
 
     flowdet data synthesize synthetic --split val
     python scripts/measure_modes.py synthetic --real REAL_VID
 
-The figures go to docs/evidence/modes.json, the tables into docs/modes.md between their marks.
+The figures go to docs/evidence/modes.json, the tables into docs/variants.md between their marks.
 """
 
 import json
@@ -44,7 +44,7 @@ app = App(help=__doc__)
 
 _ROOT = Path(__file__).parents[1]
 _FIGURES = _ROOT / "docs" / "evidence" / "modes.json"
-_PAGE = _ROOT / "docs" / "modes.md"
+_PAGE = _ROOT / "docs" / "variants.md"
 _ROWS: Sequence[SystemOptions] = (
     SystemOptions(system="single"),
     SystemOptions(system="fgfa"),

@@ -45,12 +45,13 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.recipes import fgfa_lite, single_lite
 from flowdet.temporal.base import MethodParts
 from flowdet.temporal.dff import DFFConfig
-from flowdet.training.clips import to_inputs
-from flowdet.training.loop import Report, train
+from flowdet.training.feed import to_inputs
+from flowdet.training.loop import TrainingTask, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
-from flowdet.training.pretrained import load_imagenet_weights
+from flowdet.training.records import TrainingProgress
 from flowdet.types import FrameFeatures, Geometry, Maps
 from flowdet.weights.native import read_system, save_native
+from flowdet.weights.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
 
@@ -303,7 +304,8 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
     )
     model = _model(name, stage, out, start)
     feed = Feed(draws, stage.steps)
-    trained = train(model, feed, stage.losses, stage.plan(), out / name, watch=_tell, say=app.console.print)
+    task = TrainingTask(model, feed, stage.losses)
+    trained = train(task, stage.plan(), out / name, watch=_tell, say=app.console.print)
     torch.save(trained.state_dict(), out / name / "weights.pt")
     if name in {"together", "frozen-flow"}:
         system = build(fgfa_lite())
@@ -349,9 +351,9 @@ def _load(stage: Path) -> dict[str, Any]:
     return weights
 
 
-def _tell(report: Report) -> None:
-    if report.step % _REPORTS == 0:
-        app.console.print(f"step {report.step} of {report.steps}, loss {report.loss:.3f}")
+def _tell(progress: TrainingProgress) -> None:
+    if progress.step % _REPORTS == 0:
+        app.console.print(f"{progress}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -99,3 +100,37 @@ def test_the_digest_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# Holds a lock, with a child process that a kill leaves behind, until it is told to end.
+_HOLDER = """
+import os, sys, time
+from pathlib import Path
+from flowdet.files import locked
+with locked(Path(sys.argv[1]), "busy"):
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_a_kill_lifts_a_lock_although_a_child_lives_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(ConfigError, match=f"held by {holder.pid}"), locked(path, "held by {holder}"):
+                pass
+            holder.kill()
+            holder.wait()
+            with locked(path, "held by {holder}"):
+                assert (tmp_path / ".run.lock").read_text() == f"{os.getpid()}\n"
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []

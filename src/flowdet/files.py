@@ -11,10 +11,14 @@ from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "write_text"]
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "try_lock", "write_text"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Lower-case suffixes of the files that are read as pictures."""
+
+_held: set[IO[bytes]] = set()
+if hasattr(os, "register_at_fork"):  # a child that outlives its parent must not keep the parent's locks
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 _LONGEST_NAME = 255  # bytes, on every common file system
 _MARK_LENGTH = len(".") + len(".0123abcd.part")
@@ -46,7 +50,7 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError, keep: bool
         _remove_orphans(target)
         partial = _beside(target, f".{secrets.token_hex(4)}.part")
         with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
-            _try_lock(mark)
+            try_lock(mark)
             is_whole = False
             try:
                 yield partial
@@ -93,16 +97,18 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
     with file:
-        if not _try_lock(file):
+        if not try_lock(file):
             file.seek(0)
             holder = file.read().decode(errors="replace").strip()
             raise ConfigError(busy.replace("{holder}", holder or "unknown"))
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         file.flush()
+        _held.add(file)
         try:
             yield
         finally:
+            _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
 
@@ -127,12 +133,12 @@ def _remove_orphans(target: Path) -> None:
         middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
         if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
             with suppress(OSError), orphan.open("ab") as file:
-                if _try_lock(file):
+                if try_lock(file):
                     orphan.unlink()
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; False if another one has locked it."""
+def try_lock(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed; False if another process, or another opening of it, has locked it."""
     if sys.platform == "win32":
         return True
     import fcntl  # noqa: PLC0415  (not on Windows)

@@ -162,7 +162,7 @@ def test_the_command_makes_a_folder_that_detect_takes(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     config = replace(lite_config(), name="dff-lite", method=DFF, flow_net=lite_flow_config())
-    monkeypatch.setitem(RECIPES, "dff-lite", lambda: config)  # type: ignore[arg-type]  # a dictionary, in fact
+    monkeypatch.setitem(RECIPES, "dff-lite", lambda: config)
     save_native(build(config), tmp_path / "w.safetensors")
     Path("frames").mkdir()
     for number, image in enumerate(video(9)):

@@ -174,7 +174,7 @@ def test_many_stills_are_several_files(
     run: Run, tmp_path: Path, data: CocoVID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run()
-    monkeypatch.setattr("flowdet.evaluation.jobs._STILLS_IN_A_FILE", 2)
+    monkeypatch.setattr("flowdet.evaluation.run._STILLS_IN_A_FILE", 2)
     assert_equal(run("many").table, whole.table)
     assert {"stills-0.safetensors", "stills-1.safetensors"} < set(os.listdir(tmp_path / "many"))
 

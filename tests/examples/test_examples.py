@@ -41,8 +41,18 @@ def test_an_example_is_a_command(tmp_path: Path) -> None:
     for number, image in enumerate(video(2, size=(64, 96))):
         Image.fromarray(image).save(picture / f"{number}.png")
     weights = flowdet.weights_of("fgfa-lite")
-    command = [sys.executable, EXAMPLES / "fading_memory.py", "detect", picture, "--system", "fading-lite"]
-    subprocess.run([*command, "--weights", weights, "--out", tmp_path / "out", "--backend", "torch"], check=True)
+    options = [
+        "--system",
+        "fading-lite",
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "out"),
+        "--backend",
+        "torch",
+    ]
+    example = str(EXAMPLES / "fading_memory.py")
+    subprocess.run([sys.executable, example, "detect", str(picture), *options], check=True)
     assert (tmp_path / "out" / "frames.json").is_file()
 
 

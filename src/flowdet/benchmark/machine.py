@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from flowdet.training.environment import peak_memory
+from flowdet.training.records import peak_memory
 
 __all__ = ["OtherProcesses", "clock", "matrix_rates", "processor", "resident_peak"]
 

@@ -1,68 +1,21 @@
 """What `flowdet evaluate` shows and writes."""
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
-
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
-from flowdet.data.cocovid import CocoVID
-from flowdet.errors import ConfigError, DataError
-from flowdet.evaluation.pictures import save_mistakes
-from flowdet.evaluation.plots import check_plotting, save_curves, save_summary
-from flowdet.evaluation.report import Evaluation, headline_rows, to_markdown, write_json, write_text
-from flowdet.metrics.curves import precision_recall
-from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.mistakes import worst_frames
+from flowdet.cli.console import status
+from flowdet.errors import ConfigError
+from flowdet.evaluation.report import Evaluation, headline_rows
 
-__all__ = ["Move", "bar", "check_outputs", "parse_size", "show", "status", "write_folder"]
-
-
-class Move(Protocol):
-    """Moves a progress bar."""
-
-    def __call__(self, *, advance: float | None = None, completed: float | None = None) -> None:
-        """By so much, or to there."""
-        ...
-
-
-@contextmanager
-def bar(name: str, total: int | None, unit: str) -> Iterator[Move]:
-    """A bar with the share that is done and the time left; gone when it is done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn(f"of {total} {unit}" if total else "", markup=False),
-        TimeRemainingColumn(),
-    )
-    with console.progress(*columns) as progress:
-        task = progress.add_task(name, total=total)
-
-        def move(*, advance: float | None = None, completed: float | None = None) -> None:
-            progress.update(task, advance=advance, completed=completed)
-
-        yield move
-
-
-@contextmanager
-def status() -> Iterator[Callable[[str], None]]:
-    """A line that says which step is under way; gone when it is done."""
-    if not console.err.is_terminal:
-        yield lambda step: None
-        return
-    with console.err.status("") as line:
-        yield line.update
+__all__ = ["check_outputs", "parse_size", "show", "status"]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """The (height, width) that an option such as 600x1000 names.
+    """Returns the (height, width) that an option such as 600x1000 states; None for None.
 
     Raises:
-        ConfigError: It names none.
+        ConfigError: It is no size.
     """
     if text is None:
         return None
@@ -72,10 +25,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def check_outputs(folder: Path | None, json: Path | None) -> None:
-    """Finds out before the work whether its outcome can be written.
+    """Checks before the work that its outputs can be written.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: They cannot.
     """
     for place in (folder, json.parent if json else None):
         if place:
@@ -88,8 +41,8 @@ def check_outputs(folder: Path | None, json: Path | None) -> None:
 
 
 def show(evaluation: Evaluation) -> None:
-    """Prints the figures to quote, each with its protocol."""
-    titles, rows = headline_rows(evaluation.judgement)
+    """Prints the metrics to quote, each with its protocol."""
+    titles, rows = headline_rows(evaluation.metrics)
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     counts = evaluation.counts
     console.out.print(
@@ -101,34 +54,3 @@ def show(evaluation: Evaluation) -> None:
         console.out.print("  ".join(cells).rstrip())
     for note in evaluation.notes:
         console.err.print(note, style="yellow")
-
-
-def write_folder(
-    folder: Path, data: CocoVID, detections: DetectionTable, evaluation: Evaluation, *, images: Path, pictures: int
-) -> None:
-    """Writes the report, the figures, the plots and the pictures; says what cannot be drawn and why.
-
-    Raises:
-        ConfigError: A file cannot be written.
-    """
-    write_json(folder / "evaluation.json", evaluation)
-    write_text(folder / "report.md", to_markdown(evaluation))
-    try:
-        check_plotting()
-    except ConfigError as error:
-        console.err.print(f"no precision-recall curves: {error}", style="yellow")
-    else:
-        curves = precision_recall(data, detections)
-        save_curves(curves, folder / "precision_recall.png")
-        save_summary(curves, folder / "precision_recall_summary.png")
-    if pictures:
-        _draw(folder / "worst", data, detections, images, pictures)
-    console.out.print(f"report.md, and what belongs to it, is in {folder}")
-
-
-def _draw(folder: Path, data: CocoVID, detections: DetectionTable, images: Path, pictures: int) -> None:
-    worst = worst_frames(data, detections, pictures)
-    try:
-        save_mistakes(data, detections, worst, images, folder)
-    except DataError as error:
-        console.err.print(f"no pictures of the worst frames: {error}; name the folder with --images", style="yellow")

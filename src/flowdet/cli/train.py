@@ -1,13 +1,13 @@
 """flowdet train: train or fine-tune a system on annotated videos, and draw how it went."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from flowdet.cli import console
@@ -15,15 +15,13 @@ from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTAT
 from flowdet.errors import ConfigError
 from flowdet.systems.load import starting_weights, weights_of
 from flowdet.systems.recipes import recipe
-from flowdet.training.log import has_tensorboard
-from flowdet.training.loop import Report
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
 from flowdet.training.plot import draw_runs
 from flowdet.training.processes import Processes, join_processes
-from flowdet.training.run import fit
-from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
+from flowdet.training.records import Throttle, TrainingProgress, has_tensorboard
+from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentation, default_plan, fit
 from flowdet.weights.native import read_native
-from flowdet.weights.zoo import SHIPPED
+from flowdet.weights.zoo import SHIPPED, yolox_weights
 
 __all__ = ["PlanOptions", "train"]
 
@@ -35,45 +33,45 @@ Paths = Annotated[tuple[Path, ...], Parameter(negative=())]
 @Parameter(name="*", group="Plan")
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to change of the plan that suits the system; the plan as it is then is printed and saved."""
+    """Changes of the plan that suits the system; the resulting plan is printed and saved."""
 
     epochs: int | None = None
     """Passes over the data."""
     batch: int | None = None
-    """Clips a step, over all processes."""
+    """Clips per step, over all processes."""
     clips_per_device: int | None = None
-    """Clips that go through a device together."""
+    """Clips per forward pass."""
     learning_rate: float | None = None
-    """For 8 clips a step; scaled linearly to the batch."""
+    """For 8 clips per step; scaled linearly to the batch."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """sgd has the momentum of the published systems."""
     schedule: Literal["steps", "cosine"] | None = None
-    """How the learning rate goes down."""
+    """How the learning rate falls."""
     drop_after: Annotated[tuple[int, ...] | None, Parameter(negative=())] = None
-    """With steps: the epochs after which the learning rate drops to a tenth; repeat the option."""
+    """With steps: an epoch after which the learning rate drops to a tenth; repeat the option."""
     warm_up_steps: int | None = None
-    """Steps in which the learning rate rises."""
+    """Steps over which the learning rate rises."""
     weight_decay: float | None = None
-    """Of every trained parameter."""
+    """Applied to every trained parameter."""
     max_gradient_norm: float | None = None
-    """Norm to which gradients are clipped; 0 leaves them."""
+    """Norm to which gradients are clipped; 0 does not clip."""
     backbone_factor: float | None = None
-    """The backbone's share of the learning rate."""
+    """The backbone's learning rate relative to that of the other parameters."""
     ema: float | None = None
     """Decay of the moving average of the weights, which is then the result; 0 for none."""
     precision: Precision | None = None
     """bfloat16 or float16 save time and memory on a GPU."""
     channels_last: bool | None = None
-    """The memory order that suits convolutions best."""
+    """Store images and maps channels last, which suits convolutions."""
     gradient_checkpointing: bool | None = None
-    """Save memory: compute the backbone's activations twice."""
+    """Save memory: recompute the backbone's activations in the backward pass."""
     seed: int | None = None
-    """Of everything that is drawn at random."""
+    """Seeds everything random."""
     save_every: int | None = None
     """Steps between checkpoints."""
 
     def applied_to(self, plan: Plan, world: int) -> Plan:
-        """The plan with these changes."""
+        """Returns the plan with these changes, and with clips per device that divide the batch."""
         given: dict[str, Any] = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
         drops, kind = given.pop("drop_after", None), given.pop("schedule", None)
         if drops and kind == "cosine":
@@ -114,24 +112,24 @@ def train_system(
 ) -> None:
     """Train or fine-tune a system on annotated videos, stills, or both.
 
-    The classes are those of the first data file. The same command goes on where it was stopped. Several processes:
-    torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
+    The classes are those of the first data file. The same command continues a run that was stopped. For several
+    processes: torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
 
     Args:
-        system: One of `flowdet models`, or a native weight file of your own (.safetensors) to start from.
+        system: A name that `flowdet models` lists, or a native weight file of your own (.safetensors) to start from.
         data: A CocoVID or COCO file; repeat the option for more.
-        out: Folder of the run.
+        out: The folder of the run.
         images: The folder of the images of each data file, or one for all. [default: the folder of the file]
         val: A file to evaluate on after each epoch.
         val_images: The folder of its images. [default: the folder of the file]
-        weights: A trained system to start from, of any classes. [default: the shipped weights, where there are some]
+        weights: A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]
         backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
         flow_net_weights: Start from this flow net. [default: as published, once downloaded]
         all_frames: Train on every frame, also those that the file does not mark as training frames.
-        augmentation: Random transforms of a clip: published only flips, stronger zooms and recolours too.
+        augmentation: Random changes of the clips: published is a flip, stronger also zooms and changes colours.
         keep_epochs: Write the weights after each epoch too.
         workers: Processes that read ahead, for each training process.
-        device: Where to train, "cuda" for instance.
+        device: Where to train: cpu or cuda.
         plan: Changes of the plan.
     """
     if system.endswith(".safetensors"):
@@ -139,7 +137,7 @@ def train_system(
         config = read_native(Path(system))[0]
     else:
         config = recipe(system)
-        if not weights and system in SHIPPED:
+        if not weights and (system in SHIPPED or yolox_weights(system)):
             weights = None if backbone_weights else weights_of(system)
         elif not weights:
             is_complete = backbone_weights and (flow_net_weights or not config.flow_net)
@@ -151,7 +149,7 @@ def train_system(
         "stronger": STRONGER_AUGMENTATION,
         None: default_augmentation(config),
     }
-    task = FitTask(
+    options = RunOptions(
         config=config,
         data=tuple(_annotated(data, images)),
         folder=out,
@@ -165,8 +163,8 @@ def train_system(
         workers=workers,
     )
     with join_processes(device) as processes:
-        suited = default_plan(config, is_trained=task.weights is not None)
-        _run(task, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
+        suited = default_plan(config, is_trained=options.weights is not None)
+        _run(options, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
 
 
 def _annotated(data: tuple[Path, ...], images: tuple[Path, ...]) -> Iterator[AnnotatedImages]:
@@ -179,23 +177,30 @@ def _annotated(data: tuple[Path, ...], images: tuple[Path, ...]) -> Iterator[Ann
         yield AnnotatedImages(path, folder)
 
 
-def _run(task: FitTask, plan: Plan, processes: Processes) -> None:
+def _run(options: RunOptions, plan: Plan, processes: Processes) -> None:
     if not processes.is_first:
-        fit(task, plan, processes=processes)
+        fit(options, plan, processes=processes)
         return
-    console.out.print(_described(task, plan, processes))
+    console.out.print(_described(options, plan, processes))
     if not has_tensorboard():
         console.out.print("TensorBoard is not installed (pip install 'flowdet[log]'); the log is in log.jsonl alone")
-    with _progress() as (watch, watch_evaluation, say):
-        path = fit(task, plan, processes=processes, watch=watch, watch_evaluation=watch_evaluation, say=say)
+    with _bars() if console.err.is_terminal else nullcontext(_lines()) as (watch, watch_evaluation):
+        path = fit(
+            options,
+            plan,
+            processes=processes,
+            watch=watch,
+            watch_evaluation=watch_evaluation,
+            say=console.err.print,
+        )
     console.out.print(f"finished: {path}")
 
 
-def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
+def _described(options: RunOptions, plan: Plan, processes: Processes) -> Table:
     """Everything that was chosen or left to its default."""
     table = Table("", "", box=None, show_header=False)
-    table.add_row("system", task.config.name)
-    for part in task.data:
+    table.add_row("system", options.config.name)
+    for part in options.data:
         table.add_row("data", f"{part.annotations}, images in {part.images}")
     table.add_row(
         "processes", f"{processes.world} on {processes.device}, {plan.rounds(processes.world)} round(s) a step"
@@ -205,26 +210,38 @@ def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
     return table
 
 
+_Watchers = tuple[Callable[[TrainingProgress], None], Callable[[int, int], None]]
+
+
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[Report], None], Callable[[int, int], None], Callable[[str], None]]]:
-    """A bar with epoch, step, loss, clips a second and time left; beside it one for the evaluation."""
+def _bars() -> Iterator[_Watchers]:
+    """Progress bars of training and evaluation, for a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
-    with console.progress(*columns, TimeRemainingColumn()) as bar:
+    with console.progress(*columns) as bar:
         training = bar.add_task("train", total=None, state="")
         evaluation = bar.add_task("evaluate", total=None, state="", visible=False)
 
-        def watch(report: Report) -> None:
-            state = (
-                f"epoch {report.epoch}/{report.epochs} step {report.step}/{report.steps} loss {report.loss:.3f} "
-                f"{report.clips_per_second:.1f} clips/s"
-            )
-            bar.update(training, completed=report.step, total=report.steps, state=state)
+        def watch(progress: TrainingProgress) -> None:
+            bar.update(training, completed=progress.step, total=progress.steps, state=f"{progress}")
 
         def watch_evaluation(done: int, frames: int) -> None:
             state = f"{done}/{frames} frames"
             bar.update(evaluation, completed=done, total=frames, state=state, visible=done < frames)
 
-        yield watch, watch_evaluation, bar.console.print
+        yield watch, watch_evaluation
+
+
+def _lines() -> _Watchers:
+    """A line of progress every 30 s, for a file or a pipe."""
+    sometimes = Throttle(console.err.print)
+
+    def watch(progress: TrainingProgress) -> None:
+        sometimes(progress, is_last=progress.step == progress.steps)
+
+    def watch_evaluation(done: int, frames: int) -> None:
+        sometimes(f"evaluated {done} of {frames} frames", is_last=False)
+
+    return watch, watch_evaluation
 
 
 @train.command

@@ -317,23 +317,28 @@ def _entry_problems(what: str, entries: Sequence[Any]) -> Iterator[Problem]:
                 yield from _field_problems(what, entry, where)
 
 
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value has exactly this type; True is no int."""
+    return type(value) is kind
+
+
 def _field_problems(what: str, entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for name, kind in _FIELDS[what].items():
-        value = entry.get(name)
-        if type(value) is not kind:
+        value: Any = entry.get(name)
+        if not _is_of(kind, value):
             sentence = f"{where}: {name} must be {_TYPE_NAMES[kind]}, not {_told(value)}"
             yield Problem(f"{what} with a wrong {name}", sentence)
-        elif what == "category" and isinstance(value, str) and not is_printable(value):
+        elif what == "category" and not is_printable(value):
             sentence = f"{where}: its name {value[:40]!r} holds a character that cannot be printed"
             yield Problem(f"{what} with a wrong {name}", sentence)
         elif name == "file_name" and not _is_file_name(value):
-            yield Problem(f"{what} with a wrong {name}", f"{where}: no file can be called {str(value)[:80]!r}")
+            yield Problem(f"{what} with a wrong {name}", f"{where}: no file can be called {value[:80]!r}")
 
 
-def _is_file_name(name: object) -> bool:
+def _is_file_name(name: str) -> bool:
     try:
         # Bytes of names that are not UTF-8 come as surrogates U+DC80 to U+DCFF; other surrogates are nothing.
-        return isinstance(name, str) and bool(name.encode("utf-8", "surrogateescape"))
+        return bool(name) and (name.isascii() or bool(name.encode("utf-8", "surrogateescape")))
     except UnicodeEncodeError:
         return False
 
@@ -380,4 +385,7 @@ def _reference_problems(annotations: list[Any], images: set[int], categories: se
 
 
 def _is_box(values: list[Any]) -> bool:
-    return len(values) == 4 and all(map(is_pixels, values)) and values[2] >= 0 and values[3] >= 0
+    if len(values) != 4:
+        return False
+    x, y, width, height = values
+    return is_pixels(x) and is_pixels(y) and is_pixels(width, 0) and is_pixels(height, 0)

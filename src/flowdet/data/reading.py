@@ -123,7 +123,7 @@ def is_whole(value: object, smallest: int = -LARGEST_ID, largest: int = LARGEST_
 
 def is_pixels(value: object, smallest: float = -LARGEST_PIXELS) -> bool:
     """Returns whether a value is a plausible coordinate or length in pixels, whole or not."""
-    return (type(value) is int or type(value) is float) and smallest <= value <= LARGEST_PIXELS
+    return type(value) in (int, float) and smallest <= value <= LARGEST_PIXELS  # type: ignore[operator]
 
 
 def parse_pixels(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop grants when a step is done."""
+"""Defers SIGINT and SIGTERM to the end of the step."""
 
 import signal
 import threading
@@ -11,7 +11,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Within its context the first Ctrl-C or SIGTERM is noted instead of obeyed; a second Ctrl-C is obeyed at once."""
+    """Within its context SIGINT (Ctrl-C) and SIGTERM are noted, not obeyed; a second Ctrl-C is obeyed at once.
+
+    Outside the main thread signals cannot be handled, and nothing is deferred.
+    """
 
     def __init__(self) -> None:
         self._noted: int | None = None
@@ -19,7 +22,7 @@ class Interruption:
         self._before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
 
     def __enter__(self) -> Self:
-        """Begins to take note, which only the main thread can."""
+        """Begins to defer."""
         for number in self._before:
             signal.signal(number, self._note)
         return self
@@ -27,7 +30,7 @@ class Interruption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Puts the handlers back that were there, and obeys what came too late for anyone to ask."""
+        """Restores the handlers, and obeys a signal that came after the last step was done."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if kind is None and self._noted:
@@ -40,17 +43,17 @@ class Interruption:
         self._noted = number
 
     @property
-    def wishes(self) -> tuple[bool, bool]:
-        """Whether Ctrl-C came, and whether SIGTERM did."""
+    def signals(self) -> tuple[bool, bool]:
+        """Whether SIGINT came, and whether SIGTERM did."""
         return self._noted == signal.SIGINT, self._noted == signal.SIGTERM
 
     @staticmethod
     def obey(interrupt: bool) -> None:
-        """Ends the process as the signal asked for.
+        """Ends the process as the signal asks.
 
         Raises:
-            KeyboardInterrupt: For Ctrl-C.
-            SystemExit: For SIGTERM, with its exit code.
+            KeyboardInterrupt: For SIGINT.
+            SystemExit: For SIGTERM, with exit code 143.
         """
         if interrupt:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
 Six systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
-the six starts from files that others have published.
+the six starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
 
 AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
 between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["ORIGIN", "PUBLISHED", "SHIPPED", "STARTING", "PublishedWeights", "ShippedWeights", "StartingWeights"]
+__all__ = [
+    "ORIGIN",
+    "PUBLISHED",
+    "SHIPPED",
+    "STARTING",
+    "YOLOX",
+    "PublishedWeights",
+    "ShippedWeights",
+    "StartingWeights",
+    "YOLOXWeights",
+    "yolox_weights",
+]
 
 ORIGIN = "https://download.openmmlab.com"
 
@@ -250,3 +261,48 @@ STARTING: Mapping[str, tuple[StartingWeights, ...]] = MappingProxyType(
     | {f"single-{depth}": (file,) for depth, file in _BACKBONES.items()}
 )
 """What the training of the published systems starts from, by system name."""
+
+
+@dataclass(frozen=True, slots=True)
+class YOLOXWeights:
+    """One size of YOLOX, trained on COCO; no digest of the files was published.
+
+    Attributes:
+        name: "yolox-s" for instance; the systems "single-yolox-s" and so on take its weights.
+        coco_ap: COCO AP in percent, as published: on val2017 for nano and tiny, on test-dev for the others.
+        parameters: Their number.
+        gflop: 10^9 multiplications and additions for a 16:9 frame.
+    """
+
+    name: str
+    coco_ap: float
+    parameters: int
+    gflop: float
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return f"{self.name.replace('-', '_')}.pth"
+
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{self.file_name}"
+
+
+_YOLOX = (
+    YOLOXWeights("yolox-nano", 25.8, 912_159, 0.6),
+    YOLOXWeights("yolox-tiny", 32.8, 5_055_855, 3.9),
+    YOLOXWeights("yolox-s", 40.5, 8_968_255, 16.0),
+    YOLOXWeights("yolox-m", 47.2, 25_326_495, 44.1),
+    YOLOXWeights("yolox-l", 50.1, 54_208_895, 93.2),
+    YOLOXWeights("yolox-x", 51.5, 99_071_455, 168.8),
+)
+
+YOLOX: Mapping[str, YOLOXWeights] = MappingProxyType({weights.name: weights for weights in _YOLOX})
+"""The six sizes by name."""
+
+
+def yolox_weights(system: str) -> YOLOXWeights | None:
+    """Returns what a system such as "single-yolox-s", or "yolox-s" itself, starts from; None if it is no YOLOX."""
+    return YOLOX.get(system) or YOLOX.get(system.partition("-")[2])

@@ -21,12 +21,13 @@ from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.training.clips import ClipFeed, TrainingBatch, to_inputs, to_training_batch
 from flowdet.training.dataset import Clip, ClipDataset
+from flowdet.training.feed import ClipFeed, TrainingBatch, clips_of, to_inputs, to_training_batch
 from flowdet.types import Targets
 from tests.data.annotated import Drawing
 from tests.data.pictures import waves
 from tests.tiny import lite_config, lite_flow_config
+from tests.training.runs import TinyClips, losses_of_system, system_of
 
 CLASSES = ("cat", "dog")
 SMALL = InputConfig(long_side=64, short_side=48)
@@ -196,7 +197,7 @@ def test_workers_may_be_started_afresh(source: ClipDataset) -> None:
     ("wrong", "message"),
     [
         ({"batch": 0}, "batch must be 1 or more"),
-        ({"batch": 6, "world": 4}, r"6 clips a step cannot be shared by 4 process\(es\) .* a multiple of 4"),
+        ({"batch": 6, "world": 4}, r"6 clips a step cannot be divided over 4 process\(es\) .* a multiple of 4"),
         ({"batch": 6, "world": 2, "clips_per_device": 2}, "a multiple of 4"),
         ({"batch": 6, "world": 2, "rank": 2}, "numbered from 0 to 1, there is none 2"),
         ({"batch": 6, "seed": -1}, "0 or more, not -1"),
@@ -268,3 +269,17 @@ def test_readers_end_with_the_feed_although_an_error_remembers_it(source: ClipDa
     assert remembered.traceback
     assert len(readers) == 2
     assert readers.isdisjoint(multiprocessing.active_children())
+
+
+def test_the_losses_of_a_batch_are_the_means_over_its_clips() -> None:
+    batch = TinyClips(references=2, clips_per_device=4).batch([1, 2, 3])
+    parts = dict(clips_of(batch))
+    assert list(parts) == ["clip 1", "clip 2", "clip 3"]
+    assert [part.clips.still for part in parts.values()] == [(True,), (False,), (False,)]
+    assert [part.seeds for part in parts.values()] == [(1,), (2,), (3,)]
+    system = system_of("tiny-fgfa")
+    with torch.no_grad():
+        together = losses_of_system(system, batch)
+        each = [losses_of_system(system, part) for part in parts.values()]
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, torch.stack([losses[name] for losses in each]).mean())

@@ -13,9 +13,9 @@ from flowdet.errors import CheckpointError
 from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
 from flowdet.inputs import InputConfig
 from flowdet.systems.recipes import recipe
-from flowdet.training import pretrained
-from flowdet.training.pretrained import load_backbone, load_flow_net, load_imagenet_weights
+from flowdet.weights import pretrained
 from flowdet.weights.fill import published_to_native
+from flowdet.weights.pretrained import load_backbone, load_flow_net, load_imagenet_weights
 from tests.golden import state_dict_shapes
 from tests.tiny import lite_flow_config
 
