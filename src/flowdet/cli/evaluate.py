@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.cli import console
-from flowdet.cli.arguments import check_outputs
+from flowdet.cli.arguments import DEFAULTS, Options, check_outputs
 from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
@@ -32,12 +32,10 @@ from flowdet.weights.zoo import PUBLISHED, SHIPPED
 
 __all__ = ["evaluate"]
 
-Options = Annotated[SystemOptions, Parameter(name="*")]
 Protocol = Literal["coco", "ilsvrc", "ilsvrc-motion"]
 Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=False)]
 Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
-_DEFAULTS = SystemOptions()
 _PICTURES = 12
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
@@ -81,7 +79,7 @@ def evaluate(
     system: str | None = None,
     *,
     data: Path,
-    options: Options = _DEFAULTS,
+    options: Options = DEFAULTS,
     results: Paths = (),
     images: Path | None = None,
     protocol: Protocols = ("coco",),
@@ -176,7 +174,7 @@ def _check_source(results: Paths, options: SystemOptions) -> None:
         raise ConfigError(
             "name a system, as in `flowdet evaluate fgfa-lite --data val.json`, or a results file with --results"
         )
-    if results and options != _DEFAULTS:
+    if results and options != DEFAULTS:
         raise ConfigError("--results evaluates detections that are there already: leave out the system and its options")
 
 
