@@ -152,8 +152,10 @@ def _size(folder: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM)])
-def test_ctrl_c_and_sigterm_save_the_step_that_is_done(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 129)]
+)
+def test_signals_save_the_step_that_is_done(tmp_path: Path, number: signal.Signals, code: int) -> None:
     class Interrupted(Points):
         def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
             for step, batch in zip(count(first_step), super().__call__(first_step), strict=False):
@@ -169,6 +171,21 @@ def test_ctrl_c_and_sigterm_save_the_step_that_is_done(tmp_path: Path, number: s
     assert torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["step"] == 5
     for one, other in zip(train_line(tmp_path / "parts"), train_line(tmp_path / "whole"), strict=True):
         assert_equal(one, other)
+
+
+def test_what_the_process_ignores_stays_ignored(tmp_path: Path) -> None:
+    class Hung(Points):
+        def __call__(self, first_step: int) -> Generator[tuple[Tensor], None, None]:
+            signal.raise_signal(signal.SIGHUP)
+            yield from super().__call__(first_step)
+
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train_line(tmp_path, feed=Hung())
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    assert len(log_of(tmp_path)) == STEPS
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from flowdet.training import records as module
 from flowdet.training.processes import Processes
 from flowdet.training.records import (
     TrainingLog,
+    add_message,
     describe_environment,
     has_tensorboard,
     peak_memory,
@@ -60,6 +64,29 @@ def test_metrics_of_the_checkpoint_are_kept(tmp_path: Path) -> None:
     with TrainingLog(tmp_path, 4) as log:
         assert log.was_evaluated(2)
         assert not log.was_evaluated(4)
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told = r"cannot be written: No space left on device\. .* goes on from the last checkpoint"
+    with TrainingLog(tmp_path, 0) as log:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(FlowdetError, match=rf"log\.jsonl {told}"):
+            log.sync()
+        log._file.close()
+        monkeypatch.setattr(log, "_file", SimpleNamespace(write=full, close=full))
+        with pytest.raises(FlowdetError, match=rf"log\.jsonl {told}"):
+            log.write({"step": 1})
+    (tmp_path / "messages.txt").mkdir()
+    with pytest.raises(FlowdetError, match=r"messages\.txt cannot be written: Is a directory"):
+        add_message(tmp_path, "hello")
+
+
+def test_a_message_may_hold_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    add_message(tmp_path, "caf\udce9.png")
+    assert (tmp_path / "messages.txt").read_text().endswith(" caf\\udce9.png\n")
 
 
 def test_a_folder_without_a_log_is_no_run(tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from flowdet.systems.load import weights_of
 from flowdet.systems.recipes import RECIPES, recipe
 from flowdet.weights.download import download as fetch
 from flowdet.weights.native import read_native, read_system, save_native
-from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, PublishedWeights, ShippedWeights, StartingWeights
+from flowdet.weights.zoo import (
+    PUBLISHED,
+    SHIPPED,
+    STARTING,
+    YOLOX,
+    PublishedWeights,
+    ShippedWeights,
+    StartingWeights,
+    YOLOXWeights,
+    yolox_weights,
+)
 
 __all__ = ["models"]
 
@@ -27,27 +37,34 @@ def list_models() -> None:
     """List every system: published AP50 and speed, size, cost, and where its weights are."""
     table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
     for system in RECIPES:
-        known = SHIPPED.get(system) or PUBLISHED.get(system)
-        if known:
-            table.add_row(system, known.backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
+        if known := _known(system):
+            backbone = "CSPDarknet" if isinstance(known, YOLOXWeights) else known.backbone
+            table.add_row(system, backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
     console.out.print(table)
     console.out.print(
         "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
-        "GFLOP: published systems at 1008x608, lite systems at 512x288.\n"
+        "GFLOP: published systems at 1008x608, the others for a 16:9 frame.\n"
         "`flowdet models show NAME` lists the classes of a system.\n\nWeights:"
     )
     for system in RECIPES:
-        console.out.print(f"  {system:12} {_weights_file(system)}")
+        console.out.print(f"  {system:18} {_weights_file(system)}")
 
 
-def _published(known: PublishedWeights | ShippedWeights) -> tuple[str, str]:
-    """Published AP50 and frames per second."""
-    if isinstance(known, ShippedWeights):
-        return "-", "-"
-    return f"{known.ap50}", f"{known.fps_v100 or '-'}"
+_Known = PublishedWeights | ShippedWeights | YOLOXWeights
 
 
-def _cost(known: PublishedWeights | ShippedWeights) -> str:
+def _known(system: str) -> _Known | None:
+    return SHIPPED.get(system) or PUBLISHED.get(system) or yolox_weights(system)
+
+
+def _published(known: _Known) -> tuple[str, str]:
+    """Published AP50 on ImageNet VID val and frames per second."""
+    return (f"{known.ap50}", f"{known.fps_v100 or '-'}") if isinstance(known, PublishedWeights) else ("-", "-")
+
+
+def _cost(known: _Known) -> str:
+    if isinstance(known, YOLOXWeights):
+        return f"{known.gflop:g}"
     return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g}, key {known.gflop_key:g}"
 
 
@@ -58,7 +75,8 @@ def _weights_file(system: str) -> str:
     try:
         return f"{weights_of(system)}"
     except FlowdetError as error:
-        return PUBLISHED[system].url if system in PUBLISHED else f"{error}"
+        file = PUBLISHED.get(system) or yolox_weights(system)
+        return file.url if file else f"{error}"
 
 
 @models.command
@@ -70,16 +88,18 @@ def show(system: str) -> None:
     """
     is_file = system.endswith(".safetensors")
     config = read_native(Path(system))[0] if is_file else recipe(system)
-    known = None if is_file else SHIPPED.get(system) or PUBLISHED.get(system)
+    known = None if is_file else _known(system)
     rows = [
         ("system", config.name),
-        ("method", known.method if known else type(config.method).__name__.removesuffix("Config")),
+        ("method", type(config.method).__name__.removesuffix("Config")),
         ("parameters", f"{_parameters(config):,}"),
     ]
     if isinstance(known, PublishedWeights):
         ap50, fps = _published(known)
         rows.append(("AP50", f"{ap50} % on ImageNet VID val, published with mmtracking 0.14"))
         rows.append(("speed", f"{fps} frames/s on a V100, published with mmtracking 0.14"))
+    elif isinstance(known, YOLOXWeights):
+        rows.append(("AP", f"{known.coco_ap} % on COCO, published with YOLOX 0.1.1"))
     elif not is_file:
         rows.append(("AP50", "none published"))
     if known:
@@ -106,13 +126,13 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
     An interrupted download is continued.
 
     Args:
-        systems: Names such as fgfa-r50.
+        systems: Names such as fgfa-r50 or yolox-s.
         mirror: Address to use in place of https://download.openmmlab.com; also $FLOWDET_MIRROR.
         log: Download the training log instead of the weights.
         start: Download what the training of these systems starts from instead: backbone and flow net.
     """
     if not systems:
-        raise ConfigError(f"name at least one of {', '.join(PUBLISHED)}")
+        raise ConfigError(f"name at least one of {', '.join((*PUBLISHED, *YOLOX))}")
     if log and start:
         raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
@@ -121,20 +141,25 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
         for weights in _files_of(system, start=start):
-            url, digest = weights.url, weights.sha256_prefix
+            url, digest = weights.url, None if isinstance(weights, YOLOXWeights) else weights.sha256_prefix
             if log and isinstance(weights, PublishedWeights):
                 url, digest = weights.log_url, None
+            elif log:
+                raise ConfigError(f"no training log of {system} was published; leave out --log")
             with progress_bar(system, None, "bytes") as progress:
                 path = fetch(url, digest, mirror=mirror, progress=progress)
             console.out.print(f"{system}: {path}")
 
 
-def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights, ...]:
+def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights | YOLOXWeights, ...]:
     if start and system in STARTING:
         return STARTING[system]
+    yolox = yolox_weights(system)
+    if yolox:  # its training starts from the published weights
+        return (yolox,)
     if not start and system in PUBLISHED:
         return (PUBLISHED[system],)
-    known = STARTING if start else PUBLISHED
+    known = STARTING if start else (*PUBLISHED, *YOLOX)
     raise ConfigError(f"there are no published weights of {system!r}; there are those of {', '.join(known)}")
 
 

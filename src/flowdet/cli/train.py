@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from flowdet.cli import console
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
 from flowdet.errors import ConfigError
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import starting_weights, weights_of
 from flowdet.systems.recipes import recipe
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
@@ -23,7 +24,7 @@ from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentati
 from flowdet.weights.native import read_native
 from flowdet.weights.zoo import SHIPPED, yolox_weights
 
-__all__ = ["PlanOptions", "train"]
+__all__ = ["DataOptions", "PlanOptions", "StartOptions", "train"]
 
 train = App(name="train", help="Train or fine-tune a system; draw how training runs went.")
 
@@ -91,59 +92,99 @@ class PlanOptions:
         return plan
 
 
+@Parameter(name="*", group="Data")
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train and to evaluate on."""
+
+    data: Paths
+    """A CocoVID or COCO file; repeat the option for more. The classes are those of the first file."""
+    images: Annotated[Paths, Parameter(show_default=False)] = ()
+    """The folder of the images of each data file, or one for all. [default: the folder of the file]"""
+    val: Path | None = None
+    """A file to evaluate on after each epoch."""
+    val_images: Path | None = None
+    """The folder of its images. [default: the folder of the file]"""
+    all_frames: bool = False
+    """Train on every frame, also those that the file does not mark as training frames."""
+    augmentation: Literal["published", "stronger"] | None = None
+    """Random changes of the clips: published is a flip, stronger also zooms and changes colours."""
+    workers: int = 2
+    """Processes that read ahead, for each training process."""
+
+    @property
+    def training(self) -> tuple[AnnotatedImages, ...]:
+        """The data files with their folders of images."""
+        if len(self.images) not in {0, 1, len(self.data)}:
+            raise ConfigError(
+                f"give one folder of images for all {len(self.data)} data files or one for each, not {len(self.images)}"
+            )
+        folders = self.images * len(self.data) if len(self.images) == 1 else self.images
+        pairs = zip(self.data, folders or [path.parent for path in self.data], strict=True)
+        return tuple(AnnotatedImages(path, folder) for path, folder in pairs)
+
+    @property
+    def validation(self) -> AnnotatedImages | None:
+        """The file to evaluate on with its folder of images."""
+        return AnnotatedImages(self.val, self.val_images or self.val.parent) if self.val else None
+
+
+@Parameter(name="*", group="Start")
+@dataclass(frozen=True)
+class StartOptions:
+    """The weights to start from."""
+
+    weights: Path | None = None
+    """A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]"""
+    backbone_weights: Path | None = None
+    """Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]"""
+    flow_net_weights: Path | None = None
+    """Start from this flow net. [default: as published, once downloaded]"""
+
+    def completed(self, system: str, config: SystemConfig) -> "StartOptions":
+        """Returns these options with the shipped or published weights of a system where none are given."""
+        if self.weights:
+            return self
+        if system.endswith(".safetensors"):
+            return replace(self, weights=Path(system))
+        if system in SHIPPED or yolox_weights(system):
+            return self if self.backbone_weights else replace(self, weights=weights_of(system))
+        if self.backbone_weights and (self.flow_net_weights or not config.flow_net):
+            return self
+        found = starting_weights(system)
+        return replace(
+            self,
+            backbone_weights=self.backbone_weights or found.get("backbone"),
+            flow_net_weights=self.flow_net_weights or found.get("flow_net"),
+        )
+
+
 @train.default
 def train_system(
     system: str,
     *,
-    data: Paths,
     out: Path,
-    images: Annotated[Paths, Parameter(show_default=False)] = (),
-    val: Path | None = None,
-    val_images: Path | None = None,
-    weights: Path | None = None,
-    backbone_weights: Path | None = None,
-    flow_net_weights: Path | None = None,
-    all_frames: bool = False,
-    augmentation: Literal["published", "stronger"] | None = None,
-    keep_epochs: bool = False,
-    workers: int = 2,
-    device: str = "cpu",
+    data: DataOptions,
+    start: StartOptions | None = None,
     plan: PlanOptions | None = None,
+    keep_epochs: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Train or fine-tune a system on annotated videos, stills, or both.
 
-    The classes are those of the first data file. The same command continues a run that was stopped. For several
-    processes: torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
+    The same command continues a run that was stopped. For several processes:
+    torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
 
     Args:
         system: A name that `flowdet models` lists, or a native weight file of your own (.safetensors) to start from.
-        data: A CocoVID or COCO file; repeat the option for more.
         out: The folder of the run.
-        images: The folder of the images of each data file, or one for all. [default: the folder of the file]
-        val: A file to evaluate on after each epoch.
-        val_images: The folder of its images. [default: the folder of the file]
-        weights: A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]
-        backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
-        flow_net_weights: Start from this flow net. [default: as published, once downloaded]
-        all_frames: Train on every frame, also those that the file does not mark as training frames.
-        augmentation: Random changes of the clips: published is a flip, stronger also zooms and changes colours.
-        keep_epochs: Write the weights after each epoch too.
-        workers: Processes that read ahead, for each training process.
-        device: Where to train: cpu or cuda.
+        data: What to train and to evaluate on.
+        start: The weights to start from.
         plan: Changes of the plan.
+        keep_epochs: Write the weights after each epoch too.
+        device: Where to train: cpu or cuda.
     """
-    if system.endswith(".safetensors"):
-        weights = weights or Path(system)
-        config = read_native(Path(system))[0]
-    else:
-        config = recipe(system)
-        if not weights and (system in SHIPPED or yolox_weights(system)):
-            weights = None if backbone_weights else weights_of(system)
-        elif not weights:
-            is_complete = backbone_weights and (flow_net_weights or not config.flow_net)
-            found = {} if is_complete else starting_weights(system)
-            backbone_weights = backbone_weights or found.get("backbone")
-            flow_net_weights = flow_net_weights or found.get("flow_net")
+    config = read_native(Path(system))[0] if system.endswith(".safetensors") else recipe(system)
     chosen = {
         "published": PUBLISHED_AUGMENTATION,
         "stronger": STRONGER_AUGMENTATION,
@@ -151,30 +192,18 @@ def train_system(
     }
     options = RunOptions(
         config=config,
-        data=tuple(_annotated(data, images)),
+        data=data.training,
         folder=out,
-        weights=weights,
-        backbone_weights=backbone_weights,
-        flow_net_weights=flow_net_weights,
-        validation=AnnotatedImages(val, val_images or val.parent) if val else None,
-        augmentation=chosen[augmentation],
-        all_frames=all_frames,
+        **asdict((start or StartOptions()).completed(system, config)),
+        validation=data.validation,
+        augmentation=chosen[data.augmentation],
+        all_frames=data.all_frames,
         keep_epochs=keep_epochs,
-        workers=workers,
+        workers=data.workers,
     )
     with join_processes(device) as processes:
         suited = default_plan(config, is_trained=options.weights is not None)
         _run(options, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
-
-
-def _annotated(data: tuple[Path, ...], images: tuple[Path, ...]) -> Iterator[AnnotatedImages]:
-    if len(images) not in {0, 1, len(data)}:
-        raise ConfigError(
-            f"give one folder of images for all {len(data)} data files or one for each, not {len(images)}"
-        )
-    folders = images * len(data) if len(images) == 1 else images or [path.parent for path in data]
-    for path, folder in zip(data, folders, strict=True):
-        yield AnnotatedImages(path, folder)
 
 
 def _run(options: RunOptions, plan: Plan, processes: Processes) -> None:

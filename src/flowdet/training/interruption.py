@@ -1,25 +1,28 @@
-"""Defers SIGINT and SIGTERM to the end of the step."""
+"""Defers SIGINT, SIGTERM and SIGHUP to the end of the step."""
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
 
 __all__ = ["Interruption"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if sys.platform != "win32" else [])
 
 
 class Interruption:
-    """Within its context SIGINT (Ctrl-C) and SIGTERM are noted, not obeyed; a second Ctrl-C is obeyed at once.
+    """Within its context these signals are noted, not obeyed; a second Ctrl-C is obeyed at once.
 
-    Outside the main thread signals cannot be handled, and nothing is deferred.
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Outside the main thread signals cannot be
+    handled, and nothing is deferred.
     """
 
     def __init__(self) -> None:
         self._noted: int | None = None
         is_main = threading.current_thread() is threading.main_thread()
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+        before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
+        self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
     def __enter__(self) -> Self:
         """Begins to defer."""
@@ -44,17 +47,16 @@ class Interruption:
 
     @property
     def signals(self) -> tuple[bool, bool]:
-        """Whether SIGINT came, and whether SIGTERM did."""
-        return self._noted == signal.SIGINT, self._noted == signal.SIGTERM
+        """Whether SIGINT came, and whether another signal did."""
+        return self._noted == signal.SIGINT, self._noted not in {None, signal.SIGINT}
 
-    @staticmethod
-    def obey(interrupt: bool) -> None:
-        """Ends the process as the signal asks.
+    def obey(self, interrupt: bool) -> None:
+        """Ends this process as the signal asks, which may have come to another process of the training.
 
         Raises:
             KeyboardInterrupt: For SIGINT.
-            SystemExit: For SIGTERM, with exit code 143.
+            SystemExit: For SIGTERM with exit code 143, for SIGHUP with 129.
         """
         if interrupt:
             raise KeyboardInterrupt
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(128 + (self._noted or signal.SIGTERM))

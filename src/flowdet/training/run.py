@@ -278,7 +278,10 @@ def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], Non
     else:
         assert options.backbone_weights
         system = build(config)
-        load_backbone(system.detector.get_submodule("backbone"), options.backbone_weights)
+        backbone = dict(system.detector.named_children()).get("backbone")
+        if backbone is None:
+            raise ConfigError(f"{config.name} has no backbone that could start from {options.backbone_weights}")
+        load_backbone(backbone, options.backbone_weights)
         say(f"starts from the backbone {options.backbone_weights}")
     if system.flow_net and options.flow_net_weights:
         load_flow_net(system.flow_net, options.flow_net_weights)

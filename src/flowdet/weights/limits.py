@@ -49,7 +49,7 @@ def _shown(value: object) -> str:
 
 
 def check_size(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], path: Path) -> None:
-    """Checks that a system has no more values than the file that shall fill it, before memory is allocated.
+    """Checks that a system has no more values than the file that it is filled from, before memory is allocated.
 
     Args:
         build: Builds the system; called once, on PyTorch's meta device.

@@ -216,7 +216,7 @@ def _values(dtype: object, data: object, shape: tuple[int, ...], order: Any) -> 
     if not isinstance(data, bytes):
         raise _ForbiddenError(f"a numpy array in a {type(data).__name__}")
     array: NDArray[Any] = np.ndarray(shape, plain, data, order=order)
-    # The text of no letters has no bytes, however many of them there are.
+    # Texts of length 0 have no bytes, whatever their number.
     if array.nbytes != len(data) or array.size > max(1, len(data)):
         raise ValueError(f"{len(data)} bytes for an array of shape {array.shape}")
     return array.copy("K")

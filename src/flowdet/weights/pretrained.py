@@ -1,4 +1,4 @@
-"""Weights that training starts from."""
+"""Reads the weights that training starts from: backbones trained on ImageNet, flow nets trained on FlyingChairs."""
 
 import re
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Fills a backbone with the ImageNet weights of a file; the classifier in it is passed over.
+    """Fills a backbone with the ImageNet weights of a file; its classifier is left out.
 
     Args:
         backbone: A ResNet takes what torchvision and OpenMMLab publish for ResNets and ResNeXts of its shape,
@@ -37,7 +37,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         path: A `.pth` file.
 
     Raises:
-        CheckpointError: The file cannot be read, or is of another backbone.
+        CheckpointError: The file cannot be read, or holds another backbone.
     """
     weights = read_openmmlab(path).state_dict
     if isinstance(backbone, EfficientNetLite0):
@@ -77,7 +77,7 @@ def load_imagenet_weights(backbone: EfficientNetLite0) -> None:
 
 
 def _renamed(backbone: EfficientNetLite0, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published tensors but for the classifier's, under our names."""
+    """Returns the published tensors without those of the classifier, under our names."""
     blocks = [f"stages.{s}.{b}" for s, stage in enumerate(backbone.stages) for b, _ in enumerate(stage.children())]
     weights = {}
     for key, tensor in published.items():
