@@ -37,6 +37,7 @@ Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=
 Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
 _PICTURES = 12
+_SHOWN = 5
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
 
@@ -265,12 +266,14 @@ def _class_notes(
     if renamed:
         notes.append(f"Classes of other names were mapped: {', '.join(f'{a} = {b}' for a, b in renamed.items())}.")
     if left_out:
-        counts = ", ".join(f"{name} {count}" for name, count in left_out.items())
+        most = sorted(left_out, key=left_out.__getitem__, reverse=True)[:_SHOWN]
+        counts = ", ".join(f"{name} {left_out[name]}" for name in most)
+        counts += f" and {len(left_out) - _SHOWN} more classes" if len(left_out) > _SHOWN else ""
         notes.append(
             f"{sum(left_out.values())} detections of classes that the data set does not have were left out: {counts}."
         )
     annotated = {data.class_names[label] for label in np.unique(data.objects.labels)}
-    unknown = sorted(annotated - set(class_names) - set(renamed.values()))
+    unknown = sorted(annotated - {renamed.get(name, name) for name in class_names})
     if unknown:
         notes.append(f"The system does not know {', '.join(unknown)}: these classes count with an AP of 0.")
     return notes
