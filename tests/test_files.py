@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowdet.errors import ConfigError, DataError
-from flowdet.files import file_sha256, locked, replacing, write_text
+from flowdet.files import file_sha256, locked, natural_key, replacing, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -134,3 +134,18 @@ def test_a_kill_lifts_a_lock_although_a_child_lives_on(tmp_path: Path) -> None:
         finally:
             os.kill(child, signal.SIGKILL)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_sorted_as_people_count() -> None:
+    names = ["b2", "10", "a10.jpg", "A2.jpg", "2", "a2b3", "a2b12", "\u0662", "\u0661\u0660"]
+    assert sorted(names, key=natural_key) == [
+        "2",
+        "\u0662",
+        "10",
+        "\u0661\u0660",
+        "A2.jpg",
+        "a2b3",
+        "a2b12",
+        "a10.jpg",
+        "b2",
+    ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "try_lock", "write_text"]
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "natural_key", "replacing", "try_lock", "write_text"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Lower-case suffixes of the files that are read as pictures."""
@@ -111,6 +112,11 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
+
+
+def natural_key(name: str) -> list[tuple[str, int]]:
+    """Returns a key that sorts names as people count: `2.jpg` comes before `10.jpg`."""
+    return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def file_sha256(path: Path) -> str:

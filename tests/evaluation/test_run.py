@@ -277,6 +277,15 @@ def test_the_tilt_that_a_camera_noted_is_applied_where_the_annotations_know_of_i
     assert_equal(run("tilted").table, whole.table)
 
 
+def test_pictures_of_16_bits_get_what_their_8_bit_copies_get(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "images" / "stills" / "1.png"
+    grey = pixels(12)[..., 0]
+    Image.fromarray(grey).save(file)
+    whole = run()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(file)
+    assert_equal(run("of 16 bits").table, whole.table)
+
+
 def test_no_class_in_common(run: Run, system: VideoDetector, document: dict[str, Any], tmp_path: Path) -> None:
     document["categories"] = [{"id": 1, "name": "teapot"}]
     with pytest.raises(DataError, match="teapot"):

@@ -465,3 +465,11 @@ def test_a_file_name_that_is_not_utf_8(drawing: Drawing) -> None:
     samples = select_samples(data, folder, ("cat", "dog"), None)
     assert samples.path(0) == folder / name
     assert samples.picture(0).shape[2] == 3
+
+
+def test_pictures_of_16_bits_are_as_bright_as_their_8_bit_copies(drawing: Drawing) -> None:
+    still = drawing.still()
+    file = drawing.folder / drawing.images[still - 1]["file_name"]
+    grey = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(file)
+    assert np.array_equal(select(drawing).picture(0), np.repeat(grey[..., None], 3, axis=2))

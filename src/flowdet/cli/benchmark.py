@@ -13,7 +13,8 @@ from flowdet.benchmark.benchmark import benchmark as measure
 from flowdet.benchmark.contender import Contender
 from flowdet.benchmark.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
 from flowdet.cli import console
-from flowdet.cli.outcome import check_outputs, parse_size, status
+from flowdet.cli.arguments import check_outputs, parse_size
+from flowdet.cli.console import status
 from flowdet.files import write_text
 from flowdet.systems.options import SystemOptions
 

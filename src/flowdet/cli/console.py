@@ -79,14 +79,18 @@ class Move(Protocol):
 
 
 @contextmanager
-def progress_bar(name: str, total: float | None, unit: str) -> Iterator[Move]:
+def progress_bar(name: str, total: float | None, unit: str, *, is_shown: bool = True) -> Iterator[Move]:
     """Shows what is done, the rate and the time left, until the block ends; nothing where nobody watches.
 
     Args:
         name: What is being done.
         total: The amount to do; None if it is not known.
         unit: What is counted, "frames" for instance; amounts of "bytes" become kB, MB and GB.
+        is_shown: False for one of several processes, whose bars would be in each other's way.
     """
+    if not is_shown:
+        yield lambda done, total=None: None
+        return
 
     def shown(amount: float) -> str:
         return decimal(int(amount)) if unit == "bytes" else f"{amount:.0f}"

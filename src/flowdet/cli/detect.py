@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,8 @@ from cyclopts import Parameter
 import flowdet
 from flowdet.class_names import check_class_names
 from flowdet.cli import console
-from flowdet.cli.sources import Names, expanded, frame_bar, is_still, listed, make_folder, output_name
+from flowdet.cli.console import progress_bar
+from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
@@ -306,7 +306,7 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
     began = time.monotonic()
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        frame_bar(video) if with_bar else nullcontext(lambda done: None) as progress,
+        progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
     ):
         done = annotate(
             detector,

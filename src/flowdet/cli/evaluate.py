@@ -12,14 +12,14 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.cli import console
+from flowdet.cli.arguments import check_outputs
 from flowdet.cli.console import progress_bar, status
-from flowdet.cli.outcome import check_outputs, show
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
 from flowdet.errors import ConfigError
 from flowdet.evaluation.compute import MetricOptions, compute_metrics
-from flowdet.evaluation.report import Counts, Evaluation, SystemRow, write_json, write_report
+from flowdet.evaluation.report import Counts, Evaluation, SystemRow, headline_rows, write_json, write_report
 from flowdet.evaluation.results_file import Results, read_results, results_files, write_results
 from flowdet.evaluation.run import detect_data_set
 from flowdet.metrics.detections import DetectionTable
@@ -149,7 +149,7 @@ def evaluate(
     if folder and not results:
         write_results(result.table, annotated, folder / "results.json")
     evaluation = _evaluated(annotated, result, measuring)
-    show(evaluation)
+    _show(evaluation)
     if json:
         write_json(json, evaluation)
     if folder:
@@ -319,3 +319,19 @@ def _evaluated(data: CocoVID, result: _Result, measuring: _Measuring) -> Evaluat
     }
     counts = Counts(len(data.videos), len(data.images), int((~data.objects.crowds).sum()), len(table))
     return Evaluation(result.title, counts, metrics, settings, notes, result.row)
+
+
+def _show(evaluation: Evaluation) -> None:
+    """Prints the metrics to quote, each with its protocol."""
+    titles, rows = headline_rows(evaluation.metrics)
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    counts = evaluation.counts
+    console.out.print(
+        f"{evaluation.title}: {counts.videos} videos, {counts.frames} frames, {counts.boxes} boxes, "
+        f"{counts.detections} detections"
+    )
+    for row in (titles, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.out.print("  ".join(cells).rstrip())
+    for note in evaluation.notes:
+        console.err.print(note, style="yellow")

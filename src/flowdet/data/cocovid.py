@@ -261,6 +261,9 @@ def image_problems(image: Mapping[str, Any], where: str) -> Iterator[Problem]:
         where: What messages call it.
     """
     yield from _field_problems("image", image, where)
+    file_name = image.get("file_name")
+    if type(file_name) is str and not _is_file_name(file_name):
+        yield Problem("image with a wrong file_name", f"{where}: no file can be called {file_name[:80]!r}")
     for name in ("height", "width"):
         value = image.get(name)
         if type(value) is int and not 1 <= value <= LARGEST_PIXELS:
@@ -317,22 +320,12 @@ def _entry_problems(what: str, entries: Sequence[Any]) -> Iterator[Problem]:
                 yield from _field_problems(what, entry, where)
 
 
-def _is_of(kind: type, value: Any) -> bool:
-    """Whether a value has exactly this type; True is no int."""
-    return type(value) is kind
-
-
 def _field_problems(what: str, entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for name, kind in _FIELDS[what].items():
-        value: Any = entry.get(name)
-        if not _is_of(kind, value):
+        value = entry.get(name)
+        if type(value) is not kind:
             sentence = f"{where}: {name} must be {_TYPE_NAMES[kind]}, not {_told(value)}"
             yield Problem(f"{what} with a wrong {name}", sentence)
-        elif what == "category" and not is_printable(value):
-            sentence = f"{where}: its name {value[:40]!r} holds a character that cannot be printed"
-            yield Problem(f"{what} with a wrong {name}", sentence)
-        elif name == "file_name" and not _is_file_name(value):
-            yield Problem(f"{what} with a wrong {name}", f"{where}: no file can be called {value[:80]!r}")
 
 
 def _is_file_name(name: str) -> bool:
@@ -351,6 +344,11 @@ def _name_problems(categories: Sequence[Any]) -> Iterator[Problem]:
             if name in seen:
                 yield Problem("category name used twice", f"two categories are called {name!r}")
             seen.add(name)
+            if not is_printable(name):
+                sentence = (
+                    f"category {category.get('id')}: its name {name[:40]!r} holds a character that cannot be printed"
+                )
+                yield Problem("category with a wrong name", sentence)
 
 
 def _frame_problems(images: list[Any], videos: set[int]) -> Iterator[Problem]:

@@ -79,7 +79,7 @@ def check_plotting() -> None:
     try:
         import matplotlib.figure  # noqa: F401, PLC0415  (an optional extra)
     except ImportError as error:
-        raise ConfigError("plots need Matplotlib: pip install 'flowdet[eval]'") from error
+        raise ConfigError("plots need Matplotlib: pip install matplotlib") from error
 
 
 def precision_at(curve: Curve, recalls: NDArray[np.float64]) -> NDArray[np.float64]:

