@@ -122,11 +122,10 @@ def trained_nano(file: Path) -> YOLOX:
     for module, (weight, bias) in zip(called, given, strict=True):
         module.load_state_dict({"weight": weight, "bias": bias}, strict=False)
         # Batch norm is folded into the file's convolutions: what is left of it adds the bias.
-        norms = [own.norm for own in detector.modules() if getattr(own, "conv", None) is module]
-        for norm in norms:
-            state = {"weight": 1.0, "running_mean": 0.0, "running_var": 1 - norm.eps}
-            filled = {name: torch.full_like(bias, value) for name, value in state.items()}
-            norm.load_state_dict({**filled, "bias": bias, "num_batches_tracked": norm.num_batches_tracked})
+        for parts in (dict(parent.named_children()) for parent in detector.modules()):
+            if parts.get("conv") is module and isinstance(norm := parts.get("norm"), nn.BatchNorm2d):
+                variance = torch.full_like(bias, 1 - norm.eps)
+                norm.load_state_dict({"bias": bias, "running_var": variance}, strict=False)
     return detector
 
 
