@@ -224,11 +224,11 @@ def _say(text: str) -> None:
 def _timer(name: str, row: str, threads: int) -> Timer:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch  # noqa: PLC0415
+    from flowdet.benchmark.steady import frame_kinds, runner, steady_state  # noqa: PLC0415
+    from flowdet.systems.modes import in_mode  # noqa: PLC0415
 
     from flowdet.backends.choice import with_runtime  # noqa: PLC0415
-    from flowdet.benchmark.steady import frame_kinds, runner, steady_state  # noqa: PLC0415
     from flowdet.inputs import prepare  # noqa: PLC0415
-    from flowdet.systems.modes import in_mode  # noqa: PLC0415
     from tests.seeded import seeded_system, synthetic_clip  # noqa: PLC0415
 
     torch.set_num_threads(threads)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
+from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from torch import Tensor
 
 from flowdet.backends.choice import with_runtime
@@ -23,10 +25,8 @@ from flowdet.metrics.detections import DetectionTable, concatenate
 from flowdet.metrics.flow import ZeroFlow
 from flowdet.systems.config import MethodConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
 from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.temporal.recursive import Recursive, RecursiveConfig
 from flowdet.temporal.single import SingleFrame, SingleFrameConfig

@@ -337,7 +337,7 @@ ON_WATER = {f"fluent-color/{name}" for name in DRAWINGS["fluent-color"]["watercr
 
 
 def listed(names: str) -> Iterator[tuple[str, str]]:
-    """The folder and the name of each drawing of a table's entry."""
+    """Returns the folder and the name of each drawing of a table's entry."""
     folder = ""
     for word in names.split():
         if word.endswith(":"):
@@ -348,7 +348,7 @@ def listed(names: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def resources(path: Path) -> dict[str, bytes]:
-    """The files of a Qt resource file, by their path."""
+    """Returns the files of a Qt resource file, by their path."""
     content = path.read_bytes()
     version, tree, data, names = struct.unpack(">4I", content[4:20])
     size = 22 if version > 1 else 14
@@ -372,7 +372,7 @@ def resources(path: Path) -> dict[str, bytes]:
 
 
 def icon(folder: Path, name: str) -> bytes | None:
-    """One drawing of an npm package of iconify as SVG; what has the colour of the text gets an ink by its name."""
+    """Returns a drawing of an npm package of iconify as SVG; what has the colour of text gets an ink by its name."""
     icons = icons_of(folder)
     found = icons["icons"].get(name)
     if found is None:
@@ -382,7 +382,7 @@ def icon(folder: Path, name: str) -> bytes | None:
 
 
 def content_of(source: Path, family: str, folder: str, name: str) -> bytes | None:
-    """The file of one drawing, if the family has it."""
+    """Returns the file of one drawing, if the family has it."""
     debian = source / "deb"
     if family == "gcompris" or folder == "lang":
         path = debian / f"gcompris-qt-data/usr/share/gcompris-qt/rcc/{folder}.rcc"
@@ -405,7 +405,7 @@ def content_of(source: Path, family: str, folder: str, name: str) -> bytes | Non
 
 
 def rendered(content: bytes) -> Image.Image:
-    """The picture of an SVG or of an image file."""
+    """Returns the picture of an SVG or of an image file."""
     if b"<svg" in content[:4096]:
         text = content.decode("utf-8", "replace")
         content = bytes(resvg_py.svg_to_bytes(svg_string=text, width=RENDER_SIDE))
@@ -415,7 +415,7 @@ def rendered(content: bytes) -> Image.Image:
 
 
 def without_paper(image: Image.Image) -> Image.Image:
-    """The drawing without the white around it, its shadow-thin fringe included."""
+    """Returns the drawing without the white around it, its shadow-thin fringe included."""
     pixels = np.array(image)
     white = pixels[..., :3].min(axis=2) > WHITE
     padded = np.pad(white, 1, constant_values=True)
@@ -426,7 +426,7 @@ def without_paper(image: Image.Image) -> Image.Image:
 
 
 def without_small_parts(image: Image.Image) -> Image.Image:
-    """The drawing without the strokes that show movement, and the like."""
+    """Returns the drawing without loose strokes, such as those that show motion."""
     pixels = np.array(image)
     regions, count = ndimage.label(pixels[..., 3] > 16)
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
@@ -436,14 +436,14 @@ def without_small_parts(image: Image.Image) -> Image.Image:
 
 
 def without_shadow(image: Image.Image) -> Image.Image:
-    """The drawing without what one can see through."""
+    """Returns the drawing without its half-transparent parts."""
     pixels = np.array(image)
     pixels[pixels[..., 3] < SOLID, 3] = 0
     return Image.fromarray(pixels, "RGBA")
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """The drawing cut to its extent and made no larger than the common size."""
+    """Returns the drawing cut to its extent and made no larger than the common size."""
     seen = np.array(image)[..., 3] > 16
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     image = image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
@@ -453,7 +453,7 @@ def fitted(image: Image.Image) -> Image.Image:
 
 
 def drawing(source: Path, family: str, label: str, folder: str, name: str) -> Image.Image | None:
-    """One drawing as it is kept, if the family has it."""
+    """Returns one drawing as it is kept, if the family has it."""
     content = content_of(source, family, folder, name)
     if content is None:
         return None
@@ -510,7 +510,7 @@ def write_sheet(files: list[Path], target: Path, cell: int = 112, columns: int =
 
 
 def write_sources(written: dict[str, dict[str, list[Path]]], target: Path) -> None:
-    """Writes who made what, where it is from, under which licence, and how many there are."""
+    """Writes the holder, source, licence and number of the drawings of each family."""
     counts = {family: {label: len(found.get(family, [])) for label, found in written.items()} for family in FAMILIES}
     lines = ["# Sources of the drawings", "", "Cut to what is drawn and made smaller; for training only.", ""]
     lines += ["Taken away: the paper and marks of movement (art4apps), shadows (gcompris), water under some boats."]

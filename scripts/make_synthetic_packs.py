@@ -133,13 +133,13 @@ ON_WATER = {
 
 @cache
 def icons_of(folder: Path) -> dict[str, Any]:
-    """The drawings of an npm package of iconify."""
+    """Returns the drawings of an npm package of iconify."""
     icons: dict[str, Any] = json.loads((folder / "icons.json").read_text())
     return icons
 
 
 def drawing(folder: Path, family: str, name: str, code: str) -> Image.Image | None:
-    """One drawing at its full size, if the family has it."""
+    """Returns one drawing at its full size, if the family has it."""
     if family == "fluent-3d":
         found = [path for end in ("", "-fe0f") if (path := folder / "assets" / f"{code}{end}.webp").exists()]
         return Image.open(found[0]).convert("RGBA") if code and found else None
@@ -153,7 +153,7 @@ def drawing(folder: Path, family: str, name: str, code: str) -> Image.Image | No
 
 
 def svg_of(icons: dict[str, Any], icon: dict[str, Any], body: str) -> str:
-    """A drawing of an npm package of iconify with this body as SVG."""
+    """Returns a drawing of an npm package of iconify with this body as SVG."""
     left, top, width, height = (
         icon.get(key, icons.get(key, value)) for key, value in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
     )
@@ -164,7 +164,7 @@ def svg_of(icons: dict[str, Any], icon: dict[str, Any], body: str) -> str:
 
 
 def without_water(image: Image.Image) -> Image.Image:
-    """The drawing without what has the colours of its lowest rows and hangs together with them."""
+    """Returns the drawing without the connected region that has the colours of its lowest rows."""
     pixels = np.array(image)
     colours = pixels[..., :3].astype(int)
     row = int(np.flatnonzero(pixels[..., 3].max(axis=1) > 200)[-1]) - 2
@@ -179,7 +179,7 @@ def without_water(image: Image.Image) -> Image.Image:
 
 
 def reddened(image: Image.Image) -> Image.Image:
-    """A raccoon in the colours of a red panda: its greys become rust, its lightest and darkest parts stay."""
+    """Returns a raccoon in the colours of a red panda: its greys become rust, its lightest and darkest parts stay."""
     pixels = np.array(image).astype(float)
     light = pixels[..., :3].mean(axis=2) / 255
     colourless = np.ptp(pixels[..., :3], axis=2) < 70
@@ -190,7 +190,7 @@ def reddened(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """The drawing cut to its extent and brought to the common size, without a fringe."""
+    """Returns the drawing cut to its extent and brought to the common size, without a fringe."""
     seen = np.array(image)[..., 3] > 16
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     image = image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
@@ -200,7 +200,7 @@ def fitted(image: Image.Image) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    """The picture as a file."""
+    """Returns the picture as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -239,7 +239,7 @@ def pack_backgrounds(packages: Path, listing: Path, target: Path) -> None:
 
 
 def write_licences(listing: Path, target: Path) -> None:
-    """Writes who made what, where it is from and under which licence."""
+    """Writes the holder, source and licence of each family."""
     lines = ["# Licences of the drawings and photographs", "", "They are not under the licence of flowdet.", ""]
     lines += ["## sprites.zip", "", "Made smaller; boats without their water; raccoons recoloured as red pandas.", ""]
     lines += ["| folder | from | holder | licence |", "|---|---|---|---|"]

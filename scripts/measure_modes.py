@@ -1,9 +1,9 @@
-"""What every mode finds and costs: the tables of docs/modes.md from the shipped weights.
+"""What every mode finds and costs: the tables of docs/variants.md from the shipped weights.
 
     flowdet data synthesize synthetic --split val
     python scripts/measure_modes.py synthetic --real REAL_VID
 
-The figures go to docs/evidence/modes.json, the tables into docs/modes.md between their marks.
+The figures go to docs/evidence/modes.json, the tables into docs/variants.md between their marks.
 """
 
 import json
@@ -21,11 +21,13 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from evidence_runs import Variant, detect_variants, seconds_per_frame, work_of
+from flowdet.benchmark.steady import frame_kinds, steady_state
+from flowdet.systems.modes import Mode, in_mode
+from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from make_evidence import Judge, degraded_frames, real_clips
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowdet.benchmark.steady import frame_kinds, steady_state
 from flowdet.cli import keep_memory
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou
@@ -35,9 +37,7 @@ from flowdet.metrics.restrict import restrict
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import weights_of
-from flowdet.systems.modes import Mode, in_mode
 from flowdet.systems.recipes import recipe
-from flowdet.temporal.fast_fgfa import FastFGFAConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.types import Geometry, NetworkInput
 
@@ -45,7 +45,7 @@ app = App(help=__doc__)
 
 _ROOT = Path(__file__).parents[1]
 _FIGURES = _ROOT / "docs" / "evidence" / "modes.json"
-_PAGE = _ROOT / "docs" / "modes.md"
+_PAGE = _ROOT / "docs" / "variants.md"
 # Each with the system that it is compared with.
 _ROWS: Sequence[tuple[str, str, Mode, bool]] = (
     ("single", "fgfa", "exact", False),

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
+from flowdet.systems.modes import Mode
 from matplotlib.figure import Figure
 
 from flowdet.benchmark.clip import moving_images
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
-from flowdet.systems.modes import Mode
 from flowdet.types import Frame
 
 app = App(help=__doc__)

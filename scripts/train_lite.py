@@ -11,7 +11,7 @@ frozen-flow  as together but for the flow net, which stays as it is, and shorter
 Without the name of a stage all of them run; what is finished is not done again, and what was interrupted goes on.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -33,7 +33,9 @@ from flowdet.class_names import VID_CLASSES
 from flowdet.data.augmentation import recoloured
 from flowdet.data.synthetic.assets import Picture
 from flowdet.data.synthetic.config import SyntheticConfig
+from flowdet.detectors.base import RoIs
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
+from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.flow.matching import MatchingFlow
 from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import choose_randomly
@@ -41,13 +43,15 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.recipes import fgfa_lite, single_lite
-from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.training.clips import to_inputs
-from flowdet.training.loop import Report, train
+from flowdet.temporal.base import MethodParts
+from flowdet.temporal.dff import DFFConfig
+from flowdet.training.feed import to_inputs
+from flowdet.training.loop import TrainingTask, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
-from flowdet.training.pretrained import load_imagenet_weights
+from flowdet.training.records import TrainingProgress
+from flowdet.types import FrameFeatures, Geometry, Maps
 from flowdet.weights.native import read_system, save_native
+from flowdet.weights.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
 
@@ -171,6 +175,22 @@ def detection_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tenso
     return model.losses(to_clip_batch(clips, model.config.inputs))
 
 
+@dataclass(frozen=True)
+class _Extracted:
+    """A detector that has extracted its maps already."""
+
+    maps: Maps
+
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the maps."""
+        del images
+        return self.maps
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """Raises: DFF and FGFA need no proposals."""
+        raise NotImplementedError
+
+
 def joint_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tensor]:
     """Returns the losses of the heads on the features of all three methods, which share the backbone's features.
 
@@ -178,18 +198,17 @@ def joint_losses(model: nn.Module, clips: list[FlowClip]) -> dict[str, Tensor]:
     """
     assert isinstance(model, VideoDetector)
     assert model.flow_net
-    assert model.embedding
-    assert isinstance(model.config.method, FGFAConfig)
     batch = to_clip_batch(clips, model.config.inputs)
     images = torch.cat([inputs.images for inputs in (batch.current, *batch.references)])
-    features = model.detector.extract(images)
+    (features,) = model.detector.extract(images)
     single, reference, *_ = features.chunk(1 + len(batch.references))
-    dff = DFF(lambda _: reference, model.flow_net, DFFConfig())
-    fgfa = FGFA(lambda _: features, model.flow_net, model.embedding, model.config.method)
-    carried = dff.training_features(replace(batch, references=batch.references[:1]))
-    every = torch.cat((single, carried, fgfa.training_features(batch)))
+    dff = DFFConfig().build(MethodParts(_Extracted((reference,)), model.flow_net))
+    fgfa = model.config.method.build(MethodParts(_Extracted((features,)), model.flow_net, model.method_modules))
+    (carried,) = dff.training_features(replace(batch, references=batch.references[:1])).maps
+    (aggregated,) = fgfa.training_features(batch).maps
+    every = FrameFeatures(0, (torch.cat((single, carried, aggregated)),), batch.current.geometries * 3)
     targets = batch.targets * 3
-    losses = model.detector.losses(every, batch.current.geometries * 3, targets, (choose_randomly,) * len(targets))
+    losses = model.detector.losses(every, targets, (choose_randomly,) * len(targets))
     flow = flow_losses(model.flow_net, clips)
     return losses | {name: _FLOW_SHARE * value for name, value in flow.items()}
 
@@ -285,7 +304,8 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
     )
     model = _model(name, stage, out, start)
     feed = Feed(draws, stage.steps)
-    trained = train(model, feed, stage.losses, stage.plan(), out / name, watch=_tell, say=app.console.print)
+    task = TrainingTask(model, feed, stage.losses)
+    trained = train(task, stage.plan(), out / name, watch=_tell, say=app.console.print)
     torch.save(trained.state_dict(), out / name / "weights.pt")
     if name in {"together", "frozen-flow"}:
         system = build(fgfa_lite())
@@ -315,7 +335,9 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
 
 
 def _partly_frozen(config: SystemConfig, stages: int) -> SystemConfig:
-    return replace(config, backbone=EfficientNetLite0Config(frozen_stages=stages))
+    assert isinstance(config.detector, FasterRCNNConfig)
+    backbone = EfficientNetLite0Config(frozen_stages=stages)
+    return replace(config, detector=replace(config.detector, backbone=backbone))
 
 
 def _flow_net(system: VideoDetector) -> MatchingFlow:
@@ -329,9 +351,9 @@ def _load(stage: Path) -> dict[str, Any]:
     return weights
 
 
-def _tell(report: Report) -> None:
-    if report.step % _REPORTS == 0:
-        app.console.print(f"step {report.step} of {report.steps}, loss {report.loss:.3f}")
+def _tell(progress: TrainingProgress) -> None:
+    if progress.step % _REPORTS == 0:
+        app.console.print(f"{progress}")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from flowdet.detectors.faster_rcnn import FasterRCNN, propose
 from flowdet.flow.flownet_s import FlowNetS
 from flowdet.inputs import FEATURE_STRIDE
-from flowdet.ops.aggregate import cosine_similarity
 from flowdet.ops.sampling import roi_align
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, WindowFrame, window_slots
+from flowdet.temporal.similarity import cosine_similarity
 from flowdet.types import Aggregation, FrameFeatures, NetworkInput
 
 __all__ = ["Recording", "record", "roi_outputs"]

@@ -141,7 +141,8 @@ def test_calling_again_detects_nothing_anew(run: Run, weights: Path, capsys: pyt
     assert run(*arguments) == 0
     assert capsys.readouterr().out == first
     assert {path: path.stat().st_mtime_ns for path in Path("o/detections").iterdir()} == made
-    assert run(*arguments, "--causal") == 0  # nothing changes for a single-frame system
+    assert run(*arguments, "--causal") == 1
+    assert "causal" in capsys.readouterr().err  # an option without effect on a single-frame system
 
 
 def test_other_weights_do_not_continue_in_the_folder(
@@ -163,6 +164,51 @@ def test_classes_that_only_one_side_knows_are_told(run: Run, weights: Path, caps
     assert "detections of classes that the data set does not have were left out: cat " in told
     assert "The system does not know yak: these classes count with an AP of 0." in told
     assert len(read("evaluation/evaluation.json")["notes"]) == 2
+
+
+def test_well_known_classes_are_mapped_and_others_as_given(
+    run: Run, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(("domestic_cat", "canine"))  # the system knows cat, dog and fox
+    assert run("--weights", str(weights), "--images", "images", "--map-classes", "dog=canine") == 0
+    told = capsys.readouterr().err
+    assert "Classes of other names were mapped: cat = domestic_cat, dog = canine." in told
+    assert "detections of classes that the data set does not have were left out: fox " in told
+    assert "does not know" not in told
+    found = read("evaluation/evaluation.json")
+    assert found["settings"]["map_classes"] == {"cat": "domestic_cat", "dog": "canine"}
+    assert {entry["category_id"] for entry in read("evaluation/results.json")} == {1, 2}
+
+
+def test_what_detect_wrote_is_evaluated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = {entry["image_id"]: entry["bbox"] for entry in read("data.json")["annotations"]}
+    Path("found").mkdir()
+    for number in (1, 2):
+        images = [
+            {"id": 50 - frame, "video_id": 1, "frame_id": frame, "width": 80, "height": 48, "file_name": "none"}
+            for frame in range(3)
+        ]
+        annotations = [
+            {"image_id": 50 - frame, "category_id": 9, "bbox": truth[3 * number - 2 + frame], "score": 0.9}
+            for frame in range(3)
+        ]
+        document = {
+            "info": {"complete": True},
+            "videos": [{"id": 1, "name": f"video {number}"}],
+            "categories": [{"id": 9, "name": "cat"}],
+            "images": images,
+            "annotations": annotations,
+        }
+        Path(f"found/{number}.json").write_text(json.dumps(document))
+    assert run("--results", "found") == 0
+    printed = capsys.readouterr()
+    assert "1 of 7 frames of data.json have no results: their objects are missed." in printed.err
+    assert "6 detections" in printed.out
+    for results in (["found"], ["found/1.json", "found/2.json"]):
+        assert run(*(part for path in results for part in ("--results", path)), "--versus", "found") == 0
+        assert printed_rows(capsys)["coco", "AP50"][:5] == ["100.0", "100.0", "to", "100.0", "+0.0"]
+    assert run("--results", "found/1.json") == 0
+    assert printed_rows(capsys)["coco", "AP50"][0] == f"{100 * 51 / 101:.1f}"
 
 
 def test_a_results_file_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +288,7 @@ def test_without_matplotlib_there_are_figures_without_plots(
     write_results("r.json", {1: 0.9})
     assert run("--results", "r.json", "--out", "o", "--images", "images") == 0
     told = capsys.readouterr().err
-    assert "pip install 'flowdet[eval]'" in told
+    assert "pip install matplotlib" in told
     assert told.count("\n") == 1
     assert not list(Path("o").glob("*.png"))
     assert Path("o/evaluation.json").exists()
@@ -267,7 +313,7 @@ def test_without_matplotlib_there_are_figures_without_plots(
         (["--results", "r.json", "--motion-iou", "m.json"], "add --protocol ilsvrc-motion"),
         (["--results", "r.json", "--bootstrap", "-1"], "--bootstrap is a number"),
         (["--results", "r.json", "--versus", "r.json", "--bootstrap", "0"], "--versus needs resamples"),
-        (["--results", "r.json", "--device", "cuda", "--out", "o"], "which --device cannot change"),
+        (["--results", "r.json", "--device", "cuda", "--out", "o"], "leave out the system and its options"),
         (
             ["--results", "r.json", "--processes", "2", "--threads", "1"],
             "which --processes and --threads cannot change",
@@ -277,6 +323,10 @@ def test_without_matplotlib_there_are_figures_without_plots(
             "which --images cannot change: leave out what has no effect, or",
         ),
         (["--results", "r.json", "--pictures", "3"], "which --pictures cannot change"),
+        (["--results", "r.json", "--map-classes", "cat=cow"], "--map-classes has no effect on COCO results"),
+        (["fgfa-lite", "--map-classes", "cat"], "--map-classes is system=data, for instance cow=cattle, not 'cat'"),
+        (["fgfa-lite", "--map-classes", "fox=cow,fox=cat"], "--map-classes maps 'fox' twice"),
+        (["fgfa-lite", "--map-classes", "yak=cat"], "there is no class 'yak'"),
         (["--results", "r.json", "--pictures", "-1", "--out", "o"], "--pictures is a number"),
     ],
 )

@@ -12,7 +12,7 @@ from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems import recipes
 from flowdet.systems.build import build
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, StepDrops, fine_tuning_plan, published_plan
-from flowdet.training.task import AnnotatedImages, FitTask
+from flowdet.training.run import AnnotatedImages, RunOptions
 from flowdet.weights.native import read_native, save_native
 from tests.data.annotated import Drawing
 from tests.training.runs import SYSTEMS
@@ -26,7 +26,7 @@ def run(*arguments: object) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flowdet.training.log", "flowdet.cli.train"):
+    for module in ("flowdet.training.records", "flowdet.cli.train"):
         monkeypatch.setattr(f"{module}.has_tensorboard", lambda: False)
 
 
@@ -58,6 +58,11 @@ def test_a_weight_file_is_fine_tuned(
     assert "TensorBoard is not installed" in out
     assert "new are wolf" in err
     assert "epoch 1: AP" in err
+    steps = [line for line in err.splitlines() if line.startswith("epoch 1/1 step")]
+    assert steps[0].startswith("epoch 1/1 step 1/2 loss ")
+    assert steps[-1].startswith("epoch 1/1 step 2/2 loss ")
+    assert steps[-1].endswith(" 0:00:00 left")
+    assert steps[-1] in (tmp_path / "run" / "messages.txt").read_text()
     plan = json.loads((tmp_path / "run" / "config.json").read_text())["plan"]
     assert (plan["epochs"], plan["batch"], plan["clips_per_device"], plan["ema"]) == (1, 2, 2, None)
 
@@ -68,9 +73,9 @@ def test_a_weight_file_is_fine_tuned(
 def test_several_data_sets_have_a_folder_each_or_one(
     tmp_path: Path, tiny: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks: list[FitTask] = []
+    tasks: list[RunOptions] = []
 
-    def remembered(task: FitTask, plan: Plan, **options: Any) -> Path:
+    def remembered(task: RunOptions, plan: Plan, **options: Any) -> Path:
         del plan, options
         tasks.append(task)
         return task.folder
@@ -151,7 +156,7 @@ def test_plot_needs_a_run() -> None:
 def test_the_published_systems_start_from_their_published_files(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks: list[tuple[FitTask, Plan]] = []
+    tasks: list[tuple[RunOptions, Plan]] = []
     monkeypatch.setattr("flowdet.cli.train.fit", lambda task, plan, **_: tasks.append((task, plan)))
     files = {"backbone": tmp_path / "backbone.pth", "flow_net": tmp_path / "flow.pth"}
     for path in files.values():

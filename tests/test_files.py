@@ -1,4 +1,5 @@
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowdet.errors import ConfigError, DataError
-from flowdet.files import file_sha256, locked, replacing, write_text
+from flowdet.files import file_sha256, locked, natural_key, replacing, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
@@ -99,3 +100,52 @@ def test_the_digest_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# Holds a lock, with a child process that a kill leaves behind, until it is told to end.
+_HOLDER = """
+import os, sys, time
+from pathlib import Path
+from flowdet.files import locked
+with locked(Path(sys.argv[1]), "busy"):
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_a_kill_lifts_a_lock_although_a_child_lives_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(ConfigError, match=f"held by {holder.pid}"), locked(path, "held by {holder}"):
+                pass
+            holder.kill()
+            holder.wait()
+            with locked(path, "held by {holder}"):
+                assert (tmp_path / ".run.lock").read_text() == f"{os.getpid()}\n"
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_sorted_as_people_count() -> None:
+    names = ["b2", "10", "a10.jpg", "A2.jpg", "2", "a2b3", "a2b12", "\u0662", "\u0661\u0660"]
+    assert sorted(names, key=natural_key) == [
+        "2",
+        "\u0662",
+        "10",
+        "\u0661\u0660",
+        "A2.jpg",
+        "a2b3",
+        "a2b12",
+        "a10.jpg",
+        "b2",
+    ]

@@ -56,3 +56,9 @@ def test_a_frame_is_an_8_bit_colour_picture(shape: tuple[int, ...], dtype: type)
 
 def test_the_scale_of_a_geometry_is_x_then_y() -> None:
     assert Geometry(original=(100, 200), valid=(50, 400), padded=(64, 400)).scale == (2.0, 0.5)
+
+
+def test_a_frame_without_objects_has_columns() -> None:
+    nothing = detections().select(score=1.0)
+    assert nothing.records() == []
+    assert tuple(detections().records()[0]) == nothing.columns == Detections.columns

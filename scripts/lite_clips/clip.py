@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flowdet.inputs import InputConfig
-from flowdet.training.clips import to_inputs
+from flowdet.training.feed import to_inputs
 from flowdet.types import ClipBatch, Targets
 
 __all__ = ["FlowClip", "to_clip_batch"]

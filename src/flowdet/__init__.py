@@ -13,7 +13,7 @@ from flowdet.errors import CheckpointError, ConfigError, DataError, DownloadErro
 
 if TYPE_CHECKING:
     from flowdet.systems.detector import VideoDetector
-    from flowdet.systems.load import load
+    from flowdet.systems.load import load, weights_of
     from flowdet.types import Detections, Frame
     from flowdet.video.draw import draw_detections
     from flowdet.video.reader import Video, open_video, read_ahead
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "open_video",
     "read_ahead",
+    "weights_of",
 ]
 
 __version__ = version("flowdet")
@@ -51,6 +52,7 @@ _HOMES = {
     "load": "flowdet.systems.load",
     "open_video": "flowdet.video.reader",
     "read_ahead": "flowdet.video.reader",
+    "weights_of": "flowdet.systems.load",
 }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,14 @@ from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
 
-__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "replacing", "write_text"]
+__all__ = ["IMAGE_SUFFIXES", "file_sha256", "locked", "natural_key", "replacing", "try_lock", "write_text"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Lower-case suffixes of the files that are read as pictures."""
+
+_held: set[IO[bytes]] = set()
+if hasattr(os, "register_at_fork"):  # a child that outlives its parent must not keep the parent's locks
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 _LONGEST_NAME = 255  # bytes, on every common file system
 _MARK_LENGTH = len(".") + len(".0123abcd.part")
@@ -46,7 +51,7 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError, keep: bool
         _remove_orphans(target)
         partial = _beside(target, f".{secrets.token_hex(4)}.part")
         with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
-            _try_lock(mark)
+            try_lock(mark)
             is_whole = False
             try:
                 yield partial
@@ -93,18 +98,25 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
     with file:
-        if not _try_lock(file):
+        if not try_lock(file):
             file.seek(0)
             holder = file.read().decode(errors="replace").strip()
             raise ConfigError(busy.replace("{holder}", holder or "unknown"))
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         file.flush()
+        _held.add(file)
         try:
             yield
         finally:
+            _held.discard(file)
             with suppress(OSError):
                 lock.unlink()
+
+
+def natural_key(name: str) -> list[tuple[str, int]]:
+    """Returns a key that sorts names as people count: `2.jpg` comes before `10.jpg`."""
+    return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def file_sha256(path: Path) -> str:
@@ -127,12 +139,12 @@ def _remove_orphans(target: Path) -> None:
         middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
         if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
             with suppress(OSError), orphan.open("ab") as file:
-                if _try_lock(file):
+                if try_lock(file):
                     orphan.unlink()
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Locks an open file until it is closed; False if another one has locked it."""
+def try_lock(file: IO[bytes]) -> bool:
+    """Locks an open file until it is closed; False if another process, or another opening of it, has locked it."""
     if sys.platform == "win32":
         return True
     import fcntl  # noqa: PLC0415  (not on Windows)

@@ -25,7 +25,7 @@ class InputConfig:
     Attributes:
         long_side: Longest side after resizing, px.
         short_side: Longest short side after resizing, px.
-        mean: Of the red, green and blue channel, 0 to 255.
+        mean: Mean of the red, green and blue channel, 0 to 255.
         std: Divisor of each channel.
         multiple: The padded sides are multiples of this.
         enlarge: Whether frames below those sides are enlarged to them; else they stay as they are, which is faster.
@@ -49,7 +49,7 @@ class InputConfig:
             )
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The (height, width) to which a frame of this (height, width) is resized."""
+        """Returns the (height, width) to which a frame of this (height, width) is resized."""
         fitted = fit_size(size, self.long_side, self.short_side)
         return fitted if self.enlarge or fitted < size else size
 
@@ -74,7 +74,7 @@ def prepare(
         [resize_bilinear(torch.from_numpy(np.require(i, requirements=("C", "W"))), valid) for i in images]
     )
     mean, std = (torch.tensor(values, device=device) for values in (config.mean, config.std))
-    # Bytes travel, a quarter of what numbers would be; to a GPU from pinned memory, while it is still at work.
+    # Bytes travel, a quarter of what floats would be; to a GPU from pinned memory, while it is still busy.
     if torch.device(device).type == "cuda":
         resized = resized.pin_memory()
     normalised = ((resized.to(device, non_blocking=True).to(torch.float32) - mean) / std).permute(0, 3, 1, 2)

@@ -68,7 +68,7 @@ class Geometry:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(x, y) factors from original to network-input pixels."""
+        """The factors (x, y) from original to network-input pixels."""
         return self.valid[1] / self.original[1], self.valid[0] / self.original[0]
 
 
@@ -166,7 +166,7 @@ class ClipBatch:
         current: The current frames.
         references: One input for each reference slot, each [b, 3, H, W].
         targets: The objects of the current frames, one entry a clip.
-        still: One flag a clip: it is a single picture, its references are copies of it.
+        still: For each clip, whether it is a single picture and its references are copies of it.
     """
 
     current: NetworkInput
@@ -217,7 +217,7 @@ class Detections:
         return [self.class_names[label] for label in self.labels]
 
     def select(self, score: float = 0.0, classes: Collection[str] | None = None) -> Detections:
-        """The detections with at least this score and, if given, of one of these classes.
+        """Returns the detections with at least this score and, if classes are given, of one of them.
 
         Raises:
             ConfigError: There is no such class.
@@ -247,7 +247,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`; needs the extra `flowdet[supervision]`."""
+        """Returns the same as `supervision.Detections`; needs the package supervision."""
         import supervision  # noqa: PLC0415  (an optional extra)
 
         return supervision.Detections(

@@ -1,4 +1,4 @@
-"""Which runtime is chosen, from Python and from the command line."""
+"""Which backend is chosen, from Python and from the command line."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import flowdet
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.systems.build import build
@@ -49,53 +49,53 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_python_takes_torch_unless_told() -> None:
-    assert flowdet.load("single-lite").runtime == "torch"
+    assert flowdet.load("single-lite").backend == "torch"
 
 
 def test_torch_is_the_modules_themselves() -> None:
     system = narrow_system(SingleFrameConfig())
-    assert with_runtime(system, "torch").parts.detector is system.detector
+    assert with_backend(system, "torch").parts.detector is system.detector
 
 
 def test_auto_without_openvino_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     without_openvino(monkeypatch)
-    system = flowdet.load("single-lite", runtime="auto")
-    assert system.runtime == "optimised"
+    system = flowdet.load("single-lite", backend="auto")
+    assert system.backend == "optimised"
     assert system.parts.detector is not system.detector
     assert not any(isinstance(module, nn.BatchNorm2d) for module in system.parts.detector.modules())
 
 
 def test_openvino_that_is_not_installed_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     without_openvino(monkeypatch)
-    with pytest.raises(ConfigError, match=r"pip install 'flowdet\[openvino\]'"):
-        flowdet.load("single-lite", runtime="openvino")
+    with pytest.raises(ConfigError, match=r"run `pip install openvino`"):
+        flowdet.load("single-lite", backend="openvino")
 
 
-def test_an_unknown_runtime_is_a_message() -> None:
+def test_an_unknown_backend_is_a_message() -> None:
     with pytest.raises(
-        ConfigError, match=r"the runtimes are torch, optimised, openvino, auto or a folder.*not 'tensorrt'"
+        ConfigError, match=r"the backends are torch, optimised, openvino, auto or a folder.*not 'tensorrt'"
     ):
-        flowdet.load("single-lite", runtime="tensorrt")
+        flowdet.load("single-lite", backend="tensorrt")
 
 
 def test_on_a_device_without_openvino_auto_is_the_optimised_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowdet.backends.choice.find_spec", lambda name: name)
-    assert with_runtime(narrow_system(SingleFrameConfig()).to("meta"), "auto").runtime == "optimised"
+    assert with_backend(narrow_system(SingleFrameConfig()).to("meta"), "auto").backend == "optimised"
 
 
 def test_detect_says_what_ran(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     detect = ("detect", "frames", "--weights", str(weights), "--score", "0", "--no-video", "--out")
-    assert call(*detect, "o", "--runtime", "openvino") == 0
-    assert call(*detect, "t", "--runtime", "torch") == 0
+    assert call(*detect, "o", "--backend", "openvino") == 0
+    assert call(*detect, "t", "--backend", "torch") == 0
     ours, theirs = (json.loads(Path(folder, "frames.json").read_text()) for folder in ("o", "t"))
-    assert ours["info"]["settings"]["runtime"] == "openvino"
-    assert theirs["info"]["settings"]["runtime"] == "torch"
+    assert ours["info"]["settings"]["backend"] == "openvino"
+    assert theirs["info"]["settings"]["backend"] == "torch"
     scores, others = ([each["score"] for each in found["annotations"]] for found in (ours, theirs))
     assert len(scores) == len(others) > 0
     assert sorted(scores) == pytest.approx(sorted(others), abs=1e-3)
-    assert call(*detect, "o", "--runtime", "torch") == 1
-    assert "other settings (runtime)" in capsys.readouterr().err.replace("\n", " ")
+    assert call(*detect, "o", "--backend", "torch") == 1
+    assert "other settings (backend)" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -116,24 +116,24 @@ def test_evaluate_says_what_ran(weights: Path, processes: str) -> None:
     Path("data.json").write_text(json.dumps(document))
     evaluate = ("evaluate", "--data", "data.json", "--images", "frames", "--weights", str(weights), "--pictures", "0")
     run = ("--bootstrap", "0", "--processes", processes, "--threads", "1")
-    for runtime in ("openvino", "torch"):
-        assert call(*evaluate, *run, "--runtime", runtime, "--out", runtime, "--json", f"{runtime}.json") == 0
-    ours, theirs = (json.loads(Path(f"{runtime}.json").read_text()) for runtime in ("openvino", "torch"))
-    assert ours["settings"]["runtime"] == "openvino"
+    for backend in ("openvino", "torch"):
+        assert call(*evaluate, *run, "--backend", backend, "--out", backend, "--json", f"{backend}.json") == 0
+    ours, theirs = (json.loads(Path(f"{backend}.json").read_text()) for backend in ("openvino", "torch"))
+    assert ours["settings"]["backend"] == "openvino"
     assert ours["settings"]["weights_digest"] == theirs["settings"]["weights_digest"]
 
 
-def test_benchmark_compares_runtimes(
+def test_benchmark_compares_backends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr("flowdet.benchmark.benchmark._IMAGES", 3)
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
-    assert call("benchmark", "single-lite", *options, "--runtime", "openvino", "--vs-runtime", "torch") == 0
+    assert call("benchmark", "single-lite", *options, "--backend", "openvino", "--vs.backend", "torch") == 0
     assert "single-lite takes" in capsys.readouterr().out
     found = json.loads((tmp_path / "out.json").read_text())
     other = found["versus"]["system"]
-    assert (found["runtime"], other["runtime"]) == ("openvino", "torch")
+    assert (found["backend"], other["backend"]) == ("openvino", "torch")
     assert found["gflop_per_frame"] == pytest.approx(other["gflop_per_frame"])
     assert "neck" in other["mean"]["parts"]
     assert "neck" not in found["mean"]["parts"]

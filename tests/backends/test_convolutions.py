@@ -1,8 +1,11 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from flowdet.backends.convolutions import (
+    ConvBySize,
+    TransposedConvBySize,
     conv_by_product,
     count_tiles,
     transform_kernel,
@@ -70,3 +73,69 @@ def test_a_transposed_convolution_is_a_product() -> None:
     found = transposed_conv_by_product(x, weight)
     torch.testing.assert_close(found, F.conv_transpose2d(x, weight, stride=2, padding=1), rtol=1e-4, atol=1e-5)
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@torch.inference_mode()
+def test_large_maps_take_fewer_multiplications_and_small_ones_none_of_its_memory(dilation: int) -> None:
+    conv = nn.Conv2d(128, 128, 3, padding=dilation, dilation=dilation)
+    assert ConvBySize.suits(conv)
+    fast = ConvBySize(conv)
+    for side, is_large in ((8, False), (14, False), (40, True)):
+        x = torch.rand(1, 128, side, side)
+        found, wanted = fast(x), conv(x)
+        assert (fast._kernel is not None) == is_large
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(5, 2), (3, 2), (3, 1)])
+@torch.inference_mode()
+def test_maps_with_fewer_cells_than_channels_are_one_product(kernel: int, stride: int) -> None:
+    conv = nn.Conv2d(128, 128, kernel, stride, kernel // 2)
+    fast = ConvBySize(conv)
+    for size in ((5, 8), (21, 32)):
+        x = torch.rand(2, 128, *size).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_transposed_convolutions_too() -> None:
+    conv = nn.ConvTranspose2d(128, 16, 4, 2, 1, bias=False)
+    assert TransposedConvBySize.suits(conv)
+    fast = TransposedConvBySize(conv)
+    for size in ((5, 7), (12, 16)):
+        x = torch.rand(2, 128, *size)
+        torch.testing.assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(128, 128, 3, padding=1, groups=2),
+        nn.Conv2d(128, 64, 3, padding=1),
+        nn.Conv2d(128, 128, (3, 5), padding=1),
+        nn.Conv2d(128, 128, 3, padding=(1, 2)),
+        nn.Conv2d(128, 128, 3, padding="same"),
+        nn.Conv2d(128, 128, 3, padding=1, device="meta"),
+        nn.ConvTranspose2d(128, 128, 4, 2, 1, bias=False),
+    ],
+)
+def test_other_convolutions_stay_as_they_are(module: nn.Module) -> None:
+    assert not ConvBySize.suits(module)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ConvTranspose2d(128, 128, 4, 2, 1),
+        nn.ConvTranspose2d(128, 128, 4, 2, 0, bias=False),
+        nn.ConvTranspose2d(128, 128, 3, 2, 1, bias=False),
+        nn.ConvTranspose2d(128, 128, 4, 2, 1, groups=2, bias=False),
+        nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False),
+        nn.Conv2d(128, 128, 3, padding=1),
+    ],
+)
+def test_other_transposed_convolutions_stay_as_they_are(module: nn.Module) -> None:
+    assert not TransposedConvBySize.suits(module)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import flowdet
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.backends.openvino import CompiledPart, compile_system, convert
-from flowdet.backends.parts import heavy_parts
-from flowdet.benchmark.steady import runner
+from flowdet.backends.parts import system_parts
 from flowdet.class_names import VID_CLASSES
 from flowdet.data.synthetic.benchmark import Benchmark
+from flowdet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
@@ -23,13 +24,13 @@ from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import prepare
 from flowdet.systems.build import build
 from flowdet.systems.config import FlowConfig
-from flowdet.systems.detector import VideoDetector
+from flowdet.systems.detector import Parts, VideoDetector
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Detections, Geometry, NetworkInput
 from tests.benchmark.systems import FGFA, inputs_for, narrow_system
-from tests.tiny import lite_config, lite_flow_config, video
+from tests.tiny import frames_of, lite_config, lite_flow_config, video
 
 openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
 
@@ -57,7 +58,13 @@ def system_with_flow(flow_net: FlowConfig) -> VideoDetector:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = lite_config()
-        return build(type(config)(**{**vars(config), "method": FGFAConfig(embedding_channels=4), "flow_net": flow_net}))
+        return build(replace(config, method=FGFAConfig(embedding_channels=4), flow_net=flow_net))
+
+
+def parts_of(parts: Parts) -> dict[str, nn.Module]:
+    """RPN and RoI head, as they compute in a system."""
+    assert isinstance(parts.detector, FasterRCNN)
+    return {"rpn": parts.detector.rpn, "roi_head": parts.detector.roi_head}
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -66,34 +73,34 @@ def test_features_rpn_and_embedding_are_those_of_the_modules(count: int, size: t
     system = narrow_system(FGFA)
     ours, theirs = compile_system(system).parts, system.parts
     images = random(count, 3, *size)
-    features = theirs.detector.extract(images)
-    assert_close(ours.detector.extract(images), features)
-    for one, other in zip(ours.detector.rpn(features), theirs.detector.rpn(features), strict=True):
+    (features,) = theirs.detector.extract(images)
+    (found,) = ours.detector.extract(images)
+    assert_close(found, features)
+    for one, other in zip(parts_of(ours)["rpn"](features), parts_of(theirs)["rpn"](features), strict=True):
         assert_close(one, other)
-    assert ours.embedding
-    assert theirs.embedding
-    assert_close(ours.embedding(features), theirs.embedding(features))
+    one, other = (parts.modules["embedding"](features) for parts in (ours, theirs))
+    assert isinstance(one, Tensor)
+    assert isinstance(other, Tensor)
+    assert_close(one, other)
 
 
 @pytest.mark.parametrize("backbone", [ResNetConfig(50), ResNetConfig(50, groups=32, group_width=4)])
 def test_residual_backbones_are_those_of_the_modules(backbone: ResNetConfig) -> None:
-    config = replace(lite_config(), backbone=backbone, neck=ConvNeckConfig(8))
+    config = replace(lite_config(), detector=FasterRCNNConfig(backbone, ConvNeckConfig(8)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         system = build(config)
     images = random(1, 3, 48, 80)
-    assert_close(compile_system(system).parts.detector.extract(images), system.detector.extract(images))
+    (ours,), (theirs,) = compile_system(system).parts.detector.extract(images), system.detector.extract(images)
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("count", [7, 1, 0, 12])
 def test_any_number_of_rois_goes_through(count: int) -> None:
     system = narrow_system(SingleFrameConfig())
     pooled = random(count, 8, 7, 7)
-    for one, other in zip(
-        compile_system(system).parts.detector.roi_head.classify(pooled),
-        system.detector.roi_head.classify(pooled),
-        strict=True,
-    ):
+    ours, theirs = compile_system(system).parts, system.parts
+    for one, other in zip(parts_of(ours)["roi_head"](pooled), parts_of(theirs)["roi_head"](pooled), strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -130,19 +137,13 @@ def assert_same_detections(ours: Detections, theirs: Detections, score: float = 
 @METHODS
 def test_a_stream_gives_the_same_detections(method: SingleFrameConfig | DFFConfig | FGFAConfig) -> None:
     system = narrow_system(method)
-    compiled = with_runtime(system, "openvino")
-    assert (system.runtime, compiled.runtime) == ("torch", "openvino")
-    run, theirs = runner(compiled), runner(system)
-    state, other = compiled.method.initial_state(), system.method.initial_state()
-    found = 0
-    for item in inputs_for(system, 6):
-        came, state = run(item, state)
-        expected, other = theirs(item, other)
-        assert len(came) == len(expected)
-        for one, two in zip(came, expected, strict=True):
-            assert_same_detections(one, two)
-            found += len(one)
-    assert found
+    compiled = with_backend(system, "openvino")
+    assert (system.backend, compiled.backend) == ("torch", "openvino")
+    ours, theirs = (list(each.detect(frames_of(video(6)))) for each in (compiled, system))
+    assert len(ours) == 6
+    for one, other in zip(ours, theirs, strict=True):
+        assert_same_detections(one, other)
+    assert sum(map(len, ours))
 
 
 @METHODS
@@ -154,7 +155,7 @@ def test_an_old_state_replays_and_streams_do_not_touch(method: SingleFrameConfig
         given, states = [], [state]
         for item in inputs:
             ready, state = compiled.method.step(item, state)
-            given += [each.features for each in ready]
+            given += [*chain.from_iterable(each.maps for each in ready)]
             states.append(state)
         return given, states
 
@@ -165,7 +166,7 @@ def test_an_old_state_replays_and_streams_do_not_touch(method: SingleFrameConfig
     turns = []
     for first, second in zip(*videos, strict=True):
         ready, one = compiled.method.step(first, one)
-        turns += [each.features for each in ready]
+        turns += [*chain.from_iterable(each.maps for each in ready)]
         _, two = compiled.method.step(second, two)
     replayed, _ = features(states[2], videos[0][2:])
     for before, again in zip(alone, kept, strict=True):
@@ -176,7 +177,7 @@ def test_an_old_state_replays_and_streams_do_not_touch(method: SingleFrameConfig
         torch.testing.assert_close(before, again, rtol=0, atol=0)
 
 
-def test_one_runtime_continues_what_the_other_began() -> None:
+def test_one_backend_continues_what_the_other_began() -> None:
     system = narrow_system(FGFA)
     compiled = compile_system(system)
     state = system.method.initial_state()
@@ -185,15 +186,16 @@ def test_one_runtime_continues_what_the_other_began() -> None:
         _, state = system.method.step(item, state)
     (ours,), _ = compiled.method.step(inputs[4], state)
     (theirs,), _ = system.method.step(inputs[4], state)
-    assert_close(ours.features, theirs.features)
+    assert_close(ours.maps[0], theirs.maps[0])
 
 
 @pytest.mark.parametrize("name", ["single-lite", "dff-lite", "fgfa-lite"])
 def test_the_shipped_systems_find_the_same(name: str) -> None:
     clip = Benchmark("val", VID_CLASSES).clip(7)
     frames = [flowdet.Frame(n, n / 25, np.ascontiguousarray(clip.frame(n).image[:128, :160])) for n in range(3)]
+    causal = name == "fgfa-lite"
     ours, theirs = (
-        list(flowdet.load(name, causal=True, runtime=runtime).detect(frames)) for runtime in ("openvino", "torch")
+        list(flowdet.load(name, causal=causal, backend=backend).detect(frames)) for backend in ("openvino", "torch")
     )
     for one, other in zip(ours, theirs, strict=True):
         assert_same_detections(one, other, score=0.05)
@@ -228,12 +230,12 @@ def test_the_weights_stay_those_of_the_modules() -> None:
     compiled = compile_system(system)
     assert list(compiled.state_dict()) == list(system.state_dict())
     assert not compiled.training
-    assert set(heavy_parts(compiled)) == {"features", "rpn", "roi_head", "flow", "embedding"}
+    assert set(system_parts(compiled)) == {"features", "rpn", "roi_head", "flow", "embedding"}
 
 
 def test_dis_stays_as_it_is() -> None:
     pytest.importorskip("cv2")
-    compiled = flowdet.load("dff-lite", flow="dis", runtime="openvino")
+    compiled = flowdet.load("dff-lite", flow="dis", backend="openvino")
     assert compiled.parts.flow_net is compiled.flow_net
 
 

@@ -1,29 +1,38 @@
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from flowdet.benchmark.machine import CPUUse, clock, cpu_use, matrix_rates, others_cores, processor, resident_peak
+from flowdet.benchmark.machine import OtherProcesses, clock, matrix_rates, processor, resident_peak
 
 CPU = torch.device("cpu")
 
 
-def test_what_others_use_is_what_is_not_our_own() -> None:
-    before, after = CPUUse(10, 1, 100), CPUUse(14, 3, 108)
-    assert others_cores(before, after) == pytest.approx(1.5)
-    assert others_cores(before, CPUUse(14, 9, 101)) == 0
-    assert others_cores(before, CPUUse(14, 3, None)) is None
+def test_what_others_use_is_what_is_not_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def now(*, wall: float, own: float, everyone: float) -> None:
+        ticks = round(everyone * 100)
+        monkeypatch.setattr(os, "sysconf", lambda name: 100)
+        monkeypatch.setattr(time, "perf_counter", lambda: wall)
+        monkeypatch.setattr(time, "process_time", lambda: own)
+        # user, nice, system, idle, waiting, interrupts, stolen: of these, idle and waiting are not used.
+        monkeypatch.setattr(Path, "read_text", lambda path: f"cpu {ticks} 0 0 7 8 0 0 0 0 0\ncpu0 1")
+
+    now(wall=10, own=1, everyone=100)
+    others = OtherProcesses()
+    now(wall=14, own=3, everyone=108)
+    assert others.cores() == pytest.approx(1.5)
+    now(wall=14, own=9, everyone=101)
+    assert others.cores() == 0
+    monkeypatch.setattr(Path, "read_text", lambda path: "")
+    assert others.cores() is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
-def test_the_clocks_of_linux() -> None:
-    before = cpu_use()
-    while clock(CPU) < before.wall + 0.05:
-        pass
-    after = cpu_use()
-    assert before.everyone is not None
-    assert after.everyone is not None
-    assert after.everyone >= before.everyone > after.own > before.own
+def test_linux_tells() -> None:
+    assert OtherProcesses().cores() is not None
 
 
 def test_memory_and_peak() -> None:
@@ -32,5 +41,6 @@ def test_memory_and_peak() -> None:
     after = resident_peak(CPU)
     assert before is None or (after is not None and after > 50_000_000 and after >= before)
     assert len(large) == 100_000_000
-    assert min(matrix_rates(CPU, side=64, repeats=3)) > 0
+    assert min(matrix_rates(CPU)) > 0
     assert processor(CPU)
+    assert clock(CPU) <= clock(CPU)

@@ -1,8 +1,11 @@
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from flowdet.data.check import CheckReport, check
@@ -293,3 +296,30 @@ def test_boxes_that_are_there_twice(tmp_path: Path) -> None:
             f"annotation {number} in 4.png (200x100): 10, 10, 30, 50" for number in (2, 4)
         ]
     }
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, 1, -1, 2**31 - 1, 2**31, 2**53, 2**63 - 1, 2**63, 10**400, 0.5, 1e308, -1e308, 5e-324]),
+    st.sampled_from([float("nan"), float("inf"), "", "0", "\ud800", "\0", "x" * 5000, [], {}, [[]], [1, 2, 3, 4]]),
+    st.integers(),
+    st.floats(),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), VALUES), max_size=3))
+def test_whatever_a_file_holds_is_told_and_fits_into_json(changes: list[tuple[int, Any]]) -> None:
+    with TemporaryDirectory() as folder:
+        path = good(Path(folder))
+        document = json.loads(path.read_text())
+        for place, value in changes:
+            entry = document[list(document)[place % 4]]
+            if isinstance(entry, list) and entry and isinstance(entry[place % len(entry)], dict):
+                inner = entry[place % len(entry)]
+                inner[list(inner)[place // 7 % len(inner)]] = value
+        path.write_text(json.dumps(document))
+        for decode in (False, True):
+            report = check(path, Path(folder), decode=decode)
+            json.dumps(report.to_json(), allow_nan=False)
+            assert bool(report.problems) == (report.summary is None)

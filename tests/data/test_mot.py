@@ -147,7 +147,7 @@ def test_a_missing_picture_shifts_nothing(tmp_path: Path) -> None:
     assert [image["frame_id"] for image in document["images"]] == [0, 2]
     assert [box["image_id"] for box in document["annotations"]] == [1, 2, 2]
     (problem,) = written.problems
-    assert "speaks of 3 frames" in problem.sentence
+    assert "says 3 frames" in problem.sentence
     assert "holds 2 pictures" in problem.sentence
 
 
@@ -170,6 +170,8 @@ def test_sequences_that_cannot_be_imported(tmp_path: Path) -> None:
         run(sequence(tmp_path / "bad", "x"))
     with pytest.raises(DataError, match="imDir is the name of a folder beside the file"):
         run(sequence(tmp_path / "away", *ROWS, info="imDir=../x"))
+    with pytest.raises(DataError, match="imDir is the name of a folder beside the file"):
+        run(sequence(tmp_path / "above", *ROWS, info="imDir=.."))
     with pytest.raises(DataError, match=r"seqinfo\.ini cannot be read"):
         run(sequence(tmp_path / "ini", *ROWS, info="seqLength=many"))
     with pytest.raises(DataError, match="cannot be read: No such file"):
@@ -210,14 +212,14 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
         run(folder)
 
 
-def test_numbers_that_two_pictures_share_or_that_are_too_large_are_no_frames(tmp_path: Path) -> None:
+def test_two_pictures_of_a_frame_are_refused(tmp_path: Path) -> None:
     folder = sequence(tmp_path / "s", "3,1,1,1,5,5,1,1,1", info=None)
     (folder / "img1" / "000002.jpg").rename(folder / "img1" / "1.jpg")
-    document, _ = run(folder)
-    assert sorted(image["file_name"] for image in document["images"]) == [
-        "img1/000001.jpg",
-        "img1/000003.jpg",
-        "img1/1.jpg",
-    ]
-    (folder / "img1" / "1.jpg").rename(folder / "img1" / f"{10**20}.jpg")
+    with pytest.raises(DataError, match="img1 has more than one picture of frame 1"):
+        run(folder)
+
+
+def test_numbers_that_are_too_large_are_no_frames(tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "s", "3,1,1,1,5,5,1,1,1", info=None)
+    (folder / "img1" / "000002.jpg").rename(folder / "img1" / f"{10**20}.jpg")
     assert [image["frame_id"] for image in run(folder)[0]["images"]] == [0, 1, 2]

@@ -159,3 +159,10 @@ def test_the_file_of_the_authors_itself() -> None:
     assert np.median(values) == pytest.approx(0.852, abs=5e-4)
     shares = [(values >= 0.9).mean(), ((values > 0.7) & (values < 0.9)).mean(), (values <= 0.7).mean()]
     assert shares == pytest.approx([0.3793, 0.3591, 0.2616], abs=1e-4)
+
+
+def test_a_small_file_does_not_unpack_to_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "m.json.gz"
+    path.write_bytes(gzip.compress(b" " * 50_000_000))
+    with pytest.raises(DataError, match=r"m\.json\.gz unpacks to more than 1000300 bytes, too many for 3 objects"):
+        read_motion_iou(path, MADE.data)

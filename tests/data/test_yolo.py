@@ -298,3 +298,11 @@ def test_utf_16_is_named(root: Path) -> None:
     (root / "classes.txt").write_text("cat\ndog", encoding="utf-16")
     with pytest.raises(DataError, match=r"classes\.txt is UTF-16 or no text; save it as UTF-8"):
         run(root)
+
+
+def test_a_long_list_of_classes_with_one_twice_is_refused_at_once(root: Path) -> None:
+    text(root / "classes.txt", *(f"c{number}" for number in range(100_000)), "c99999")
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match="the class 'c99999' is there more than once"):
+        run(root)
+    assert time.perf_counter() - begun < 2

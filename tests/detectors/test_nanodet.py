@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowdet.class_names import COCO_CLASSES
 from flowdet.detectors.base import RoIAttention
 from flowdet.detectors.nanodet import NanoDet, NanoDetConfig
 from flowdet.detectors.one_stage import Cells
 from flowdet.errors import ConfigError
 from flowdet.inputs import InputConfig, prepare
 from flowdet.systems.load import load
-from flowdet.systems.recipes import COCO_CLASSES, single_nano
+from flowdet.systems.recipes import single_nano
 from flowdet.types import FrameFeatures, Geometry, Targets
 from tests.golden.one_stage import NUMBERS
 from tests.seeded import synthetic_clip

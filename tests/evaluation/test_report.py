@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.errors import ConfigError
+from flowdet.evaluation.compute import AllMetrics
 from flowdet.evaluation.report import (
     Counts,
     Evaluation,
@@ -14,25 +14,23 @@ from flowdet.evaluation.report import (
     to_json,
     to_markdown,
     write_json,
-    write_text,
 )
-from flowdet.metrics.figures import Figures
+from flowdet.metrics.average_precision import Metrics
 from flowdet.metrics.intervals import Interval
-from flowdet.metrics.judging import Judgement
 
-COCO = Figures(
+COCO = Metrics(
     "coco",
     {"AP": 1 / 3, "AP50": 0.6641, "AP75": None},
     {"AP50": {"cat": 0.6641, "dog": None}, "AP": {"cat": 1 / 3, "dog": None}},
     {"bbox_mAP": 1 / 3, "bbox_mAP_50": 0.6641},
 )
-ILSVRC = Figures("ilsvrc", {"mAP": 0.7}, {"AP": {"cat": 0.7, "dog": None}}, {"mAP": 0.7})
-LINKED = Figures("coco", {"AP": 0.4, "AP50": 0.65, "AP75": 0.1}, {}, {"bbox_mAP": 0.4})
+ILSVRC = Metrics("ilsvrc", {"mAP": 0.7}, {"AP": {"cat": 0.7, "dog": None}}, {"mAP": 0.7})
+LINKED = Metrics("coco", {"AP": 0.4, "AP50": 0.65, "AP75": 0.1}, {}, {"bbox_mAP": 0.4})
 ROW = SystemRow("R-50-DC5", "pytorch", "7e", 4.1, 0.125, "cpu, one process", "fgfa-r50", "[model](https://a.b/c|d.pth)")
 EVALUATION = Evaluation(
     "fgfa-r50 on val.json",
     Counts(2, 30, 40, 500),
-    Judgement({"coco": COCO, "ilsvrc": ILSVRC}),
+    AllMetrics({"coco": COCO, "ilsvrc": ILSVRC}),
     {"device": "cpu"},
     ("3 detections were left out: fox 3.",),
     ROW,
@@ -58,8 +56,8 @@ def test_percent(value: float | None, text: str) -> None:
 
 
 def test_every_figure_has_its_protocol_beside_it() -> None:
-    titles, rows = headline_rows(EVALUATION.judgement)
-    assert titles == ["protocol", "figure", "percent"]
+    titles, rows = headline_rows(EVALUATION.metrics)
+    assert titles == ["protocol", "metric", "percent"]
     assert rows == [
         ["coco", "AP", "33.3"],
         ["coco", "AP50", "66.4"],
@@ -69,17 +67,17 @@ def test_every_figure_has_its_protocol_beside_it() -> None:
 
 
 def test_intervals_seq_nms_and_differences_are_columns() -> None:
-    judgement = Judgement(
+    metrics = AllMetrics(
         {"coco": COCO},
         intervals={"coco": {"AP50": Interval(0.6641, 0.5, 0.8)}},
         seq_nms={"coco": LINKED},
         versus={"coco": {"AP50": Interval(-0.02, -0.05, 0.01)}},
     )
-    titles, rows = headline_rows(judgement)
+    titles, rows = headline_rows(metrics)
     assert [len(row) for row in rows] == [len(titles)] * 3
     assert dict(zip(titles, rows[1], strict=True)) == {
         "protocol": "coco",
-        "figure": "AP50",
+        "metric": "AP50",
         "percent": "66.4",
         "95 % interval": "50.0 to 80.0",
         "with Seq-NMS": "65.0",
@@ -121,14 +119,14 @@ def test_markdown_has_every_class_with_a_figure_by_protocol() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "title", "value"),
+    ("metrics", "title", "value"),
     [
         ({"ilsvrc": ILSVRC}, "AP50 (ilsvrc)", "70.0"),
-        ({"ilsvrc-motion": Figures("ilsvrc-motion", {"all": 0.2}, {}, {})}, "AP50 (ilsvrc-motion)", "20.0"),
+        ({"ilsvrc-motion": Metrics("ilsvrc-motion", {"all": 0.2}, {}, {})}, "AP50 (ilsvrc-motion)", "20.0"),
     ],
 )
-def test_the_published_column_names_its_protocol(figures: dict[str, Figures], title: str, value: str) -> None:
-    titles, row = table_after(to_markdown(replace(EVALUATION, judgement=Judgement(figures))), "# ")
+def test_the_published_column_names_its_protocol(metrics: dict[str, Metrics], title: str, value: str) -> None:
+    titles, row = table_after(to_markdown(replace(EVALUATION, metrics=AllMetrics(metrics))), "# ")
     assert row[titles.index(title)] == value
 
 
@@ -137,13 +135,13 @@ def test_a_result_of_an_unknown_system_has_no_published_table() -> None:
 
 
 def test_json_holds_every_figure_unrounded(tmp_path: Path) -> None:
-    judgement = Judgement(
+    metrics = AllMetrics(
         {"coco": COCO, "ilsvrc": ILSVRC},
         intervals={"coco": {"AP50": Interval(0.6641, 1 / 7, 0.8)}},
         seq_nms={"coco": LINKED},
         versus={"coco": {"AP50": Interval(-0.02, -0.05, 0.01)}},
     )
-    write_json(tmp_path / "evaluation.json", replace(EVALUATION, judgement=judgement))
+    write_json(tmp_path / "evaluation.json", replace(EVALUATION, metrics=metrics))
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["coco"] == {"bbox_mAP": 1 / 3, "bbox_mAP_50": 0.6641}
     assert found["ilsvrc"] == {"mAP": 0.7}
@@ -155,12 +153,3 @@ def test_json_holds_every_figure_unrounded(tmp_path: Path) -> None:
     assert found["settings"] == {"device": "cpu"}
     assert found["notes"] == ["3 detections were left out: fox 3."]
     assert to_json(replace(EVALUATION, row=None))["seconds_per_frame"] is None
-
-
-def test_a_file_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
-    write_text(tmp_path / "a.md", "ä\n")
-    assert (tmp_path / "a.md").read_bytes() == b"\xc3\xa4\n"
-    (tmp_path / "b.md").mkdir()
-    with pytest.raises(ConfigError, match=r"b\.md cannot be written"):
-        write_text(tmp_path / "b.md", "x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "b.md"]

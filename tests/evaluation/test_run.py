@@ -174,7 +174,7 @@ def test_many_stills_are_several_files(
     run: Run, tmp_path: Path, data: CocoVID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run()
-    monkeypatch.setattr("flowdet.evaluation.jobs._STILLS_IN_A_FILE", 2)
+    monkeypatch.setattr("flowdet.evaluation.run._STILLS_IN_A_FILE", 2)
     assert_equal(run("many").table, whole.table)
     assert {"stills-0.safetensors", "stills-1.safetensors"} < set(os.listdir(tmp_path / "many"))
 
@@ -275,6 +275,15 @@ def test_the_tilt_that_a_camera_noted_is_applied_where_the_annotations_know_of_i
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(pixels(12)).save(file, exif=exif)
     assert_equal(run("tilted").table, whole.table)
+
+
+def test_pictures_of_16_bits_get_what_their_8_bit_copies_get(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "images" / "stills" / "1.png"
+    grey = pixels(12)[..., 0]
+    Image.fromarray(grey).save(file)
+    whole = run()
+    Image.fromarray(grey.astype(np.uint16) * 257).save(file)
+    assert_equal(run("of 16 bits").table, whole.table)
 
 
 def test_no_class_in_common(run: Run, system: VideoDetector, document: dict[str, Any], tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.data = read_cocovid(folder / "cocovid.json")
-        self.detections = read_results(folder / "detections.json", self.data)
+        self.detections = read_results(folder / "detections.json", self.data).table
         self.motion = read_motion_iou(folder / "motion_iou.json", self.data)
         self.expected = json.loads((folder / "expected.json").read_text())
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from flowdet.metrics.coco import evaluate_coco, judge_coco
+from flowdet.metrics.coco import evaluate_coco, match_coco
 from tests.metrics.fixtures import Made, difference, made_sets
 
 
@@ -70,7 +70,7 @@ def none_if_absent(value: float) -> float | None:
 
 @given(made_sets(ties=True, crowds=True))
 def test_every_figure_is_that_of_pycocotools(made: Made) -> None:
-    assert difference(evaluate_coco(made.data, made.table).to_json(), pycocotools_figures(made)) < 1e-9
+    assert difference(evaluate_coco(made.data, made.table).document, pycocotools_figures(made)) < 1e-9
 
 
 @given(made_sets(), st.randoms())
@@ -78,7 +78,7 @@ def test_the_order_of_the_detections_does_not_matter(made: Made, random: Any) ->
     order = list(range(len(made.found)))
     random.shuffle(order)
     shuffled = made.table.select(np.array(order, dtype=np.int64))
-    assert evaluate_coco(made.data, shuffled).to_json() == evaluate_coco(made.data, made.table).to_json()
+    assert evaluate_coco(made.data, shuffled).document == evaluate_coco(made.data, made.table).document
 
 
 def test_more_detections_of_an_image_than_count() -> None:
@@ -91,7 +91,7 @@ def test_more_detections_of_an_image_than_count() -> None:
             (0, 0, (x, y, x + 10, y + 10), score) for (x, y), score in zip(corners, random.random(1200), strict=True)
         ],
     )
-    figures = evaluate_coco(made.data, made.table).to_json()
+    figures = evaluate_coco(made.data, made.table).document
     assert difference(figures, pycocotools_figures(made)) < 1e-9
     assert figures["AR@100"] < figures["AR@1000"]
 
@@ -101,7 +101,7 @@ def test_what_there_is_not_has_no_figure() -> None:
     figures = evaluate_coco(made.data, made.table)
     assert figures.headline == {"AP": 0, "AP50": 0, "AP75": 0}
     assert figures.per_class["AP50"] == {"cat": None, "dog": 0, "emu": None}
-    assert figures.to_json()["bbox_mAP_l"] is None
+    assert figures.document["bbox_mAP_l"] is None
     empty = Made(frames=[0], objects=[], found=[(0, 1, (0, 0, 10, 10), 0.5)])
     assert evaluate_coco(empty.data, empty.table).headline == {"AP": None, "AP50": None, "AP75": None}
 
@@ -113,11 +113,11 @@ def test_a_detection_takes_the_object_that_it_overlaps_most_and_a_crowd_last() -
         found=[(0, 0, (0, 0, 10, 10), score) for score in (0.9, 0.8, 0.7, 0.6)] + [(0, 0, (60, 60, 70, 70), 0.5)],
         crowds=frozenset({2}),
     )
-    judged = next(iter(judge_coco(made.data, made.table)))
-    assert judged.found.tolist() == [1, 0, 2, 2, -1]
-    assert judged.right.tolist() == [1, 1, 0, 0, 0]
-    assert judged.wrong.tolist() == [0, 0, 0, 0, 1]
-    assert judged.boxes.tolist() == [0, 1]
+    matches = next(iter(match_coco(made.data, made.table)))
+    assert matches.matched.tolist() == [1, 0, 2, 2, -1]
+    assert matches.true_positive.tolist() == [1, 1, 0, 0, 0]
+    assert matches.false_positive.tolist() == [0, 0, 0, 0, 1]
+    assert matches.objects.tolist() == [0, 1]
     assert evaluate_coco(made.data, made.table).headline["AP50"] == pytest.approx(1)
 
 

@@ -47,7 +47,7 @@ def test_frames_without_objects_count_as_one_fast_object_each() -> None:
     made = Made(frames=[0, 0, 0, 0], objects=[(0, 0, (0, 0, 9, 9)), (0, 0, (0, 0, 9, 9)), (1, 0, (0, 0, 9, 9))])
     weights = empty_weights(made.data, np.array([0.95, 0.8, 0.7]))
     assert weights == {"slow": 0.2, "medium": 0.4, "fast": 0.6, "all": 1.0}
-    block = evaluate_motion(made.data, made.table, np.array([0.95, 0.8, 0.7])).to_json()["medium"]
+    block = evaluate_motion(made.data, made.table, np.array([0.95, 0.8, 0.7])).document["medium"]
     assert block["boxes"] == 2
     assert block["share_of_boxes"] == pytest.approx(2 / 3)
     assert block["range"] == [0.7, 0.9]
@@ -58,5 +58,5 @@ def test_a_data_set_without_objects() -> None:
     made = Made(frames=[0], objects=[], found=[(0, 0, (0, 0, 9, 9), 0.9)])
     figures = evaluate_motion(made.data, made.table)
     assert set(figures.headline.values()) == {None}
-    assert figures.to_json()["fast"]["share_of_boxes"] is None
+    assert figures.document["fast"]["share_of_boxes"] is None
     assert evaluate_ilsvrc(made.data, made.table).headline == {"mAP": None}

@@ -31,13 +31,13 @@ def vid10k(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @EVERY_PROTOCOL
 def test_the_recorded_figures_of_few_videos(protocol: str, small: Case) -> None:
-    own = evaluate(small.data, small.detections, protocol).to_json()
+    own = evaluate(small.data, small.detections, protocol).document
     assert difference(own, small.expected[protocol.replace("-", "_")]) < 1e-9
 
 
 @EVERY_PROTOCOL
 def test_the_recorded_figures_of_ten_thousand_frames(protocol: str, vid10k: Case) -> None:
-    own = evaluate(vid10k.data, vid10k.detections, protocol, motion_iou=vid10k.motion).to_json()
+    own = evaluate(vid10k.data, vid10k.detections, protocol, motion_iou=vid10k.motion).document
     assert difference(own, vid10k.expected[protocol.replace("-", "_")]) < 1e-9
 
 

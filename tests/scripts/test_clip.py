@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from flowdet.inputs import InputConfig
-from flowdet.training.clips import to_inputs
+from flowdet.training.feed import to_inputs
 from scripts.lite_clips.clip import to_clip_batch
 from scripts.lite_clips.moving_stills import MovingStills, MovingStillsConfig
 from tests.data.pictures import waves

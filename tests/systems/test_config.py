@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flowdet.class_names import VID_CLASSES
+from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.errors import ConfigError
 from flowdet.flow.dis import DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
@@ -25,11 +25,12 @@ def test_json_gives_every_recipe_back(make: Callable[[], SystemConfig]) -> None:
     assert config_to_json(config_from_json(text)) == text
 
 
-def test_every_recipe_is_known_by_its_own_name_and_detects_the_classes_of_imagenet_vid() -> None:
-    assert len(VID_CLASSES) == len(set(VID_CLASSES)) == 30
+def test_every_recipe_is_known_by_its_own_name_and_detects_the_classes_of_imagenet_vid_or_coco() -> None:
+    assert len(set(VID_CLASSES)) == 30
+    assert len(set(COCO_CLASSES)) == 80
     for name, make in RECIPES.items():
         assert make().name == name
-        assert make().class_names == VID_CLASSES
+        assert make().class_names == (COCO_CLASSES if "nano" in name or "yolox" in name else VID_CLASSES)
 
 
 def test_json_says_in_words_which_parts_are_meant() -> None:

@@ -168,16 +168,18 @@ def _gflop(system: VideoDetector, *, is_first: bool) -> float:
     method: TemporalMethod[Any] = system.method
     frames = config.past + config.future + 1 if isinstance(config, FGFAConfig) else 1
     state = method.initial_state()
-    assert isinstance(detector, FasterRCNN)
-    rois, bins = detector.config.rpn.post_nms_top_n, detector.config.roi_head.bins
     with torch.inference_mode():
         for _ in range(0 if is_first else frames):
             ready, state = method.step(inputs, state)
         with FlopCounterMode(display=False) as flops:
             ready, state = method.step(inputs, state)
             (features,) = ready
-            detector.rpn(features.maps[0])
-            detector.roi_head(torch.zeros(rois, features.maps[0].shape[1], bins, bins))
+            if isinstance(detector, FasterRCNN):
+                rois, bins = detector.config.rpn.post_nms_top_n, detector.config.roi_head.bins
+                detector.rpn(features.maps[0])
+                detector.roi_head(torch.zeros(rois, features.maps[0].shape[1], bins, bins))
+            else:
+                detector.parts()["head"](*features.maps)
     return float(flops.get_total_flops()) / 1e9
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from flowdet.errors import ConfigError
-from flowdet.ops.aggregate import cosine_similarity
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
+from flowdet.temporal.similarity import cosine_similarity
 from flowdet.types import ClipBatch, NetworkInput, Targets
 from tests.tiny import Extract, NoFlow, embed, embed_maps, inputs_of, run, video
 

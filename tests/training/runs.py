@@ -26,9 +26,9 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.training import log
-from flowdet.training.clips import TrainingBatch
-from flowdet.training.loop import train
+from flowdet.training import records
+from flowdet.training.feed import TrainingBatch
+from flowdet.training.loop import TrainingTask, train
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, StepDrops
 from flowdet.training.processes import Processes, join_processes
 from flowdet.types import ClipBatch, Targets
@@ -123,7 +123,7 @@ def line_losses(model: nn.Module, points: Tensor) -> dict[str, Tensor]:
 def train_line(folder: Path, plan: Plan = PLAN, feed: Points | None = None, **options: Any) -> tuple[Line, nn.Module]:
     """Trains a new line; gives it and the result."""
     line = Line()
-    return line, train(line, feed or Points(), line_losses, plan, folder, **options)
+    return line, train(TrainingTask(line, feed or Points(), line_losses), plan, folder, **options)
 
 
 def _tiny(name: str) -> SystemConfig:
@@ -200,7 +200,7 @@ def train_system(
     references = 1 if name == "tiny-dff" else 2
     feed = TinyClips(references, clips_per_device, processes.rank, processes.world)
     system = system_of(name)
-    return system, train(system, feed, losses_of_system, plan, folder, processes=processes)
+    return system, train(TrainingTask(system, feed, losses_of_system), plan, folder, processes=processes)
 
 
 class Heads(nn.Module):
@@ -250,7 +250,7 @@ def train_heads(
     plan = replace(SYSTEM_PLAN, clips_per_device=clips_per_device, weight_decay=0.1)
     heads = Heads()
     feed = Kinds(clips_per_device, processes.rank, processes.world, bad_step)
-    train(heads, feed, losses_of_kinds, plan, folder, processes=processes, clips_of=_clips_of_kinds)
+    train(TrainingTask(heads, feed, losses_of_kinds, _clips_of_kinds), plan, folder, processes=processes)
     return heads
 
 
@@ -297,7 +297,7 @@ def wait_for(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[int, st
 
 def _main(folder: Path) -> None:
     torch.set_num_threads(1)
-    log.has_tensorboard = lambda: False  # importing it takes longer than the training
+    records.has_tensorboard = lambda: False  # importing it takes longer than the training
     with join_processes("cpu") as processes:
         for clips_per_device in (1, 2):
             heads = train_heads(folder / f"heads{clips_per_device}", clips_per_device, processes)

@@ -13,15 +13,15 @@ from flowdet.training.plot import draw_runs
 pytest.importorskip("matplotlib")
 
 
-def write_run(folder: Path, losses: list[float], *, figures: bool = True) -> Path:
+def write_run(folder: Path, losses: list[float], *, metrics: bool = True) -> Path:
     folder.mkdir(parents=True)
     lines: list[dict[str, Any]] = [
         {"step": step, "epoch": step / 10, "loss": loss, "learning_rate": 0.1 / step}
         for step, loss in enumerate(losses, 1)
     ]
-    if figures:
+    if metrics:
         lines += [
-            {"step": 10 * epoch, "epoch": epoch, "figures": {"coco": {"AP": 0.1 * epoch, "AP75": None}}}
+            {"step": 10 * epoch, "epoch": epoch, "metrics": {"coco": {"AP": 0.1 * epoch, "AP75": None}}}
             for epoch in (1, 2)
         ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -45,7 +45,7 @@ def test_runs_are_drawn_side_by_side(tmp_path: Path) -> None:
 
 
 def test_without_an_evaluation_there_is_no_panel_for_it(tmp_path: Path) -> None:
-    draw_runs([write_run(tmp_path / "run", [1.0], figures=False)], tmp_path / "plot.svg")
+    draw_runs([write_run(tmp_path / "run", [1.0], metrics=False)], tmp_path / "plot.svg")
     assert "<!-- evaluation -->" not in (tmp_path / "plot.svg").read_text()
 
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(FlowdetError, match=r"is .*nowhere a training run"):
         draw_runs([tmp_path / "nowhere"], tmp_path / "plot.png")
     with pytest.raises(FlowdetError, match="has no step yet"):
-        draw_runs([write_run(tmp_path / "empty", [], figures=False)], tmp_path / "plot.png")
+        draw_runs([write_run(tmp_path / "empty", [], metrics=False)], tmp_path / "plot.png")
     with pytest.raises(ConfigError, match=r"plot\.tree cannot be drawn"):
         draw_runs([run], tmp_path / "plot.tree")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -12,7 +12,8 @@ def test_alone_there_is_nobody_to_ask() -> None:
         assert processes.is_first
         assert processes.mean([1.0, 2.0]) == [1.0, 2.0]
         assert processes.gather("a") == ["a"]
-        assert processes.agree(3) == 3
+        assert processes.from_first(3) == 3
+        processes.wait()
         module = nn.Linear(1, 1)
         assert processes.share(module) is module
 

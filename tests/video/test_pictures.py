@@ -210,3 +210,9 @@ def test_a_page_that_is_missing_is_an_error_after_those_before_it(tmp_path: Path
     assert [next(pages_read).image.shape for _ in range(2)] == [(32, 32, 3)] * 2
     with pytest.raises(VideoError, match="cannot be read"):
         next(pages_read)
+
+
+def test_integers_of_32_bits_count_to_255_where_none_exceeds_it(tmp_path: Path) -> None:
+    for values, expected in (([0, 100, 255], [0, 100, 255]), ([0, 255, 65535], [0, 0, 255])):
+        Image.fromarray(np.array([values], np.int32)).save(tmp_path / "i.tif")
+        assert read_picture(tmp_path / "i.tif")[0, :, 2].tolist() == expected

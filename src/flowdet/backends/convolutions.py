@@ -62,7 +62,7 @@ _OF_PRODUCTS: Final = torch.kron(_of_products, _of_products).float()
 
 
 def transform_kernel(weight: Tensor) -> Tensor:
-    """What `winograd_conv` needs of a kernel [co, ci, 3, 3]: [36, ci, co], four times as large."""
+    """Returns a kernel [co, ci, 3, 3] as `winograd_conv` needs it: [36, ci, co], four times as large."""
     outputs, inputs = weight.shape[:2]
     transformed = weight.new_empty(_IN * _IN, inputs, outputs)
     # In parts, because double precision takes memory.
@@ -74,7 +74,7 @@ def transform_kernel(weight: Tensor) -> Tensor:
 
 
 def count_tiles(size: Sequence[int], dilation: int = 1) -> int:
-    """Tiles of 4x4 outputs that cover a map [h, w]; with a dilation of d each of d x d interleaved maps has its own."""
+    """Returns the number of 4x4 tiles of a map [h, w]; with dilation d, of all its d x d interleaved maps."""
     height, width = size
     side = _OUT * dilation
     return -(-height // side) * -(-width // side) * dilation**2
@@ -83,11 +83,11 @@ def count_tiles(size: Sequence[int], dilation: int = 1) -> int:
 def winograd_conv(x: Tensor, kernel: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
     """A 3x3 convolution of stride 1 whose padding is its dilation; on the CPU, for inference.
 
-    Its rounding errors are some millionths of the largest output, like those of the sums that it replaces.
+    Its rounding errors are a few millionths of the largest output, like those of the direct sums.
 
     Args:
         x: [b, ci, h, w], best with the channels side by side in memory.
-        kernel: Of `transform_kernel`.
+        kernel: As `transform_kernel` returns it.
         bias: [co].
         dilation: Cells from one tap of the kernel to the next.
 
@@ -161,8 +161,8 @@ def transposed_conv_by_product(x: Tensor, weight: Tensor) -> Tensor:
 class ConvBySize(nn.Module):
     """A convolution that takes the shortest way for the size of its map.
 
-    On large maps that is `winograd_conv`, whose kernel has four times the weights and is made when first needed, on
-    maps with fewer cells than channels one matrix product.
+    On large maps that is `winograd_conv`, whose kernel has four times the weights and is made when first needed; on
+    maps with fewer cells than channels it is one matrix product.
 
     Args:
         conv: The convolution, see `suits`.

@@ -1,4 +1,4 @@
-"""Every heavy part of a system as an ONNX file, with a manifest of what goes in and what comes out."""
+"""Every part of a system as an ONNX file, with a manifest of its inputs and outputs."""
 
 import json
 import warnings
@@ -80,9 +80,9 @@ class ExportedSystem:
 
     Attributes:
         flowdet: The version that wrote it.
-        opset: Of all files.
-        config: Of the system, as `config_to_json` writes it.
-        weights_digest: Of its weights.
+        opset: The ONNX opset of all files.
+        config: The system's configuration, as `config_to_json` writes it.
+        weights_digest: The digest of its weights.
         frame_size: (height, width) px of the frames.
         resized: (height, width) px of a frame in the network input; the rest is padding.
         input_size: (height, width) px of the network input.

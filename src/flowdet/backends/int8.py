@@ -39,11 +39,11 @@ class Int8Part:
     """One part in int8: `<name>.xml` and `<name>.bin`.
 
     Attributes:
-        error: Of its output against float32 on frames that it was not calibrated on: the mean over the frames of the
-            length of the difference, relative to that of the output.
+        error: The error of its output against float32 on frames that it was not calibrated on: the length of the
+            difference relative to that of the output, averaged over the frames.
         error_all_int8: The same with no layer left in float32.
         float_layers: Names of the layers that were left in float32 to be within the tolerance.
-        sha256: Of both files, by suffix.
+        sha256: Digests of both files, by suffix.
     """
 
     error: float
@@ -58,11 +58,11 @@ class Int8System:
 
     Attributes:
         flowdet: The version that wrote it.
-        config: Of the system, as `config_to_json` writes it.
-        weights_digest: Of the system's float32 weights.
+        config: The system's configuration, as `config_to_json` writes it.
+        weights_digest: The digest of the system's float32 weights.
         input_size: (height, width) px of the network input, padding included.
         clips: Names of the videos that it was calibrated on.
-        frames: How many of their frames.
+        frames: The number of frames taken from them.
         tolerance: The largest error of a part that was accepted.
         parts: By name; a part that is missing is within the tolerance in float32 only.
         errors_given_up: Errors in int8 of those that are missing.
@@ -80,7 +80,7 @@ class Int8System:
 
 
 def read_manifest(folder: Path) -> Int8System:
-    """What the folder says of itself.
+    """Returns what the folder says of itself.
 
     Raises:
         ConfigError: It is not such a folder.
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> Int8System:
 
 
 def load_int8(system: VideoDetector, folder: Path) -> VideoDetector:
-    """The same system with the folder's parts in int8; OpenVINO computes the others in float32.
+    """Returns the same system with the folder's parts in int8; OpenVINO computes the others in float32.
 
     Raises:
         ConfigError: The folder is damaged or of other weights, or OpenVINO cannot be used here.
@@ -110,7 +110,7 @@ def load_int8(system: VideoDetector, folder: Path) -> VideoDetector:
 
 
 class _Fixed:
-    """Gives the model of a part, for inputs of its one shape."""
+    """Returns the model of a part, for inputs of its one shape."""
 
     def __init__(self, folder: Path, name: str, part: Int8Part, size: tuple[int, int]) -> None:
         self._folder, self._size = folder, size

@@ -1,4 +1,4 @@
-"""A system whose heavy parts OpenVINO computes on the CPU, in float32."""
+"""A system whose parts OpenVINO computes on the CPU, in float32."""
 
 import threading
 import warnings
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["CompiledPart", "ModelFor", "compile_system", "convert", "core", "openvino_module"]
 
 ModelFor = Callable[[Sequence[Tensor]], "openvino.Model"]
-"""Gives the model of a part for inputs like these."""
+"""Returns the model of a part for inputs like these."""
 
 _SHAPES_KEPT = 4
 
 
 def openvino_module() -> Any:
-    """The package.
+    """Returns the package.
 
     Raises:
         ConfigError: It is not installed.
@@ -44,7 +44,7 @@ def openvino_module() -> Any:
 
 @cache
 def core() -> "openvino.Core":
-    """OpenVINO's plugins, found once a process."""
+    """Returns OpenVINO's plugins, found once a process."""
     made: openvino.Core = openvino_module().Core()
     return made
 
@@ -80,7 +80,7 @@ def convert(module: nn.Module, examples: Sequence[Tensor], *, any_number: bool =
 
 
 class _Network:
-    """A compiled model. A result is written into memory of its own, so that it can be kept in a state."""
+    """A compiled model. Each result gets its own memory, so that a state can keep it."""
 
     def __init__(self, model: "openvino.Model", threads: int) -> None:
         settings = {
@@ -95,7 +95,7 @@ class _Network:
         self._shapes = [tuple(output.get_partial_shape().get_min_shape())[1:] for output in compiled.outputs]
 
     def outputs(self, count: int) -> tuple[Tensor, ...]:
-        """Memory for the outputs of so many inputs, [count, ...] each."""
+        """Returns memory for the outputs of `count` inputs, [count, ...] each."""
         return tuple(torch.empty(count, *shape) for shape in self._shapes)
 
     def run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -109,11 +109,11 @@ class _Network:
 
 
 class CompiledPart:
-    """A part of a system; compiled when inputs of a shape come first, and kept for the shapes that came last.
+    """A part of a system, compiled when inputs of a new shape come and kept for the last few shapes.
 
     Args:
-        model_for: Gives the model for such inputs.
-        any_number: The inputs go through together, however many; else one after the other, which takes less time:
+        model_for: Returns the model for such inputs.
+        any_number: Whether all inputs go through together; else one after the other, which takes less time, since
             the activations of one fit a cache.
     """
 
@@ -125,7 +125,7 @@ class CompiledPart:
 
     @classmethod
     def of(cls, module: nn.Module, *, any_number: bool = False) -> "CompiledPart":
-        """A module of a system, which must be in evaluation mode."""
+        """Returns the compiled form of a module, which must be in evaluation mode."""
         return cls(lambda examples: convert(module, examples, any_number=any_number), any_number=any_number)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

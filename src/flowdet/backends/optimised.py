@@ -14,13 +14,13 @@ __all__ = ["optimise"]
 
 
 def optimise(system: VideoDetector) -> VideoDetector:
-    """A copy of the system for inference.
+    """Returns a copy of the system for inference.
 
     Batch norm is folded into the convolutions, channels lie side by side in memory, and on a CPU convolutions take the
     shortest way for the size of their maps.
 
-    The given system stays as it is, to be saved: the weights of the copy fit no weight file. What need not change is
-    shared by both, so train neither.
+    The given system stays as it is; only it can be saved, since the weights of the copy fit no weight file. Both share
+    what need not change, so train neither.
     """
     shared = {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in system.parameters()}
     fast = copy.deepcopy(system, shared).eval()

@@ -80,7 +80,7 @@ def record_inputs(system: VideoDetector, clips: Sequence[Sequence[Frame]], most:
     for clip in clips:
         for _ in recording.detect(clip):
             pass
-    return {name: thinned.kept[:most] for name, thinned in calls.items()}
+    return {name: thinned.spread() for name, thinned in calls.items()}
 
 
 class _Thinned:
@@ -99,6 +99,11 @@ class _Thinned:
         self._seen += 1
         if len(self.kept) >= 2 * self._most:
             self.kept, self._step = self.kept[::2], 2 * self._step
+
+    def spread(self) -> list[Inputs]:
+        """Returns as many as are wanted, spread evenly."""
+        count = min(len(self.kept), self._most)
+        return [self.kept[number * len(self.kept) // count] for number in range(count)]
 
 
 class FlowPreparation(nn.Module):

@@ -12,55 +12,54 @@ from typing import TypeVar
 
 import torch
 
-from flowdet.benchmark.clip import moving_images, there_and_back, write_clip
-from flowdet.benchmark.doubts import doubts
-from flowdet.benchmark.lane import Lane, Stages, frame_costs, mean_cost, open_lane
-from flowdet.benchmark.machine import cpu_use, load_before, matrix_rates, others_cores, processor
-from flowdet.benchmark.report import Machine, Report, SystemCost, spread
-from flowdet.benchmark.start import Start, measure_start
-from flowdet.benchmark.subject import Built, Subject, build_subject
+from flowdet.benchmark.clip import FRAME_RATE, Clip, write_clip
+from flowdet.benchmark.contender import Contender, FirstFrame, Loaded, measure_first_frame
+from flowdet.benchmark.machine import OtherProcesses, matrix_rates, processor
+from flowdet.benchmark.meter import Costs, MeteredStream, count_gflop
+from flowdet.benchmark.report import FrameCost, Machine, Report, SystemCost, Versus, spread
 from flowdet.errors import ConfigError
+from flowdet.video.writer import VideoWriter
 
-__all__ = ["alternate", "benchmark", "ratios"]
+__all__ = ["alternate", "average", "benchmark", "ratios"]
 
 _IMAGES = 25
 _LEAST_TURNS = 3
 
 T = TypeVar("T")
 
+Turns = list[list[T]]
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
-    """A system that is ready to be measured, and how it started."""
+class _Entry:
+    """A contender in its steady state, and what was measured while the other did not run."""
 
-    subject: Subject
-    size: tuple[int, int]
-    built: Built
-    start: Start
-    lane: Lane
+    contender: Contender
+    loaded: Loaded
+    clip: Clip
+    first: FirstFrame
+    gflop: list[Costs]
+    stream: MeteredStream
 
 
 def benchmark(
-    subject: Subject,
-    versus: Subject | None = None,
+    contender: Contender,
+    versus: Contender | None = None,
     *,
     frames: int = 20,
     threads: int | None = None,
-    device: str = "cpu",
     tell: Tell = lambda step: None,
 ) -> Report:
     """Measures a system on a video of moving photographs.
 
     Args:
-        subject: The system.
-        versus: Another one, or the same with other options, measured in alternation. Without a size of its own its
-            frames have that of the first.
-        frames: So many are measured of each at least; whole key-frame periods of DFF, three at least.
+        contender: The system.
+        versus: Another one on the same device, measured in alternation. Without a size of its own its frames have that
+            of the first.
+        frames: The least number of frames that are measured; whole turns of the kinds of frames, three at least.
         threads: Of torch; None: as many as it takes by itself.
-        device: Where the systems run.
-        tell: Told what is under way.
+        tell: Is told what is under way.
 
     Raises:
         ConfigError: There is no such system, or an argument cannot work.
@@ -72,24 +71,22 @@ def benchmark(
             raise ConfigError(f"{name} is a whole number from 1 on, not {number}")
     with _threads(threads or torch.get_num_threads()) as count, ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        subjects = [subject, versus] if versus else [subject]
-        built = [build_subject(each, device) for each in subjects]
-        inputs = built[0].system.config.inputs
-        size = subject.size or (inputs.short_side, inputs.long_side)
-        rows = []
-        for number, (wanted, made) in enumerate(zip(subjects, built, strict=True)):
-            tell(f"{made.system.config.name}: making the video")
-            clip, out = folder / f"{number}.mp4", folder / f"out{number}.mp4"
-            shown = wanted.size or size
-            images = there_and_back(moving_images(shown, _IMAGES))
-            write_clip(clip, images)
-            tell(f"{made.system.config.name}: first frame and memory, in a process of its own")
-            start = measure_start(wanted, clip, device, count)
-            tell(f"{made.system.config.name}: towards the steady state")
-            rows.append(
-                _Row(wanted, shown, made, start, stack.enter_context(open_lane(made.system, images, clip, out)))
-            )
-        return _report(rows, frames, count, tell)
+        contenders = [contender, versus] if versus else [contender]
+        loaded = [each.load() for each in contenders]
+        inputs = loaded[0].system.config.inputs
+        size = contender.size or (inputs.short_side, inputs.long_side)
+        entries = []
+        for number, (each, ready) in enumerate(zip(contenders, loaded, strict=True)):
+            name, path = ready.system.config.name, folder / f"{number}.mp4"
+            tell(f"{name}: making the video")
+            clip = write_clip(path, each.size or size, _IMAGES)
+            tell(f"{name}: first frame and memory, in a process of its own")
+            first = measure_first_frame(each, ready.system.config, path, count)
+            tell(f"{name}: counting its arithmetic")
+            gflop = count_gflop(ready.system, clip)
+            tell(f"{name}: towards the steady state")
+            entries.append(_Entry(each, ready, clip, first, gflop, MeteredStream(ready.system, clip)))
+        return _report(entries, folder, frames, count, tell)
 
 
 @contextmanager
@@ -102,79 +99,97 @@ def _threads(count: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _report(rows: Sequence[_Row], frames: int, threads: int, tell: Tell) -> Report:
-    lanes = [row.lane for row in rows]
-    device, load, before = lanes[0].device, load_before(), cpu_use()
-    longest = max(len(lane.kinds) for lane in lanes)
-    lengths = [-(-longest // len(lane.kinds)) * len(lane.kinds) for lane in lanes]
-    turns = max(-(-frames // longest), _LEAST_TURNS)
-    names = " and ".join(lane.system.config.name for lane in lanes)
-    peak = matrix_rates(device)
-    tell(f"{names}: forward and post-processing, {turns} turns of {longest}")
-    forward = alternate([lane.forward for lane in lanes], lengths, turns)
+def _report(entries: Sequence[_Entry], folder: Path, frames: int, threads: int, tell: Tell) -> Report:
+    streams = [each.stream for each in entries]
+    kinds = [len(each.loaded.system.config.method.kinds) for each in entries]
+    lengths = [-(-max(kinds) // count) * count for count in kinds]
+    turns = max(-(-frames // max(kinds)), _LEAST_TURNS)
+    fewer = max(turns // 2, _LEAST_TURNS)
+    device = next(entries[0].loaded.system.parameters()).device
+    others, peak = OtherProcesses(), matrix_rates(device)
+    tell(f"forward and post-processing, {turns} turns of {max(kinds)}")
+    forward = alternate([each.frames() for each in streams], lengths, turns)
     peak += matrix_rates(device)
-    tell(f"{names}: from decoding to encoding")
-    stages = alternate([lane.stages for lane in lanes], lengths, max(turns // 2, _LEAST_TURNS))
-    tell(f"{names}: part by part")
-    costs = [_system_cost(*parts) for parts in zip(rows, forward, stages, strict=True)]
+    tell("from decoding to encoding")
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(VideoWriter(folder / f"out{number}.mp4", each.clip.size, FRAME_RATE))
+            for number, each in enumerate(entries)
+        ]
+        whole = [each.frames(writer=writer) for each, writer in zip(streams, writers, strict=True)]
+        everything = alternate(whole, lengths, fewer)
+    tell("part by part")
+    parts = alternate([each.frames(by_part=True) for each in streams], lengths, fewer)
     peak += matrix_rates(device)
-    others, cores = others_cores(before, cpu_use()), os.cpu_count() or 1
     machine = Machine(
         device=str(device),
         processor=processor(device),
-        cores=cores,
+        cores=os.cpu_count() or 1,
         threads=threads,
         torch=torch.__version__,
         peak=tuple(peak),
-        others_cores=others,
-        doubts=tuple(doubts(costs, peak, cores=cores, threads=threads, others=others, load=load)),
+        others_cores=others.cores(),
     )
-    if len(rows) == 1:
-        return Report(machine, costs[0], None, None, None)
-    everything = [[[sum(each.values()) for each in turn] for turn in lane] for lane in stages]
-    return Report(machine, costs[0], costs[1], spread(ratios(*forward)), spread(ratios(*everything)))
+    costs = [_system_cost(*each) for each in zip(entries, forward, everything, parts, strict=True)]
+    if len(costs) == 1:
+        return Report(machine, costs[0])
+    ratio = ratios(*([[each["forward"] for each in turn] for turn in found] for found in forward))
+    ratio_everything = ratios(*([[sum(each.values()) for each in turn] for turn in found] for found in everything))
+    return Report(machine, costs[0], Versus(costs[1], spread(ratio), spread(ratio_everything)))
 
 
-def alternate(streams: Sequence[Iterator[T]], lengths: Sequence[int], turns: int) -> list[list[list[T]]]:
+def alternate(streams: Sequence[Iterator[T]], lengths: Sequence[int], turns: int) -> list[Turns[T]]:
     """Takes from streams in alternation, so that what disturbs the machine disturbs all of them.
 
     Args:
         streams: Each is first every other time.
         lengths: How many to take of each in a turn.
-        turns: How often.
+        turns: The number of turns, after one that warms up.
 
     Returns:
-        For each stream and turn what it gave.
+        For each stream and turn what came.
     """
-    found: list[list[list[T]]] = [[] for _ in streams]
-    for turn in range(turns):
+    found: list[Turns[T]] = [[] for _ in streams]
+    for turn in range(turns + 1):
         order = list(zip(found, streams, lengths, strict=True))
-        for taken, stream, length in order if turn % 2 == 0 else reversed(order):
+        for taken, stream, length in order if turn % 2 else reversed(order):
             taken.append(list(islice(stream, length)))
-    return found
+    return [taken[1:] for taken in found]
 
 
 def ratios(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> list[float]:
-    """The mean of the second over that of the first, turn by turn."""
+    """Returns the mean of the second over that of the first, turn by turn."""
     return [mean(theirs) / mean(ours) for ours, theirs in zip(first, second, strict=True)]
 
 
-def _system_cost(row: _Row, forward: Sequence[Sequence[float]], stages: Sequence[Sequence[Stages]]) -> SystemCost:
-    lane = row.lane
-    frames = frame_costs(lane, list(chain.from_iterable(forward)), list(chain.from_iterable(stages)))
+def _system_cost(entry: _Entry, forward: Turns[Costs], everything: Turns[Costs], parts: Turns[Costs]) -> SystemCost:
+    system = entry.loaded.system
+    config, kinds = system.config, system.config.method.kinds
+    passes = [list(chain.from_iterable(turns)) for turns in (forward, everything, parts)]
+
+    def cost_of(kind: str) -> FrameCost:
+        places = [place for place, each in enumerate(kinds) if each == kind]
+        frames = ([each for number, each in enumerate(costs) if number % len(kinds) in places] for costs in passes)
+        return FrameCost.of(*frames, gflop=average([entry.gflop[place] for place in places]))
+
+    means = ([average(costs[at : at + len(kinds)]) for at in range(0, len(costs), len(kinds))] for costs in passes)
     return SystemCost(
-        system=lane.system.config.name,
-        weights=row.built.weights,
-        runtime=row.built.system.runtime,
-        causal=row.subject.causal,
-        mode=row.subject.mode,
-        size=row.size,
-        padded=lane.padded,
-        kinds=lane.kinds,
-        frames=frames,
-        mean=mean_cost(lane.kinds, frames),
-        lookahead=lane.system.method.lookahead,
-        first_seconds=row.start.seconds,
-        memory=row.start.memory,
-        notes=row.built.notes,
+        system=config.name,
+        weights=entry.loaded.weights,
+        backend=system.backend,
+        options=entry.contender.options,
+        size=entry.clip.size,
+        padded=entry.stream.padded,
+        kinds=kinds,
+        frames={kind: cost_of(kind) for kind in dict.fromkeys(kinds)},
+        mean=FrameCost.of(*means, gflop=average(entry.gflop)),
+        lookahead=system.method.lookahead,
+        first=entry.first,
+        notes=entry.loaded.notes,
     )
+
+
+def average(costs: Sequence[Costs]) -> Costs:
+    """Returns the mean of each part; a part that a frame does not have costs it nothing."""
+    names = dict.fromkeys(name for each in costs for name in each)
+    return {name: mean(each.get(name, 0.0) for each in costs) for name in names}

@@ -1,6 +1,7 @@
-"""The video that is measured on: a clip of the synthetic benchmark at any size, and as long as need be."""
+"""The video that is measured on: a clip of the synthetic benchmark at any size, over and over."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +14,65 @@ from flowdet.types import Frame
 from flowdet.video.reader import open_video
 from flowdet.video.writer import VideoWriter
 
-__all__ = ["FRAME_RATE", "frames_forever", "moving_images", "there_and_back", "write_clip"]
+__all__ = ["FRAME_RATE", "Clip", "moving_images", "write_clip"]
 
 FRAME_RATE = 25.0
 _CLIP = 7
 
 
 def moving_images(size: tuple[int, int], count: int) -> list[NDArray[np.uint8]]:
-    """So many images [h, w, 3] RGB of this (height, width), in which objects and camera move."""
+    """Returns n images [h, w, 3] RGB of this (height, width), in which objects and camera move."""
     clip = Benchmark("val", VID_CLASSES).clip(_CLIP)
     images = (Image.fromarray(clip.frame(number).image) for number in range(count))
     return [np.array(image.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for image in images]
 
 
-def there_and_back(images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """The images forth and back, so that they can be repeated without a jump."""
-    return [*images, *images[-2:0:-1]]
+class Clip:
+    """The frames of a video file, decoded over and over.
+
+    Args:
+        path: The video.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            with open_video(self.path) as video:
+                yield from video
+
+    @cached_property
+    def frames(self) -> list[Frame]:
+        """The frames, once, in memory."""
+        with open_video(self.path) as video:
+            return list(video)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames."""
+        height, width = self.frames[0].image.shape[:2]
+        return height, width
+
+    def preview(self, count: int) -> list[Frame]:
+        """Returns frames that are spread evenly over the clip."""
+        places = np.linspace(0, len(self.frames) - 1, count).round().astype(int)
+        return [self.frames[place] for place in places]
 
 
-def write_clip(path: Path, images: Sequence[NDArray[np.uint8]]) -> None:
-    """Writes images of one size as a video.
+def write_clip(path: Path, size: tuple[int, int], count: int) -> Clip:
+    """Writes n moving images there and back, so that they can be repeated without a jump.
+
+    Args:
+        path: The video to write.
+        size: (height, width) of the frames.
+        count: The number of images.
 
     Raises:
         VideoError: The file cannot be written.
     """
-    height, width = images[0].shape[:2]
-    with VideoWriter(path, (height, width), FRAME_RATE) as writer:
-        for number, image in enumerate(images):
+    images = moving_images(size, count)
+    with VideoWriter(path, size, FRAME_RATE) as writer:
+        for number, image in enumerate([*images, *images[-2:0:-1]]):
             writer.write(image, number / FRAME_RATE)
-
-
-def frames_forever(path: Path) -> Generator[Frame, None, None]:
-    """The frames of a video, over and over."""
-    while True:
-        with open_video(path) as video:
-            yield from video
+    return Clip(path)

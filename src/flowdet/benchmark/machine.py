@@ -3,82 +3,63 @@
 import os
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from flowdet.training.environment import peak_memory
+from flowdet.training.records import peak_memory
 
-__all__ = ["CPUUse", "clock", "cpu_use", "load_before", "matrix_rates", "others_cores", "processor", "resident_peak"]
+__all__ = ["OtherProcesses", "clock", "matrix_rates", "processor", "resident_peak"]
 
-_SIDE = 1024
 _REPEATS = 7
 _BUSY_COLUMNS = (0, 1, 2, 5, 6, 7)  # of /proc/stat: user, nice, system, irq, softirq, stolen by other machines
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, read when the device has finished its work."""
+    """Returns seconds, read when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def matrix_rates(device: torch.device, side: int = _SIDE, repeats: int = _REPEATS) -> list[float]:
-    """Rates of products of two square float32 matrices of this side, GFLOP/s, one a repeat."""
+def matrix_rates(device: torch.device) -> list[float]:
+    """Returns the rates of equal products of float32 matrices large enough to fill the device, GFLOP/s."""
+    side = 8192 if device.type == "cuda" else 1024
     a, b = torch.rand(side, side, device=device), torch.rand(side, side, device=device)
     torch.mm(a, b)
     rates = []
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         began = clock(device)
         torch.mm(a, b)
         rates.append(2 * side**3 / (clock(device) - began) / 1e9)
     return rates
 
 
-@dataclass(frozen=True)
-class CPUUse:
-    """Readings of three clocks, in seconds.
+class OtherProcesses:
+    """How busy other processes keep the processor, from now on."""
 
-    Attributes:
-        wall: Of time.
-        own: Processor time of this process.
-        everyone: Processor time of all processes; None where the system does not tell.
-    """
+    def __init__(self) -> None:
+        self._began, self._used = time.perf_counter(), _others_seconds()
 
-    wall: float
-    own: float
-    everyone: float | None
+    def cores(self) -> float | None:
+        """Returns the mean number of cores that they have used since; None where the system does not tell."""
+        used = _others_seconds()
+        if used is None or self._used is None:
+            return None
+        return max(used - self._used, 0.0) / max(time.perf_counter() - self._began, 1e-9)
 
 
-def cpu_use() -> CPUUse:
-    """Reads the clocks now."""
+def _others_seconds() -> float | None:
     try:
         columns = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
         everyone = sum(int(columns[k]) for k in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
-        everyone = None
-    return CPUUse(time.perf_counter(), time.process_time(), everyone)
-
-
-def others_cores(before: CPUUse, after: CPUUse) -> float | None:
-    """How many cores other processes kept busy between two readings, on average; None where that is not known."""
-    if before.everyone is None or after.everyone is None:
         return None
-    others = (after.everyone - before.everyone) - (after.own - before.own)
-    return max(others, 0.0) / max(after.wall - before.wall, 1e-9)
-
-
-def load_before() -> float | None:
-    """The mean number of busy cores over the last minute; None where the system does not tell."""
-    try:
-        return os.getloadavg()[0]
-    except (OSError, AttributeError):
-        return None
+    return everyone - time.process_time()
 
 
 def resident_peak(device: torch.device) -> int | None:
-    """The most bytes in use at once so far: resident in memory, or allocated on a GPU; None where that is not known."""
+    """Returns the most bytes in use at once so far: resident in memory, or allocated on a GPU; None: unknown."""
     if device.type != "cuda":
         try:
             # What the process was started from does not count here, unlike in getrusage.
@@ -90,7 +71,7 @@ def resident_peak(device: torch.device) -> int | None:
 
 
 def processor(device: torch.device) -> str:
-    """What the device is called."""
+    """Returns the name of the processor or the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

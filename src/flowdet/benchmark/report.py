@@ -1,12 +1,22 @@
-"""What a benchmark found, as values and as JSON."""
+"""What a benchmark found: as values, as JSON, and whether it can be trusted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["FrameCost", "Machine", "Memory", "PartCost", "Report", "Spread", "SystemCost", "mix", "spread", "to_json"]
+from flowdet.benchmark.contender import FirstFrame
+from flowdet.benchmark.meter import Costs
+from flowdet.systems.options import SystemOptions
+
+__all__ = ["FrameCost", "Machine", "PartCost", "Report", "Spread", "SystemCost", "Versus", "spread", "to_json"]
+
+_BEFORE, _AFTER = ("decode", "preparation"), ("drawing", "encoding")
+_MOST_OTHERS = 0.1  # cores
+_LEAST_STEADY = 0.9
+_MOST_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -17,21 +27,11 @@ class Spread:
     low: float
     high: float
 
-    @property
-    def relative(self) -> float:
-        """From quartile to quartile, as a share of the median."""
-        return (self.high - self.low) / self.median if self.median else 0.0
-
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of some values."""
+    """Returns median and quartiles of some values."""
     low, median, high = (float(x) for x in np.quantile(values, (0.25, 0.5, 0.75)))
     return Spread(median, low, high)
-
-
-def mix(spreads: Sequence[Spread]) -> Spread:
-    """The mean of several, as if all of them were low or high at the same time."""
-    return Spread(*(float(x) for x in np.mean([(s.median, s.low, s.high) for s in spreads], axis=0)))
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PartCost:
     """What a part of a system costs a frame.
 
     Attributes:
-        seconds: Of time.
+        seconds: The time it takes.
         gflop: 10^9 additions and multiplications in convolutions and matrix products.
     """
 
@@ -52,7 +52,7 @@ class FrameCost:
     """What a frame of one kind costs.
 
     Attributes:
-        count: Frames measured.
+        count: The number of frames measured.
         forward: Seconds of forward and post-processing.
         everything: Seconds from decoding to encoding.
         parts: In the order in which a frame goes through them.
@@ -65,21 +65,30 @@ class FrameCost:
 
     @property
     def gflop(self) -> float:
-        """Of all parts."""
+        """The sum over all parts."""
         return sum(part.gflop for part in self.parts.values())
 
+    @classmethod
+    def of(cls, forward: Sequence[Costs], everything: Sequence[Costs], parts: Sequence[Costs], *, gflop: Costs) -> Self:
+        """Returns the cost of frames of one kind.
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes in use at once, None where that is not known.
-
-    Attributes:
-        peak: The most while the system runs.
-        before: The most before it was built: Python and its packages.
-    """
-
-    peak: int | None
-    before: int | None
+        Args:
+            forward: Seconds of frames from memory, all parts together.
+            everything: Seconds of frames from decoding to encoding, all parts together.
+            parts: Seconds of frames from memory by part.
+            gflop: Arithmetic of a frame by part.
+        """
+        names = [*_BEFORE, *dict.fromkeys(name for each in (*parts, gflop) for name in each), *_AFTER]
+        seconds = {
+            name: [each.get(name, 0.0) for each in (everything if name in (*_BEFORE, *_AFTER) else parts)]
+            for name in dict.fromkeys(names)
+        }
+        return cls(
+            count=len(forward),
+            forward=spread([each.get("forward", 0.0) for each in forward]),
+            everything=spread([sum(each.values()) for each in everything]),
+            parts={name: PartCost(spread(each), gflop.get(name, 0.0)) for name, each in seconds.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -88,34 +97,30 @@ class SystemCost:
 
     Attributes:
         system: Its name.
-        weights: Where its weights are from.
-        runtime: What ran it, "torch" or "openvino".
-        causal: FGFA without frames after the current one.
-        mode: As in `flowdet.load`.
+        weights: Where its weights come from.
+        backend: What computed.
+        options: As given.
         size: (height, width) of the frames.
         padded: (height, width) of the network input.
-        kinds: The kinds of frames that take turns: one, or DFF's key frame and the others up to the next.
+        kinds: The kinds of frames of a turn, in order.
         frames: What a frame of each kind costs.
-        mean: Over these turns.
-        lookahead: A frame's detections come so many frames later.
-        first_seconds: In a new process, from the first frame to its detections, if no frame has to be waited for.
-        memory: Of that process.
+        mean: What a frame costs on average over a turn.
+        lookahead: How many frames later a frame's detections come.
+        first: Latency of the first frame, and memory.
         notes: What a reader should know.
     """
 
     system: str
     weights: str
-    runtime: str
-    causal: bool
-    mode: str
+    backend: str
+    options: SystemOptions
     size: tuple[int, int]
     padded: tuple[int, int]
     kinds: tuple[str, ...]
     frames: Mapping[str, FrameCost]
     mean: FrameCost
     lookahead: int
-    first_seconds: float
-    memory: Memory
+    first: FirstFrame
     notes: tuple[str, ...]
 
 
@@ -125,13 +130,12 @@ class Machine:
 
     Attributes:
         device: "cpu" or "cuda:0".
-        processor: What it is called.
-        cores: Of the machine.
-        threads: Of torch.
+        processor: Its name.
+        cores: The number of cores of the machine.
+        threads: The number of threads of torch.
         torch: Its version.
-        peak: Rates of float32 matrix products of 1024x1024, GFLOP/s, measured before, between and after.
-        others_cores: Cores that other processes kept busy meanwhile; None where that is not known.
-        doubts: Why the figures should not be trusted; empty if they can be.
+        peak: Rates of float32 matrix products, GFLOP/s, measured before, between and after.
+        others_cores: The number of cores that other processes kept busy meanwhile; None: unknown.
     """
 
     device: str
@@ -141,12 +145,26 @@ class Machine:
     torch: str
     peak: tuple[float, ...]
     others_cores: float | None
-    doubts: tuple[str, ...]
 
     @property
     def best(self) -> float:
         """The best of the rates, GFLOP/s: the peak that shares are taken of."""
         return max(self.peak)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Another system, measured in alternation.
+
+    Attributes:
+        system: What it costs.
+        ratio: Its seconds over those of the first system, forward and post-processing, turn by turn.
+        ratio_everything: The same from decoding to encoding.
+    """
+
+    system: SystemCost
+    ratio: Spread
+    ratio_everything: Spread
 
 
 @dataclass(frozen=True)
@@ -157,64 +175,62 @@ class Report:
         machine: What was measured on.
         system: What was asked for.
         versus: What it was compared with.
-        ratio: Seconds of the other over those of the system, forward and post-processing, turn by turn.
-        ratio_everything: The same from decoding to encoding.
     """
 
     machine: Machine
     system: SystemCost
-    versus: SystemCost | None
-    ratio: Spread | None
-    ratio_everything: Spread | None
+    versus: Versus | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each reason not to trust the times; empty if they can be trusted."""
+        costs = [self.system, *([self.versus.system] if self.versus else [])]
+        return [*_warnings_of_machine(self.machine), *(warning for cost in costs for warning in _warnings_of(cost))]
+
+
+def _warnings_of_machine(machine: Machine) -> Iterator[str]:
+    busy, threads, cores = machine.others_cores, machine.threads, machine.cores
+    if busy is not None and busy > max(cores - threads, 0) + _MOST_OTHERS:
+        yield f"other processes kept {busy:.1f} of the {cores} cores busy, and {threads} were measured with"
+    low = float(np.quantile(machine.peak, 0.25)) / machine.best
+    if low < _LEAST_STEADY:
+        yield f"equal matrix products ran at {100 * low:.0f} % of the best rate or less in a quarter of the trials"
+
+
+def _warnings_of(cost: SystemCost) -> Iterator[str]:
+    for kind, frame in cost.frames.items():
+        name = cost.system if len(cost.frames) == 1 else f"{cost.system}, {kind} frames"
+        apart = (frame.forward.high - frame.forward.low) / frame.forward.median
+        if apart > _MOST_SPREAD:
+            yield f"{name}: the quartiles lie {100 * apart:.0f} % of the median apart"
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON values; `seconds_per_frame` is forward and post-processing in the steady state."""
-    peak = report.machine.best
-    found = {**_system(report.system, peak), "machine": {**asdict(report.machine), "peak_gflops": peak}}
-    found["trusted"] = not report.machine.doubts
-    if report.versus and report.ratio and report.ratio_everything:
-        found["versus"] = {
-            "ratio": asdict(report.ratio),
-            "ratio_everything": asdict(report.ratio_everything),
-            "system": _system(report.versus, peak),
-        }
+    """Returns the report as JSON values; `seconds_per_frame` is forward and post-processing in the steady state."""
+    peak, warnings = report.machine.best, report.warnings
+    machine = {**asdict(report.machine), "peak_gflops": peak}
+    found = {**_system(report.system, peak), "machine": machine, "warnings": warnings, "trusted": not warnings}
+    if report.versus:
+        found["versus"] = {**asdict(report.versus), "system": _system(report.versus.system, peak)}
     return found
 
 
 def _system(cost: SystemCost, peak: float) -> dict[str, Any]:
+    mean, options = cost.mean, asdict(cost.options)
     return {
-        "seconds_per_frame": cost.mean.forward.median,
-        "seconds_per_frame_quartiles": [cost.mean.forward.low, cost.mean.forward.high],
-        "seconds_per_frame_everything": cost.mean.everything.median,
-        "gflop_per_frame": cost.mean.gflop,
-        "first_detections_seconds": cost.first_seconds,
-        "lookahead_frames": cost.lookahead,
-        "peak_memory_bytes": cost.memory.peak,
-        "memory_before_bytes": cost.memory.before,
-        "system": cost.system,
-        "weights": cost.weights,
-        "runtime": cost.runtime,
-        "causal": cost.causal,
-        "mode": cost.mode,
-        "size": cost.size,
-        "padded": cost.padded,
-        "turn": cost.kinds,
+        "seconds_per_frame": mean.forward.median,
+        "seconds_per_frame_quartiles": [mean.forward.low, mean.forward.high],
+        "seconds_per_frame_everything": mean.everything.median,
+        "gflop_per_frame": mean.gflop,
+        **asdict(cost),
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
         "frames": {kind: _frame(frame, peak) for kind, frame in cost.frames.items()},
-        "mean": _frame(cost.mean, peak),
-        "notes": cost.notes,
+        "mean": _frame(mean, peak),
     }
 
 
 def _frame(frame: FrameCost, peak: float) -> dict[str, Any]:
-    return {
-        "count": frame.count,
-        "forward": asdict(frame.forward),
-        "everything": asdict(frame.everything),
-        "gflop": frame.gflop,
-        "share_of_peak": frame.gflop / frame.forward.median / peak,
-        "parts": {
-            name: {**asdict(part), "share_of_peak": part.gflop / max(part.seconds.median, 1e-9) / peak}
-            for name, part in frame.parts.items()
-        },
-    }
+    found = {**asdict(frame), "gflop": frame.gflop, "share_of_peak": frame.gflop / frame.forward.median / peak}
+    for part in found["parts"].values():
+        part["share_of_peak"] = part["gflop"] / max(part["seconds"]["median"], 1e-9) / peak
+    return found

@@ -25,7 +25,9 @@ app = App(
 )
 # Loaded when they are called, for most of them load PyTorch.
 app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
-app.command("flowdet.cli.models:models", name="models", help="List the systems; download and convert their weights.")
+app.command(
+    "flowdet.cli.models:models", name="models", help="List and show the systems; download and convert their weights."
+)
 app.command("flowdet.cli.evaluate:evaluate", help="Evaluate a system, or a results file, on annotated videos.")
 app.command("flowdet.cli.benchmark:benchmark", help="Measure what a system costs on this machine, part by part.")
 app.command("flowdet.cli.quantise:quantise", help="Make a system's backbone and flow net int8, for --runtime.")
@@ -74,8 +76,10 @@ def _run(arguments: Sequence[str] | None) -> int | None:
         return 141
     except MemoryError:
         return _failed("there is not enough memory")
-    except (OSError, ImportError) as error:
-        return _failed(f"{error}")
+    except OSError as error:
+        return _failed(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    except ImportError as error:
+        return _failed(str(error))
     except SystemExit as end:
         if end.code in _ENDING_CODES:
             _failed("terminated; what was done is kept")

@@ -1,16 +1,14 @@
 """flowdet data: convert, import and check annotated data."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
+from flowdet.cli.console import progress_bar
 from flowdet.cli.data_report import print_report, print_written
 from flowdet.data.check import check as check_file
 from flowdet.data.cvat import import_cvat as run_import_cvat
@@ -67,7 +65,7 @@ def convert_ilsvrc(
     failures = 0
     for one in sets:
         try:
-            with _bar(one.name, one.frame_count) as progress:
+            with progress_bar(one.name, one.frame_count, "frames") as progress:
                 # A few frames are read before other processes have started.
                 workers = 1 if one.frame_count < 10_000 else processes or min(8, os.cpu_count() or 1)
                 folder = out or root / "annotations"
@@ -103,7 +101,7 @@ def import_yolo(
         stills: The pictures are not frames of videos.
         strict: Anything that cannot be read is an error, and nothing is written.
     """
-    with _bar("pictures", None) as progress:
+    with progress_bar("reading", None, "pictures") as progress:
         written = run_import_yolo(
             root, out, labels=labels, names=_split(names), stills=stills, strict=strict, progress=progress
         )
@@ -124,7 +122,7 @@ def import_mot(root: Path, *, out: Path, classes: Names = (), only: str = "*", s
         only: Pattern of the folders to take; MOT17 has each video three times, "*-FRCNN" takes it once.
         strict: Anything that cannot be read is an error, and nothing is written.
     """
-    with _bar("folders", None) as progress:
+    with progress_bar("reading", None, "folders") as progress:
         written = run_import_mot(root, out, classes=_split(classes), only=only, strict=strict, progress=progress)
     print_written(written, root)
 
@@ -147,7 +145,7 @@ def import_cvat(
             name. [default: images/frame_%06d.png, or with another suffix if it is found]
         strict: Anything that cannot be read is an error, and nothing is written.
     """
-    with _bar("files", len(files)) as progress:
+    with progress_bar("reading", len(files), "files") as progress:
         written = run_import_cvat(files, out, images=images, frames=frames, strict=strict, progress=progress)
     print_written(written, images)
 
@@ -172,7 +170,7 @@ def check(
         all_: Print every error and warning, not only the first of a kind.
         json: Also write everything found to this file.
     """
-    with _bar("pictures", None) as progress:
+    with progress_bar("reading", None, "pictures") as progress:
         report = check_file(file, images, decode=decode, progress=progress)
     print_report(report, show_all=all_)
     if json:
@@ -182,12 +180,3 @@ def check(
 
 def _split(names: tuple[str, ...]) -> list[str]:
     return [name.strip() for part in names for name in part.split(",")]
-
-
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Yields a function that sets a progress bar to the number done."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with console.progress(*columns) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)

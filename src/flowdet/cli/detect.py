@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +13,18 @@ from cyclopts import Parameter
 import flowdet
 from flowdet.class_names import check_class_names
 from flowdet.cli import console
-from flowdet.cli.sources import Names, expanded, frame_bar, is_still, listed, make_folder, output_name
+from flowdet.cli.console import progress_bar
+from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
-from flowdet.files import locked
+from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
-from flowdet.weights.download import file_sha256
 from flowdet.work.annotate import annotate, overlay_of
-from flowdet.work.pool import spread
+from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
 
@@ -157,8 +156,7 @@ def detect(
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     options = replace(options, system=system)
     file = options.weights or weights_of(system or DEFAULT_SYSTEM)
-    load = partial(load_system, options)
-    detector = load()
+    detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
     settings = _Settings(
@@ -183,7 +181,7 @@ def detect(
     if processes == 1:
         errors = (job if isinstance(job, FlowdetError) else _tried(detector, job) for job in jobs)
     else:
-        errors = _spread(list(jobs), load, processes)
+        errors = _spread(list(jobs), options, processes)
     failures = 0
     for error in errors:
         if error:
@@ -207,25 +205,26 @@ def _jobs(
             yield VideoError(f"'{source}' cannot be read: {error.strerror}")
 
 
-def _tried(detector: VideoDetector, job: _Job) -> FlowdetError | None:
+def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> FlowdetError | None:
     try:
-        _detect_one(detector, job)
+        _detect_one(detector, job, with_bar=with_bar)
     except FlowdetError as error:
         return error
     return None
 
 
 def _spread(
-    jobs: Sequence[_Job | FlowdetError], load: Callable[[], VideoDetector], processes: int
+    jobs: Sequence[_Job | FlowdetError], options: SystemOptions, processes: int
 ) -> Iterator[FlowdetError | None]:
     yield from (job for job in jobs if isinstance(job, FlowdetError))
-    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, load), processes)
+    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, options), processes)
 
 
-def _worker(load: Callable[[], VideoDetector]) -> Callable[[_Job], None]:
-    """Returns what does a job in one of several processes, whose bars would be in each other's way."""
+def _worker(options: SystemOptions, number: int) -> Callable[[_Job], list[FlowdetError | None]]:
+    """Returns the function that does a job in one of several processes, without a progress bar."""
     console.mend_streams()
-    return partial(_detect_one, load(), with_bar=False)
+    detector = load_system(replace(options, device=str(device_of(options.device, number))))
+    return lambda job: [_tried(detector, job, with_bar=False)]
 
 
 def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
@@ -307,7 +306,7 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
     began = time.monotonic()
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        frame_bar(video) if with_bar else nullcontext(lambda done: None) as progress,
+        progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
     ):
         done = annotate(
             detector,

@@ -2,7 +2,7 @@
 
 import json as json_format
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,15 +11,18 @@ import torch
 from cyclopts import Parameter
 
 import flowdet
-from flowdet.cli.outcome import bar, check_outputs, show, status, write_folder
+from flowdet.cli import console
+from flowdet.cli.arguments import check_outputs
+from flowdet.cli.console import progress_bar, status
+from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
 from flowdet.errors import ConfigError
-from flowdet.evaluation.report import Counts, Evaluation, SystemRow, write_json
-from flowdet.evaluation.results_file import read_results, write_results
+from flowdet.evaluation.compute import MetricOptions, compute_metrics
+from flowdet.evaluation.report import Counts, Evaluation, SystemRow, headline_rows, write_json, write_report
+from flowdet.evaluation.results_file import Results, read_results, results_files, write_results
 from flowdet.evaluation.run import detect_data_set
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.judging import Questions, judge
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load_system, weights_of
@@ -32,6 +35,7 @@ __all__ = ["evaluate"]
 Options = Annotated[SystemOptions, Parameter(name="*")]
 Protocol = Literal["coco", "ilsvrc", "ilsvrc-motion"]
 Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=False)]
+Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
 _DEFAULTS = SystemOptions()
 _PICTURES = 12
@@ -41,28 +45,30 @@ _LARGE = 3_000_000  # detections; above it the intervals take minutes
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """The detections to judge, and what is known of where they come from."""
+    """The detections to evaluate, and where they come from."""
 
     table: DetectionTable
     title: str
     settings: Mapping[str, Any]
+    class_map: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     row: SystemRow | None = None
 
 
 @dataclass(frozen=True)
 class _Running:
-    """How a system is run over the data set."""
+    """How a system runs over the data set."""
 
     images: Path
     folder: Path
     processes: int
     threads: int | None
+    class_map: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class _Judging:
-    """How the outcome is judged, as given."""
+class _Measuring:
+    """What to measure, as given on the command line."""
 
     protocols: tuple[Protocol, ...]
     motion_iou: Path | None
@@ -76,11 +82,12 @@ def evaluate(
     *,
     data: Path,
     options: Options = _DEFAULTS,
-    results: Path | None = None,
+    results: Paths = (),
     images: Path | None = None,
     protocol: Protocols = ("coco",),
     processes: int = 1,
     threads: int | None = None,
+    map_classes: Names = (),
     motion_iou: Path | None = None,
     seq_nms: bool = False,
     bootstrap: int | None = None,
@@ -97,18 +104,21 @@ def evaluate(
         system: One of `flowdet models`.
         data: CocoVID or COCO file with the annotations.
         options: Which system, and how it detects.
-        results: Judge this COCO results file; nothing is detected.
-        images: Folder that the file names of the annotations lie below. [default: the folder of --data]
+        results: Evaluate these detections, nothing is detected: a COCO results file; or what `flowdet detect` wrote, a
+            file for each video (repeat the option) or their folder.
+        images: Folder of the images of the data set. [default: the folder of --data]
         protocol: Repeat the option for several. [default: coco]
-        processes: How many share the videos.
-        threads: Of torch in each process. [default: the cores, shared by the processes]
+        processes: Number of processes that share the videos.
+        threads: Threads of torch in each process. [default: the cores, shared by the processes]
+        map_classes: Classes that mean the same, as system=data, for instance cow=cattle; repeat the option or use
+            commas. Well-known names are mapped without it.
         motion_iou: Motion IoUs in place of computed ones: JSON {annotation id: value}, or the authors' .mat.
         seq_nms: Also link and rescore the detections over time, and report the effect.
-        bootstrap: Draw the videos so many times for 95 % intervals; 0: none. [default: 1000; 0 for a large result]
-        versus: Another results file on the same data: report how much better this one is.
+        bootstrap: Number of resamples of the videos for 95 % intervals; 0: none. [default: 1000; 0 for a large result]
+        versus: Another results file on the same data, or a folder of them: report how much better this result is.
         out: Folder of the report. [default: evaluation; with --results: none]
-        json: Also write the figures to this file.
-        pictures: Draw so many of the worst frames.
+        json: Also write the metrics to this file.
+        pictures: Number of pictures of the worst frames.
     """
     options = replace(options, system=system)
     weights = options.weights
@@ -117,8 +127,9 @@ def evaluate(
         detecting = {"--processes": processes != 1, "--threads": threads is not None}
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
         _check_idle(detecting, {} if out else drawing)
-    judging = _Judging(tuple(dict.fromkeys(protocol)), motion_iou, seq_nms, bootstrap, versus)
-    _check_judging(judging)
+    measuring = _Measuring(tuple(dict.fromkeys(protocol)), motion_iou, seq_nms, bootstrap, versus)
+    _check_measuring(measuring)
+    class_map = _class_map(listed(map_classes))
     if pictures < 0:
         raise ConfigError(f"--pictures is a number from 0 on, not {pictures}")
     folder = out or (None if results else Path("evaluation"))
@@ -126,9 +137,9 @@ def evaluate(
     annotated = read_cocovid(data)
     below = images or data.parent
     if results:
-        result = _Result(_read(results, annotated), f"{results.name} on {data.name}", {"results": str(results)})
+        result = _from_files(results, annotated, class_map)
     else:
-        running = _Running(below, (folder or Path()) / "detections", processes, threads)
+        running = _Running(below, (folder or Path()) / "detections", processes, threads, class_map)
         result = _detect(
             load_system(options),
             weights,
@@ -137,52 +148,80 @@ def evaluate(
         )
     if folder and not results:
         write_results(result.table, annotated, folder / "results.json")
-    evaluation = _judged(annotated, result, judging)
-    show(evaluation)
+    evaluation = _evaluated(annotated, result, measuring)
+    _show(evaluation)
     if json:
         write_json(json, evaluation)
     if folder:
-        write_folder(folder, annotated, result.table, evaluation, images=below, pictures=pictures)
+        for sentence in write_report(folder, annotated, result.table, evaluation, images=below, pictures=pictures):
+            console.err.print(sentence, style="yellow")
+        console.out.print(f"report.md, and what belongs to it, is in {folder}")
     return 0
 
 
-def _check_source(results: Path | None, options: SystemOptions) -> None:
-    if results is None and options.system is None and options.weights is None:
+def _class_map(pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, other = (part.strip() for part in pair.partition("="))
+        if not (name and equals and other):
+            raise ConfigError(f"--map-classes is system=data, for instance cow=cattle, not {pair!r}")
+        if name in found:
+            raise ConfigError(f"--map-classes maps {name!r} twice, to {found[name]!r} and to {other!r}")
+        found[name] = other
+    return found
+
+
+def _check_source(results: Paths, options: SystemOptions) -> None:
+    if not results and options.system is None and options.weights is None:
         raise ConfigError(
             "name a system, as in `flowdet evaluate fgfa-lite --data val.json`, or a results file with --results"
         )
-    if results is not None and options != _DEFAULTS:
-        raise ConfigError("--results judges detections that are there already: leave out the system and its options")
+    if results and options != _DEFAULTS:
+        raise ConfigError("--results evaluates detections that are there already: leave out the system and its options")
 
 
 def _check_idle(detecting: dict[str, bool], drawing: dict[str, bool]) -> None:
-    """Refuses options that change nothing where a results file is judged."""
+    """Refuses options without effect on a results file."""
     idle = [option for option, is_given in (detecting | drawing).items() if is_given]
     if idle:
         add = ", or add --out for pictures" if any(drawing.values()) else ""
         raise ConfigError(
-            f"--results judges detections that are there already, which {' and '.join(idle)} cannot change: leave out "
-            f"what has no effect{add}"
+            f"--results evaluates detections that are there already, which {' and '.join(idle)} cannot change: leave "
+            f"out what has no effect{add}"
         )
 
 
-def _check_judging(judging: _Judging) -> None:
-    if judging.motion_iou and "ilsvrc-motion" not in judging.protocols:
+def _check_measuring(measuring: _Measuring) -> None:
+    if measuring.motion_iou and "ilsvrc-motion" not in measuring.protocols:
         raise ConfigError("--motion-iou has an effect on one protocol only: add --protocol ilsvrc-motion")
-    if judging.bootstrap is not None and judging.bootstrap < 0:
-        raise ConfigError(f"--bootstrap is a number of resamples from 0 on, not {judging.bootstrap}")
-    if judging.versus and judging.bootstrap == 0:
+    if measuring.bootstrap is not None and measuring.bootstrap < 0:
+        raise ConfigError(f"--bootstrap is a number of resamples from 0 on, not {measuring.bootstrap}")
+    if measuring.versus and measuring.bootstrap == 0:
         raise ConfigError("--versus needs resamples for its interval: leave out --bootstrap 0")
 
 
-def _read(path: Path, data: CocoVID) -> DetectionTable:
-    with bar(f"reading {path.name}", path.stat().st_size if path.is_file() else None, "bytes") as move:
-        return read_results(path, data, progress=lambda count: move(advance=count))
+def _from_files(paths: Sequence[Path], data: CocoVID, class_map: Mapping[str, str]) -> _Result:
+    found = _read(paths, data, class_map)
+    if class_map and not found.class_names:
+        raise ConfigError(
+            "--map-classes has no effect on COCO results files: their categories are those of the data set already"
+        )
+    notes = [*found.notes, *_class_notes(found.class_names, data, found.renamed, found.left_out)]
+    title = f"{', '.join(path.name for path in paths)} on {data.path.name}"
+    settings = {"results": ", ".join(map(str, paths)), "map_classes": dict(found.renamed)}
+    return _Result(found.table, title, settings, class_map, notes)
+
+
+def _read(paths: Sequence[Path], data: CocoVID, class_map: Mapping[str, str]) -> Results:
+    files = [file for path in paths for file in results_files(path)]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    with progress_bar(f"reading {paths[0].name}", size, "bytes") as move:
+        return read_results(files, data, class_map=class_map, progress=move)
 
 
 def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, running: _Running) -> _Result:
     config = detector.config
-    with bar(config.name, len(data.images), "frames") as move:
+    with progress_bar(config.name, len(data.images), "frames") as move:
         found = detect_data_set(
             detector,
             data,
@@ -190,7 +229,8 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
             running.folder,
             processes=running.processes,
             threads=running.threads,
-            progress=lambda done: move(completed=done),
+            class_map=running.class_map,
+            progress=move,
         )
     device = next(detector.parameters()).device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -204,26 +244,35 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
         "backend": detector.backend,
         "processes": running.processes,
         "threads": running.threads,
+        "map_classes": dict(found.renamed),
     }
-    notes = _notes(config.class_names, data, found.left_out)
+    notes = _class_notes(config.class_names, data, found.renamed, found.left_out)
     shared = f"{running.processes} processes at once" if running.processes > 1 else "one process"
     row = _row(config, weights, found.seconds_per_frame, f"{machine}, {shared}")
-    return _Result(found.table, f"{config.name} on {data.path.name}", settings, notes, row)
+    title = f"{config.name} on {data.path.name}"
+    return _Result(found.table, title, settings, running.class_map, notes, row)
 
 
 def _weights(system: str, weights: Path | None) -> str:
     return str(weights) if weights else "shipped" if system in SHIPPED else weights_of(system).name
 
 
-def _notes(class_names: Sequence[str], data: CocoVID, left_out: Mapping[str, int]) -> list[str]:
+def _class_notes(
+    class_names: Sequence[str], data: CocoVID, renamed: Mapping[str, str], left_out: Mapping[str, int]
+) -> list[str]:
+    """Returns sentences about classes that the system and the data set call differently, or do not share."""
+    if not class_names:
+        return []
     notes = []
+    if renamed:
+        notes.append(f"Classes of other names were mapped: {', '.join(f'{a} = {b}' for a, b in renamed.items())}.")
     if left_out:
         counts = ", ".join(f"{name} {count}" for name, count in left_out.items())
         notes.append(
             f"{sum(left_out.values())} detections of classes that the data set does not have were left out: {counts}."
         )
     annotated = {data.class_names[label] for label in np.unique(data.objects.labels)}
-    unknown = sorted(annotated - set(class_names))
+    unknown = sorted(annotated - set(class_names) - set(renamed.values()))
     if unknown:
         notes.append(f"The system does not know {', '.join(unknown)}: these classes count with an AP of 0.")
     return notes
@@ -244,29 +293,45 @@ def _row(config: SystemConfig, weights: Path | None, seconds: float, machine: st
     )
 
 
-def _judged(data: CocoVID, result: _Result, judging: _Judging) -> Evaluation:
-    table, notes, samples = result.table, list(result.notes), judging.bootstrap
+def _evaluated(data: CocoVID, result: _Result, measuring: _Measuring) -> Evaluation:
+    table, notes, samples = result.table, list(result.notes), measuring.bootstrap
     if samples is None:
-        is_large = len(table) > _LARGE and not judging.versus
+        is_large = len(table) > _LARGE and not measuring.versus
         samples = 0 if is_large else _SAMPLES
         if is_large:
             notes.append(f"No confidence intervals: {len(table)} detections are many; --bootstrap 1000 computes them.")
-    questions = Questions(
-        protocols=judging.protocols,
-        motion_iou=read_motion_iou(judging.motion_iou, data) if judging.motion_iou else None,
-        seq_nms=judging.seq_nms,
+    options = MetricOptions(
+        protocols=measuring.protocols,
+        motion_iou=read_motion_iou(measuring.motion_iou, data) if measuring.motion_iou else None,
+        seq_nms=measuring.seq_nms,
         samples=samples,
-        versus=_read(judging.versus, data) if judging.versus else None,
+        versus=_read([measuring.versus], data, result.class_map).table if measuring.versus else None,
     )
     with status() as tell:
-        judgement = judge(data, table, questions, tell=tell)
+        metrics = compute_metrics(data, table, options, tell=tell)
     settings = {
         "flowdet": flowdet.__version__,
         "data": str(data.path),
         **result.settings,
-        "motion_iou": str(judging.motion_iou) if judging.motion_iou else "from the track numbers",
+        "motion_iou": str(measuring.motion_iou) if measuring.motion_iou else "from the track numbers",
         "bootstrap": samples,
-        "versus": str(judging.versus) if judging.versus else None,
+        "versus": str(measuring.versus) if measuring.versus else None,
     }
     counts = Counts(len(data.videos), len(data.images), int((~data.objects.crowds).sum()), len(table))
-    return Evaluation(result.title, counts, judgement, settings, notes, result.row)
+    return Evaluation(result.title, counts, metrics, settings, notes, result.row)
+
+
+def _show(evaluation: Evaluation) -> None:
+    """Prints the metrics to quote, each with its protocol."""
+    titles, rows = headline_rows(evaluation.metrics)
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    counts = evaluation.counts
+    console.out.print(
+        f"{evaluation.title}: {counts.videos} videos, {counts.frames} frames, {counts.boxes} boxes, "
+        f"{counts.detections} detections"
+    )
+    for row in (titles, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.out.print("  ".join(cells).rstrip())
+    for note in evaluation.notes:
+        console.err.print(note, style="yellow")

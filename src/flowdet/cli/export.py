@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flowdet.backends.export import MANIFEST, export_onnx
 from flowdet.cli import console
-from flowdet.cli.outcome import parse_size
+from flowdet.cli.arguments import parse_size
 from flowdet.errors import ConfigError
 from flowdet.systems.load import load_system
 from flowdet.systems.options import SystemOptions

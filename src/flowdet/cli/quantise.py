@@ -6,7 +6,7 @@ from pathlib import Path
 from flowdet.backends.int8 import Calibration
 from flowdet.backends.int8 import quantise as make
 from flowdet.cli import console
-from flowdet.cli.outcome import status
+from flowdet.cli.console import status
 from flowdet.errors import ConfigError
 from flowdet.systems.load import load_system
 from flowdet.systems.options import SystemOptions

@@ -1,24 +1,19 @@
-"""Sources as the command line names them, and the bar that goes with one."""
+"""Sources as the command line names them."""
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from flowdet.cli import console
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
 from flowdet.video.description import VIDEO_SUFFIXES, SourceDescription, describe_source
 from flowdet.video.pictures import page_count
-from flowdet.video.reader import Video
 
-__all__ = ["Names", "expanded", "frame_bar", "is_still", "listed", "make_folder", "output_name"]
+__all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
@@ -81,19 +76,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}; name another with --out") from error
-
-
-@contextmanager
-def frame_bar(video: Video) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with frames, frames a second and time left; yields what tells it the number of frames done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} frames/s"),
-        TimeRemainingColumn(),
-    )
-    began = time.monotonic()
-    with console.progress(*columns) as bar:
-        task = bar.add_task(video.name, total=video.frame_count, rate=0.0)
-        yield lambda done: bar.update(task, completed=done, rate=done / max(time.monotonic() - began, 1e-6))

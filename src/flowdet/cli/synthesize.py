@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
 from flowdet.class_names import VID_CLASSES
 from flowdet.cli import console
+from flowdet.cli.console import progress_bar
 from flowdet.cli.data_report import print_report
 from flowdet.data.check import check
 from flowdet.data.synthetic.assets import SPLITS
@@ -44,9 +43,7 @@ def synthesize(
     if clips is not None and clips < 1:
         raise ConfigError(f"the number of clips is 1 or more, not {clips}")
     splits = SPLITS if split == "both" else (split,)
-    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with console.progress(*columns) as bar:
-        task = bar.add_task("clips", total=clip_count(splits, clips))
+    with progress_bar("rendering", clip_count(splits, clips), "clips") as progress:
         written = write_benchmark(
             out,
             splits,
@@ -54,7 +51,7 @@ def synthesize(
             clips=clips,
             seed=seed,
             processes=processes or os.cpu_count() or 1,
-            progress=lambda done: bar.update(task, completed=done),
+            progress=progress,
         )
     for path in written:
         print_report(check(path), show_all=False)

@@ -1,31 +1,30 @@
 """flowdet train: train or fine-tune a system on annotated videos, and draw how it went."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.table import Table
 
 from flowdet.cli import console
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
 from flowdet.errors import ConfigError
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import starting_weights, weights_of
 from flowdet.systems.recipes import recipe
-from flowdet.training.log import has_tensorboard
-from flowdet.training.loop import Report
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
 from flowdet.training.plot import draw_runs
 from flowdet.training.processes import Processes, join_processes
-from flowdet.training.run import fit
-from flowdet.training.task import AnnotatedImages, FitTask, default_augmentation, default_plan
+from flowdet.training.records import Throttle, TrainingProgress, has_tensorboard
+from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentation, default_plan, fit
 from flowdet.weights.native import read_native
-from flowdet.weights.zoo import SHIPPED
+from flowdet.weights.zoo import SHIPPED, yolox_weights
 
-__all__ = ["PlanOptions", "train"]
+__all__ = ["DataOptions", "PlanOptions", "StartOptions", "train"]
 
 train = App(name="train", help="Train or fine-tune a system; draw how training runs went.")
 
@@ -35,45 +34,45 @@ Paths = Annotated[tuple[Path, ...], Parameter(negative=())]
 @Parameter(name="*", group="Plan")
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to change of the plan that suits the system; the plan as it is then is printed and saved."""
+    """Changes of the plan that suits the system; the resulting plan is printed and saved."""
 
     epochs: int | None = None
     """Passes over the data."""
     batch: int | None = None
-    """Clips a step, over all processes."""
+    """Clips per step, over all processes."""
     clips_per_device: int | None = None
-    """Clips that go through a device together."""
+    """Clips per forward pass."""
     learning_rate: float | None = None
-    """For 8 clips a step; scaled linearly to the batch."""
+    """For 8 clips per step; scaled linearly to the batch."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """sgd has the momentum of the published systems."""
     schedule: Literal["steps", "cosine"] | None = None
-    """How the learning rate goes down."""
+    """How the learning rate falls."""
     drop_after: Annotated[tuple[int, ...] | None, Parameter(negative=())] = None
-    """With steps: the epochs after which the learning rate drops to a tenth; repeat the option."""
+    """With steps: an epoch after which the learning rate drops to a tenth; repeat the option."""
     warm_up_steps: int | None = None
-    """Steps in which the learning rate rises."""
+    """Steps over which the learning rate rises."""
     weight_decay: float | None = None
-    """Of every trained parameter."""
+    """Applied to every trained parameter."""
     max_gradient_norm: float | None = None
-    """Norm to which gradients are clipped; 0 leaves them."""
+    """Norm to which gradients are clipped; 0 does not clip."""
     backbone_factor: float | None = None
-    """The backbone's share of the learning rate."""
+    """The backbone's learning rate relative to that of the other parameters."""
     ema: float | None = None
     """Decay of the moving average of the weights, which is then the result; 0 for none."""
     precision: Precision | None = None
     """bfloat16 or float16 save time and memory on a GPU."""
     channels_last: bool | None = None
-    """The memory order that suits convolutions best."""
+    """Store images and maps channels last, which suits convolutions."""
     gradient_checkpointing: bool | None = None
-    """Save memory: compute the backbone's activations twice."""
+    """Save memory: recompute the backbone's activations in the backward pass."""
     seed: int | None = None
-    """Of everything that is drawn at random."""
+    """Seeds everything random."""
     save_every: int | None = None
     """Steps between checkpoints."""
 
     def applied_to(self, plan: Plan, world: int) -> Plan:
-        """The plan with these changes."""
+        """Returns the plan with these changes, and with clips per device that divide the batch."""
         given: dict[str, Any] = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
         drops, kind = given.pop("drop_after", None), given.pop("schedule", None)
         if drops and kind == "cosine":
@@ -93,109 +92,144 @@ class PlanOptions:
         return plan
 
 
+@Parameter(name="*", group="Data")
+@dataclass(frozen=True)
+class DataOptions:
+    """What to train and to evaluate on."""
+
+    data: Paths
+    """A CocoVID or COCO file; repeat the option for more. The classes are those of the first file."""
+    images: Annotated[Paths, Parameter(show_default=False)] = ()
+    """The folder of the images of each data file, or one for all. [default: the folder of the file]"""
+    val: Path | None = None
+    """A file to evaluate on after each epoch."""
+    val_images: Path | None = None
+    """The folder of its images. [default: the folder of the file]"""
+    all_frames: bool = False
+    """Train on every frame, also those that the file does not mark as training frames."""
+    augmentation: Literal["published", "stronger"] | None = None
+    """Random changes of the clips: published is a flip, stronger also zooms and changes colours."""
+    workers: int = 2
+    """Processes that read ahead, for each training process."""
+
+    @property
+    def training(self) -> tuple[AnnotatedImages, ...]:
+        """The data files with their folders of images."""
+        if len(self.images) not in {0, 1, len(self.data)}:
+            raise ConfigError(
+                f"give one folder of images for all {len(self.data)} data files or one for each, not {len(self.images)}"
+            )
+        folders = self.images * len(self.data) if len(self.images) == 1 else self.images
+        pairs = zip(self.data, folders or [path.parent for path in self.data], strict=True)
+        return tuple(AnnotatedImages(path, folder) for path, folder in pairs)
+
+    @property
+    def validation(self) -> AnnotatedImages | None:
+        """The file to evaluate on with its folder of images."""
+        return AnnotatedImages(self.val, self.val_images or self.val.parent) if self.val else None
+
+
+@Parameter(name="*", group="Start")
+@dataclass(frozen=True)
+class StartOptions:
+    """The weights to start from."""
+
+    weights: Path | None = None
+    """A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]"""
+    backbone_weights: Path | None = None
+    """Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]"""
+    flow_net_weights: Path | None = None
+    """Start from this flow net. [default: as published, once downloaded]"""
+
+    def completed(self, system: str, config: SystemConfig) -> "StartOptions":
+        """Returns these options with the shipped or published weights of a system where none are given."""
+        if self.weights:
+            return self
+        if system.endswith(".safetensors"):
+            return replace(self, weights=Path(system))
+        if system in SHIPPED or yolox_weights(system):
+            return self if self.backbone_weights else replace(self, weights=weights_of(system))
+        if self.backbone_weights and (self.flow_net_weights or not config.flow_net):
+            return self
+        found = starting_weights(system)
+        return replace(
+            self,
+            backbone_weights=self.backbone_weights or found.get("backbone"),
+            flow_net_weights=self.flow_net_weights or found.get("flow_net"),
+        )
+
+
 @train.default
 def train_system(
     system: str,
     *,
-    data: Paths,
     out: Path,
-    images: Annotated[Paths, Parameter(show_default=False)] = (),
-    val: Path | None = None,
-    val_images: Path | None = None,
-    weights: Path | None = None,
-    backbone_weights: Path | None = None,
-    flow_net_weights: Path | None = None,
-    all_frames: bool = False,
-    augmentation: Literal["published", "stronger"] | None = None,
-    keep_epochs: bool = False,
-    workers: int = 2,
-    device: str = "cpu",
+    data: DataOptions,
+    start: StartOptions | None = None,
     plan: PlanOptions | None = None,
+    keep_epochs: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Train or fine-tune a system on annotated videos, stills, or both.
 
-    The classes are those of the first data file. The same command goes on where it was stopped. Several processes:
+    The same command continues a run that was stopped. For several processes:
     torchrun --nproc-per-node=8 -m flowdet train ... --device cuda
 
     Args:
-        system: One of `flowdet models`, or a native weight file of your own (.safetensors) to start from.
-        data: A CocoVID or COCO file; repeat the option for more.
-        out: Folder of the run.
-        images: The folder of the images of each data file, or one for all. [default: the folder of the file]
-        val: A file to evaluate on after each epoch.
-        val_images: The folder of its images. [default: the folder of the file]
-        weights: A trained system to start from, of any classes. [default: the shipped weights, where there are some]
-        backbone_weights: Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]
-        flow_net_weights: Start from this flow net. [default: as published, once downloaded]
-        all_frames: Train on every frame, also those that the file does not mark as training frames.
-        augmentation: Random transforms of a clip: published only flips, stronger zooms and recolours too.
-        keep_epochs: Write the weights after each epoch too.
-        workers: Processes that read ahead, for each training process.
-        device: Where to train, "cuda" for instance.
+        system: A name that `flowdet models` lists, or a native weight file of your own (.safetensors) to start from.
+        out: The folder of the run.
+        data: What to train and to evaluate on.
+        start: The weights to start from.
         plan: Changes of the plan.
+        keep_epochs: Write the weights after each epoch too.
+        device: Where to train: cpu or cuda.
     """
-    if system.endswith(".safetensors"):
-        weights = weights or Path(system)
-        config = read_native(Path(system))[0]
-    else:
-        config = recipe(system)
-        if not weights and system in SHIPPED:
-            weights = None if backbone_weights else weights_of(system)
-        elif not weights:
-            is_complete = backbone_weights and (flow_net_weights or not config.flow_net)
-            found = {} if is_complete else starting_weights(system)
-            backbone_weights = backbone_weights or found.get("backbone")
-            flow_net_weights = flow_net_weights or found.get("flow_net")
+    config = read_native(Path(system))[0] if system.endswith(".safetensors") else recipe(system)
     chosen = {
         "published": PUBLISHED_AUGMENTATION,
         "stronger": STRONGER_AUGMENTATION,
         None: default_augmentation(config),
     }
-    task = FitTask(
+    options = RunOptions(
         config=config,
-        data=tuple(_annotated(data, images)),
+        data=data.training,
         folder=out,
-        weights=weights,
-        backbone_weights=backbone_weights,
-        flow_net_weights=flow_net_weights,
-        validation=AnnotatedImages(val, val_images or val.parent) if val else None,
-        augmentation=chosen[augmentation],
-        all_frames=all_frames,
+        **asdict((start or StartOptions()).completed(system, config)),
+        validation=data.validation,
+        augmentation=chosen[data.augmentation],
+        all_frames=data.all_frames,
         keep_epochs=keep_epochs,
-        workers=workers,
+        workers=data.workers,
     )
     with join_processes(device) as processes:
-        suited = default_plan(config, is_trained=task.weights is not None)
-        _run(task, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
+        suited = default_plan(config, is_trained=options.weights is not None)
+        _run(options, (plan or PlanOptions()).applied_to(suited, processes.world), processes)
 
 
-def _annotated(data: tuple[Path, ...], images: tuple[Path, ...]) -> Iterator[AnnotatedImages]:
-    if len(images) not in {0, 1, len(data)}:
-        raise ConfigError(
-            f"give one folder of images for all {len(data)} data files or one for each, not {len(images)}"
-        )
-    folders = images * len(data) if len(images) == 1 else images or [path.parent for path in data]
-    for path, folder in zip(data, folders, strict=True):
-        yield AnnotatedImages(path, folder)
-
-
-def _run(task: FitTask, plan: Plan, processes: Processes) -> None:
+def _run(options: RunOptions, plan: Plan, processes: Processes) -> None:
     if not processes.is_first:
-        fit(task, plan, processes=processes)
+        fit(options, plan, processes=processes)
         return
-    console.out.print(_described(task, plan, processes))
+    console.out.print(_described(options, plan, processes))
     if not has_tensorboard():
-        console.out.print("TensorBoard is not installed (pip install 'flowdet[log]'); the log is in log.jsonl alone")
-    with _progress() as (watch, watch_evaluation, say):
-        path = fit(task, plan, processes=processes, watch=watch, watch_evaluation=watch_evaluation, say=say)
+        console.out.print("TensorBoard is not installed (pip install tensorboard); the log is in log.jsonl alone")
+    with _bars() if console.err.is_terminal else nullcontext(_lines()) as (watch, watch_evaluation):
+        path = fit(
+            options,
+            plan,
+            processes=processes,
+            watch=watch,
+            watch_evaluation=watch_evaluation,
+            say=console.err.print,
+        )
     console.out.print(f"finished: {path}")
 
 
-def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
+def _described(options: RunOptions, plan: Plan, processes: Processes) -> Table:
     """Everything that was chosen or left to its default."""
     table = Table("", "", box=None, show_header=False)
-    table.add_row("system", task.config.name)
-    for part in task.data:
+    table.add_row("system", options.config.name)
+    for part in options.data:
         table.add_row("data", f"{part.annotations}, images in {part.images}")
     table.add_row(
         "processes", f"{processes.world} on {processes.device}, {plan.rounds(processes.world)} round(s) a step"
@@ -205,26 +239,38 @@ def _described(task: FitTask, plan: Plan, processes: Processes) -> Table:
     return table
 
 
+_Watchers = tuple[Callable[[TrainingProgress], None], Callable[[int, int], None]]
+
+
 @contextmanager
-def _progress() -> Iterator[tuple[Callable[[Report], None], Callable[[int, int], None], Callable[[str], None]]]:
-    """A bar with epoch, step, loss, clips a second and time left; beside it one for the evaluation."""
+def _bars() -> Iterator[_Watchers]:
+    """Progress bars of training and evaluation, for a terminal."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
-    with console.progress(*columns, TimeRemainingColumn()) as bar:
+    with console.progress(*columns) as bar:
         training = bar.add_task("train", total=None, state="")
         evaluation = bar.add_task("evaluate", total=None, state="", visible=False)
 
-        def watch(report: Report) -> None:
-            state = (
-                f"epoch {report.epoch}/{report.epochs} step {report.step}/{report.steps} loss {report.loss:.3f} "
-                f"{report.clips_per_second:.1f} clips/s"
-            )
-            bar.update(training, completed=report.step, total=report.steps, state=state)
+        def watch(progress: TrainingProgress) -> None:
+            bar.update(training, completed=progress.step, total=progress.steps, state=f"{progress}")
 
         def watch_evaluation(done: int, frames: int) -> None:
             state = f"{done}/{frames} frames"
             bar.update(evaluation, completed=done, total=frames, state=state, visible=done < frames)
 
-        yield watch, watch_evaluation, bar.console.print
+        yield watch, watch_evaluation
+
+
+def _lines() -> _Watchers:
+    """A line of progress every 30 s, for a file or a pipe."""
+    sometimes = Throttle(console.err.print)
+
+    def watch(progress: TrainingProgress) -> None:
+        sometimes(progress, is_last=progress.step == progress.steps)
+
+    def watch_evaluation(done: int, frames: int) -> None:
+        sometimes(f"evaluated {done} of {frames} frames", is_last=False)
+
+    return watch, watch_evaluation
 
 
 @train.command

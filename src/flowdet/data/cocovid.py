@@ -261,6 +261,9 @@ def image_problems(image: Mapping[str, Any], where: str) -> Iterator[Problem]:
         where: What messages call it.
     """
     yield from _field_problems("image", image, where)
+    file_name = image.get("file_name")
+    if type(file_name) is str and not _is_file_name(file_name):
+        yield Problem("image with a wrong file_name", f"{where}: no file can be called {file_name[:80]!r}")
     for name in ("height", "width"):
         value = image.get(name)
         if type(value) is int and not 1 <= value <= LARGEST_PIXELS:
@@ -323,17 +326,12 @@ def _field_problems(what: str, entry: Mapping[str, Any], where: str) -> Iterator
         if type(value) is not kind:
             sentence = f"{where}: {name} must be {_TYPE_NAMES[kind]}, not {_told(value)}"
             yield Problem(f"{what} with a wrong {name}", sentence)
-        elif what == "category" and isinstance(value, str) and not is_printable(value):
-            sentence = f"{where}: its name {value[:40]!r} holds a character that cannot be printed"
-            yield Problem(f"{what} with a wrong {name}", sentence)
-        elif name == "file_name" and not _is_file_name(value):
-            yield Problem(f"{what} with a wrong {name}", f"{where}: no file can be called {str(value)[:80]!r}")
 
 
-def _is_file_name(name: object) -> bool:
+def _is_file_name(name: str) -> bool:
     try:
         # Bytes of names that are not UTF-8 come as surrogates U+DC80 to U+DCFF; other surrogates are nothing.
-        return isinstance(name, str) and bool(name.encode("utf-8", "surrogateescape"))
+        return bool(name) and (name.isascii() or bool(name.encode("utf-8", "surrogateescape")))
     except UnicodeEncodeError:
         return False
 
@@ -346,6 +344,11 @@ def _name_problems(categories: Sequence[Any]) -> Iterator[Problem]:
             if name in seen:
                 yield Problem("category name used twice", f"two categories are called {name!r}")
             seen.add(name)
+            if not is_printable(name):
+                sentence = (
+                    f"category {category.get('id')}: its name {name[:40]!r} holds a character that cannot be printed"
+                )
+                yield Problem("category with a wrong name", sentence)
 
 
 def _frame_problems(images: list[Any], videos: set[int]) -> Iterator[Problem]:
@@ -380,4 +383,7 @@ def _reference_problems(annotations: list[Any], images: set[int], categories: se
 
 
 def _is_box(values: list[Any]) -> bool:
-    return len(values) == 4 and all(map(is_pixels, values)) and values[2] >= 0 and values[3] >= 0
+    if len(values) != 4:
+        return False
+    x, y, width, height = values
+    return is_pixels(x) and is_pixels(y) and is_pixels(width, 0) and is_pixels(height, 0)

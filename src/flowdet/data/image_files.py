@@ -1,7 +1,6 @@
 """The pictures of a data set on disk: their places, sizes and pixels."""
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from PIL import Image
 
 from flowdet.data.cocovid import CocoVID, ImageRecord, Problem
 from flowdet.errors import DataError, VideoError
-from flowdet.files import IMAGE_SUFFIXES
+from flowdet.files import IMAGE_SUFFIXES, natural_key
 from flowdet.video.pictures import read_picture as read_pixels
 
 __all__ = [
@@ -107,7 +106,7 @@ def picture_names(folder: Path) -> list[str]:
         OSError: There is no such folder, or it cannot be read.
     """
     files = [entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    return sorted((name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES), key=_natural)
+    return sorted((name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES), key=natural_key)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -173,10 +172,6 @@ def read_picture(path: Path, size: tuple[int, int], where: str) -> NDArray[np.ui
         f"{where}: {path} is {upright.shape[1]}x{upright.shape[0]} px, the annotations say {size[1]}x{size[0]}; "
         "its boxes would lie elsewhere"
     )
-
-
-def _natural(name: str) -> list[tuple[str, int]]:
-    return [(text.casefold(), int(digits or -1)) for text, digits in re.findall(r"(\D*)([0-9]*)", name)]
 
 
 def _picture_problem(folder: Path, image: ImageRecord, *, decode: bool) -> Problem | None:

@@ -2,6 +2,7 @@
 
 import configparser
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -70,9 +71,9 @@ def import_mot(
     strict: bool = False,
     progress: Callable[[int], None] = lambda sequences: None,
 ) -> Written:
-    """Imports MOT-challenge folders, each with img1/, gt/gt.txt and, if there is one, seqinfo.ini.
+    """Imports MOT-challenge folders, each with img1/, gt/gt.txt and, optionally, seqinfo.ini.
 
-    Frames and pixels, which the challenge counts from 1, are counted from 0. Rows marked as ignored are left out.
+    Frames and pixels count from 1 there and from 0 in the result. Rows marked as ignored are left out.
 
     Args:
         root: One such folder, or a folder of them.
@@ -163,10 +164,13 @@ def _pictures(folder: Path, problems: list[Problem]) -> dict[int, Path]:
         raise DataError(f"{folder / where} holds no picture")
     stems = [name.partition(".")[0] for name in names]
     numbers = [int(stem) if stem.isascii() and stem.isdigit() else 0 for stem in stems]
-    are_frames = len(set(numbers)) == len(names) and all(0 < number <= LARGEST_FRAME for number in numbers)
+    are_frames = all(0 < number <= LARGEST_FRAME for number in numbers)
     frames = [number - 1 for number in numbers] if are_frames else range(len(names))
+    if len(set(frames)) != len(frames):
+        twice = next(number for number, count in Counter(numbers).items() if count > 1)
+        raise DataError(f"{folder / where} has more than one picture of frame {twice}")
     if length is not None and length != len(names):
-        sentence = f"{folder / 'seqinfo.ini'} speaks of {length} frames, {folder / where} holds {len(names)} pictures"
+        sentence = f"{folder / 'seqinfo.ini'} says {length} frames, {folder / where} holds {len(names)} pictures"
         problems.append(Problem("missing or surplus pictures", sentence))
     return {frame: folder / where / name for frame, name in zip(frames, names, strict=True)}
 
@@ -180,7 +184,7 @@ def _sequence_info(path: Path) -> tuple[str, int | None]:
         length = parser.getint("Sequence", "seqLength", fallback=None)
     except (configparser.Error, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if Path(where).name != where:
+    if Path(where).name != where or where == "..":
         raise DataError(f"{path}: imDir is the name of a folder beside the file, not {where!r}")
     return where, length
 

@@ -82,7 +82,7 @@ def read_motion_iou(path: str | Path, data: CocoVID) -> NDArray[np.float64]:
         path: A JSON file `{annotation id: value}`, also compressed (.json.gz); or the file that the authors
             of FGFA published for ImageNet VID val, `imagenet_vid_groundtruth_motion_iou.mat`, which has the
             frames in the order of the videos and the values of a frame in the order of its objects. The
-            latter needs SciPy: `pip install 'flowdet[eval]'`.
+            latter needs SciPy: `pip install scipy`.
         data: The data set that the values belong to.
 
     Returns:
@@ -94,7 +94,7 @@ def read_motion_iou(path: str | Path, data: CocoVID) -> NDArray[np.float64]:
     path = Path(path)
     if path.suffix == ".mat":
         return _match_frames(path, _read_mat(path), data)
-    return _match_ids(path, _read_json(path), data)
+    return _match_ids(path, _read_json(path, len(data.objects)), data)
 
 
 def _read(path: Path) -> bytes:
@@ -104,10 +104,16 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, count: int) -> Any:
     content = _read(path)
+    most = 1_000_000 + 100 * count  # bytes; an entry takes about 40
     try:
-        return json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+        if path.suffix == ".gz":
+            with gzip.open(BytesIO(content)) as packed:
+                content = packed.read(most + 1)
+            if len(content) > most:
+                raise DataError(f"{path} unpacks to more than {most} bytes, too many for {count} objects")
+        return json.loads(content)
     except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a JSON file: {error}") from error
 
@@ -136,7 +142,7 @@ def _read_mat(path: Path) -> list[NDArray[np.float64]]:
     try:
         from scipy.io import loadmat  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
-        raise DataError(f"reading {path} needs SciPy: pip install 'flowdet[eval]'") from error
+        raise DataError(f"reading {path} needs SciPy: pip install scipy") from error
     content = _read(path)
     try:
         cells = loadmat(BytesIO(content))["motion_iou"].reshape(-1)

@@ -4,6 +4,7 @@ import codecs
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
@@ -122,7 +123,7 @@ def is_whole(value: object, smallest: int = -LARGEST_ID, largest: int = LARGEST_
 
 def is_pixels(value: object, smallest: float = -LARGEST_PIXELS) -> bool:
     """Returns whether a value is a plausible coordinate or length in pixels, whole or not."""
-    return (type(value) is int or type(value) is float) and smallest <= value <= LARGEST_PIXELS
+    return type(value) in (int, float) and smallest <= value <= LARGEST_PIXELS  # type: ignore[operator]
 
 
 def parse_pixels(text: str) -> float:
@@ -169,7 +170,7 @@ def check_class_list(names: list[str], where: str) -> tuple[str, ...]:
             raise DataError(f"{where}: expected class names, came an empty one; {hint}")
         if not is_printable(name):
             raise DataError(f"{where}: the class {name!r} holds a character that cannot be printed; {hint}")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
         raise DataError(f"{where}: the class {twice!r} is there more than once; {hint}")
     return tuple(names)

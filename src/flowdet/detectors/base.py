@@ -51,7 +51,7 @@ class RoIAttention(nn.Module):
             pooled: [n, c, bins, bins] RoI features of b images, one image after the other.
             rois: [k, 4] xyxy px, network input, for each of the b images.
             maps: The maps that they were pooled from.
-            support: Of b streams.
+            support: The support of b streams.
         """
         del rois, maps, support
         return pooled
@@ -63,7 +63,7 @@ class RoIAttention(nn.Module):
             layer: Number of the layer, from 0.
             features: [n, d] of b images, one image after the other, before the activation.
             counts: The number of RoIs of each of the b images.
-            support: Of b streams.
+            support: The support of b streams.
         """
         del layer, counts, support
         return features

@@ -23,16 +23,17 @@ _STAGES_TO_STRIDE_16 = 5
 
 @dataclass(frozen=True)
 class EfficientNetLite0Config:
-    """The backbone has nothing to choose but how much of it trains.
+    """How much of the backbone trains.
 
-    `frozen_stages` counts the stages that do not train after the stem, which is frozen from 0 on; -1 trains all.
+    Attributes:
+        frozen_stages: Freezes the stem and the first n stages; -1 freezes nothing.
     """
 
     frozen_stages: int = 1
 
 
 class _ConvNorm(nn.Sequential):
-    """With stride 2 the padding is as in TensorFlow, where the weights come from: one less before than after."""
+    """With stride 2 the padding is as in TensorFlow, where the weights come from: one pixel less before than after."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, activate: bool = True
@@ -78,13 +79,13 @@ class EfficientNetLite0(nn.Module):
         freeze_stages([self.stem, *stages], config.frozen_stages)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
+        """Switches the mode of everything but batch norm, which keeps the statistics of the pre-training."""
         super().train(mode)
         keep_norms_in_evaluation(self)
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [b, 3, H, W] to features [b, 112, H / 16, W / 16] and [b, 320, H / 32, W / 32]."""
+        """Images [b, 3, H, W] to maps [b, 112, H / 16, W / 16] and [b, 320, H / 32, W / 32]."""
         x = self.stem(images)
         for stage in self.stages[:_STAGES_TO_STRIDE_16]:
             x = stage(x)

@@ -18,7 +18,7 @@ _BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 class ResNetConfig:
     """A residual backbone; groups 64 and group_width 4 make a ResNeXt 64x4d.
 
-    `frozen_stages` counts the stages that do not train after the stem, which is frozen from 0 on; -1 trains all.
+    `frozen_stages` freezes the stem and the first n stages; -1 freezes nothing.
     """
 
     depth: Literal[50, 101]
@@ -55,12 +55,12 @@ class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
         freeze_stages(stages, config.frozen_stages)
 
     def train(self, mode: bool = True) -> "ResNet":
-        """Switches the mode of everything but batch norm, whose statistics stay those of the pre-training."""
+        """Switches the mode of everything but batch norm, which keeps the statistics of the pre-training."""
         super().train(mode)
         keep_norms_in_evaluation(self)
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Images [b, 3, H, W] to the features of stage 4, [b, 2048, H / 16, W / 16]."""
+        """Images [b, 3, H, W] to the map of stage 4, [b, 2048, H / 16, W / 16]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return (self.layer4(self.layer3(self.layer2(self.layer1(x)))),)

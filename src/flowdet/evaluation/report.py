@@ -1,4 +1,4 @@
-"""An evaluation as a document: JSON with every figure, Markdown to be read."""
+"""An evaluation as a document: JSON with all metrics, and Markdown."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flowdet.errors import ConfigError
-from flowdet.metrics.figures import Figures
+from flowdet.data.cocovid import CocoVID
+from flowdet.errors import ConfigError, DataError
+from flowdet.evaluation.compute import AllMetrics, Intervals
+from flowdet.evaluation.curves import check_plotting, precision_recall, save_curves, save_summary
+from flowdet.evaluation.worst_frames import save_mistakes, worst_frames
+from flowdet.files import write_text
+from flowdet.metrics.average_precision import Metrics
+from flowdet.metrics.detections import DetectionTable
 from flowdet.metrics.intervals import Interval
-from flowdet.metrics.judging import Intervals, Judgement
 
 __all__ = [
     "Counts",
@@ -22,13 +27,13 @@ __all__ = [
     "to_json",
     "to_markdown",
     "write_json",
-    "write_text",
+    "write_report",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much was compared."""
+    """The size of the data set and of the result."""
 
     videos: int
     frames: int
@@ -38,17 +43,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class SystemRow:
-    """What the published tables say of a system beside its AP50; None or "" where it is not known.
+    """The columns of the published tables beside AP50; None or "" where unknown.
 
     Attributes:
-        backbone: "R-50-DC5", for instance.
+        backbone: For instance "R-50-DC5".
         style: "pytorch": strides in the 3x3 convolutions.
-        schedule: "7e": 7 epochs.
-        memory_gb: Of the training, peak on a GPU.
-        seconds_per_frame: Of this evaluation: preparing, network and post-processing.
-        machine: What that was measured on.
+        schedule: For instance "7e", 7 epochs.
+        memory_gb: Peak GPU memory of the training.
+        seconds_per_frame: Measured in this evaluation: preprocessing, network and postprocessing.
+        machine: The machine that this was measured on.
         config: Name of the configuration.
-        download: Where the weights are.
+        download: Link to the weights.
     """
 
     backbone: str
@@ -63,51 +68,51 @@ class SystemRow:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Evaluation:
-    """All that is known of one result on one data set.
+    """One evaluated result.
 
     Attributes:
-        title: What was evaluated on what.
-        counts: How much was compared.
-        judgement: The figures.
-        settings: What they depend on.
+        title: The system or results, and the data set.
+        counts: The size of the data set and of the result.
+        metrics: The metrics.
+        settings: What the metrics depend on.
         notes: Sentences that a reader should know.
-        row: The system; None where only a results file is known.
+        row: The row of the published tables; None for a results file.
     """
 
     title: str
     counts: Counts
-    judgement: Judgement
+    metrics: AllMetrics
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     row: SystemRow | None = None
 
 
 def percent(value: float | None) -> str:
-    """A share as percent with one decimal; "-" for none."""
+    """Returns a share as percent with one decimal; "-" for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def headline_rows(judgement: Judgement) -> tuple[list[str], list[list[str]]]:
-    """The figures to quote as a table: titles of the columns, then a row a figure with its protocol before it."""
-    titles = ["protocol", "figure", "percent"]
-    titles += ["95 % interval"] if judgement.intervals else []
-    titles += ["with Seq-NMS", "change"] if judgement.seq_nms else []
-    titles += ["better than the other by", "95 % interval of that"] if judgement.versus else []
-    return titles, list(_headline(judgement))
+def headline_rows(metrics: AllMetrics) -> tuple[list[str], list[list[str]]]:
+    """Returns the metrics to quote as a table: the titles of the columns, and a row for each protocol and metric."""
+    titles = ["protocol", "metric", "percent"]
+    titles += ["95 % interval"] if metrics.intervals else []
+    titles += ["with Seq-NMS", "change"] if metrics.seq_nms else []
+    titles += ["better than the other by", "95 % interval of that"] if metrics.versus else []
+    return titles, list(_headline(metrics))
 
 
-def _headline(judgement: Judgement) -> Iterator[list[str]]:
-    for protocol, figures in judgement.figures.items():
-        for name, value in figures.headline.items():
+def _headline(found: AllMetrics) -> Iterator[list[str]]:
+    for protocol, metrics in found.by_protocol.items():
+        for name, value in metrics.headline.items():
             row = [protocol, name, percent(value)]
-            if judgement.intervals:
-                row.append(_range(judgement.intervals[protocol].get(name)))
-            if judgement.seq_nms:
-                linked = judgement.seq_nms[protocol].headline[name]
+            if found.intervals:
+                row.append(_range(found.intervals[protocol].get(name)))
+            if found.seq_nms:
+                linked = found.seq_nms[protocol].headline[name]
                 change = None if value is None or linked is None else linked - value
                 row += [percent(linked), _signed(change)]
-            if judgement.versus:
-                difference = judgement.versus[protocol].get(name)
+            if found.versus:
+                difference = found.versus[protocol].get(name)
                 row += [_signed(difference.value if difference else None), _range(difference)]
             yield row
 
@@ -121,16 +126,15 @@ def _signed(value: float | None) -> str:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Every figure unrounded, as shares from 0 to 1.
+    """Returns all metrics, as unrounded shares from 0 to 1, by protocol.
 
-    The protocols' names are keys; beside them are "intervals", "seq_nms", "versus", "data", "settings", "notes" and
-    "seconds_per_frame".
+    Further keys are "intervals", "seq_nms", "versus", "data", "settings", "notes" and "seconds_per_frame".
     """
     return {
-        **{protocol: figures.to_json() for protocol, figures in evaluation.judgement.figures.items()},
-        "intervals": _plain(evaluation.judgement.intervals),
-        "seq_nms": {protocol: figures.to_json() for protocol, figures in evaluation.judgement.seq_nms.items()},
-        "versus": _plain(evaluation.judgement.versus),
+        **{protocol: dict(metrics.document) for protocol, metrics in evaluation.metrics.by_protocol.items()},
+        "intervals": _plain(evaluation.metrics.intervals),
+        "seq_nms": {protocol: dict(metrics.document) for protocol, metrics in evaluation.metrics.seq_nms.items()},
+        "versus": _plain(evaluation.metrics.versus),
         "data": asdict(evaluation.counts),
         "seconds_per_frame": evaluation.row.seconds_per_frame if evaluation.row else None,
         "settings": dict(evaluation.settings),
@@ -146,7 +150,7 @@ def _plain(intervals: Intervals) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """The tables in Markdown: one with the columns of the published tables, then all figures by protocol."""
+    """Returns a Markdown page: the row of the published tables, then all metrics by protocol."""
     counts = evaluation.counts
     parts = [
         f"# {evaluation.title}",
@@ -155,9 +159,9 @@ def to_markdown(evaluation: Evaluation) -> str:
     if evaluation.row:
         parts += [_published_table(evaluation, evaluation.row), _footnote(evaluation.row)]
     parts += ["\n".join(f"- {note}" for note in evaluation.notes)] if evaluation.notes else []
-    parts += ["## Figures", _table(*headline_rows(evaluation.judgement))]
-    for protocol, figures in evaluation.judgement.figures.items():
-        parts += [f"## Classes, `{protocol}`", _class_table(figures)]
+    parts += ["## Metrics", _table(*headline_rows(evaluation.metrics))]
+    for protocol, metrics in evaluation.metrics.by_protocol.items():
+        parts += [f"## Classes, `{protocol}`", _class_table(metrics)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,45 +182,30 @@ def _published_table(evaluation: Evaluation, row: SystemRow) -> str:
 
 def _footnote(row: SystemRow) -> str:
     return (
-        "Mem: of the training, where it was published. "
-        f"Inf time: from the median frame of this evaluation, on {row.machine}; reading is not counted."
+        "Mem: GPU memory of the training, where published. "
+        f"Inf time: median frame of this evaluation, without reading, on {row.machine}."
     )
 
 
 def _quoted(evaluation: Evaluation) -> tuple[str, str]:
-    """The figure for the published column and its protocol: AP50 of COCO, else whatever has its threshold of 0.5."""
+    """Returns the protocol and the metric for the column AP50: that of COCO, else the metric at the same IoU of 0.5."""
     for protocol, name in (("coco", "AP50"), ("ilsvrc", "mAP"), ("ilsvrc-motion", "all")):
-        if protocol in evaluation.judgement.figures:
-            return protocol, percent(evaluation.judgement.figures[protocol].headline[name])
+        if protocol in evaluation.metrics.by_protocol:
+            return protocol, percent(evaluation.metrics.by_protocol[protocol].headline[name])
     return "-", "-"
 
 
-def _class_table(figures: Figures) -> str:
-    names = list(figures.per_class)
-    classes = list(figures.per_class[names[0]]) if names else []
-    rows = [[name, *(percent(figures.per_class[figure][name]) for figure in names)] for name in classes]
+def _class_table(metrics: Metrics) -> str:
+    names = list(metrics.per_class)
+    classes = list(metrics.per_class[names[0]]) if names else []
+    rows = [[name, *(percent(metrics.per_class[metric][name]) for metric in names)] for name in classes]
     return _table(["class", *names], [row for row in rows if set(row[1:]) != {"-"}])
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that is there in full or not at all.
-
-    Raises:
-        ConfigError: It cannot be written.
-    """
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
@@ -226,3 +215,36 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
         ConfigError: It cannot be written.
     """
     write_text(path, json.dumps(to_json(evaluation), indent=1, allow_nan=False) + "\n")
+
+
+def write_report(
+    folder: Path, data: CocoVID, detections: DetectionTable, evaluation: Evaluation, *, images: Path, pictures: int
+) -> Iterator[str]:
+    """Writes the report, the metrics, the plots and the pictures; yields a sentence for what cannot be drawn.
+
+    Args:
+        folder: An existing folder for all of it.
+        data: The annotated data set.
+        detections: The detections.
+        evaluation: The metrics.
+        images: The folder of the data set's images.
+        pictures: The largest number of pictures of the worst frames.
+
+    Raises:
+        ConfigError: A file cannot be written.
+    """
+    write_json(folder / "evaluation.json", evaluation)
+    write_text(folder / "report.md", to_markdown(evaluation))
+    try:
+        check_plotting()
+    except ConfigError as error:
+        yield f"no precision-recall curves: {error}"
+    else:
+        curves = precision_recall(data, detections)
+        save_curves(curves, folder / "precision_recall.png")
+        save_summary(curves, folder / "precision_recall_summary.png")
+    if pictures:
+        try:
+            save_mistakes(data, detections, worst_frames(data, detections, pictures), images, folder / "worst")
+        except DataError as error:
+            yield f"no pictures of the worst frames: {error}; name the folder with --images"

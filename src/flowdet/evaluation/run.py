@@ -1,60 +1,114 @@
-"""Running a system over a whole data set: continued where it was interrupted, spread over processes."""
+"""Running a system over a data set, video by video: spread over processes, and continued after an interruption."""
 
-import multiprocessing
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from safetensors.torch import load
 
 from flowdet.backends.choice import with_backend
-from flowdet.data.cocovid import CocoVID
-from flowdet.errors import ConfigError, FlowdetError
-from flowdet.evaluation.jobs import Job, Origin, check_images, finish, is_done, jobs_of, read_found
-from flowdet.metrics.detections import DetectionTable, map_labels
+from flowdet.data.cocovid import CocoVID, ImageRecord
+from flowdet.data.image_files import read_picture
+from flowdet.errors import ConfigError, DataError
+from flowdet.files import replacing
+from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
+from flowdet.types import Detections, Frame
+from flowdet.video.reader import read_ahead
 from flowdet.weights.native import packed_weights, weights_digest
+from flowdet.work.pool import device_of, spread
 
-__all__ = ["DataSetDetections", "detect_data_set", "interrupts_ignored"]
+__all__ = ["DataSetDetections", "detect_data_set"]
+
+_RECORD_KEY = "flowdet.detections"
+_STILLS_IN_A_FILE = 100
+_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DataSetDetections:
-    """What a system found in a data set.
+    """The detections of a system in a data set.
 
     Attributes:
-        table: Every detection of a class that the data set knows; scores and boxes as the system gave them.
-        seconds_per_frame: Median over the frames of preparing, network and post-processing, without reading.
-        left_out: For each class that only the system knows, how many detections were left out.
+        table: All detections of classes that the data set has.
+        seconds_per_frame: Median over the frames of preprocessing, network and postprocessing, without reading.
+        left_out: For each class that the data set does not have, the number of detections left out.
+        renamed: For each class that the data set calls otherwise, its name there.
     """
 
     table: DetectionTable
     seconds_per_frame: float
     left_out: Mapping[str, int]
+    renamed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class _Start:
-    """What a spawned process begins with."""
+class _Job:
+    """A video or a batch of stills, which becomes one file.
+
+    Attributes:
+        path: The file.
+        streams: A video is one stream; every still is a stream of its own.
+        positions: Positions of the frames in the data set's images, stream by stream.
+    """
+
+    path: Path
+    streams: tuple[tuple[ImageRecord, ...], ...]
+    positions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where the detections of a run come from.
+
+    Attributes:
+        annotations: The data set's file, for messages.
+        images: The folder of the data set's images.
+        record: Everything that must be the same for a run to continue an earlier one.
+    """
+
+    annotations: Path
+    images: Path
+    record: Mapping[str, str]
+
+    def record_of(self, job: _Job) -> dict[str, str]:
+        """Returns what is saved with the detections of a job, a digest of its frames' names and sizes included."""
+        frames = [[(image.file_name, image.height, image.width) for image in stream] for stream in job.streams]
+        return {**self.record, "frames": hashlib.sha256(json.dumps(frames).encode()).hexdigest()}
+
+
+@dataclass(frozen=True)
+class _WorkerSystem:
+    """What a worker process needs to build the system.
+
+    Attributes:
+        config: The configuration of the system.
+        weights: Its weights, as safetensors.
+        device: Where it runs; "cuda" stands for all GPUs.
+        backend: What computes.
+        origin: Where the detections come from.
+    """
 
     config: SystemConfig
     weights: bytes
     device: torch.device
     backend: str
-    threads: int
-    origin: Origin
+    origin: _Origin
 
 
 def detect_data_set(
@@ -65,31 +119,32 @@ def detect_data_set(
     *,
     processes: int = 1,
     threads: int | None = None,
+    class_map: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> DataSetDetections:
-    """Detects objects in every image of a data set; each video is a stream, each still is one of a single frame.
+    """Detects objects in every image of a data set; each video is a stream, each still a stream of one frame.
 
-    A finished video is a file in the folder. A call that was interrupted continues with what is missing, with any
-    number of processes; files of other weights, another method or other images are refused. So a training loop
-    that validates between epochs names a folder for each epoch. With the same `threads` the result is the same to
-    the bit for any number of processes; another number of threads sums in another order, which moves scores in
-    their seventh digit.
+    Each finished video becomes a file in the folder. An interrupted call continues with the videos that are missing,
+    with any number of processes; files of other weights, another configuration or other images are refused. With the
+    same `threads`, the result is the same to the bit for any number of processes. Another number of threads changes
+    the order of sums, and scores in their seventh digit.
 
     Args:
-        system: Detects; must be in evaluation mode. On "cuda", several processes take the GPUs in turn.
-        data: Says which images there are; classes are matched by name.
-        images: The folder that its file names lie below.
-        folder: Takes a file for each finished video; made if need be.
-        processes: 1: this one does all. More: so many are spawned, which needs the usual
+        system: The system, in evaluation mode. On "cuda", several processes take the GPUs in turn.
+        data: The data set; its classes are matched by name, see `map_classes`.
+        images: The folder of the data set's images.
+        folder: The folder for the files; created if it does not exist.
+        processes: With 1, this process does everything. More are spawned, which needs the usual
             `if __name__ == "__main__":` in a script. Each holds the system and the window of one video.
-        threads: Of torch in each process; a share of this process's threads if not given.
-        progress: Told at the start and after every frame how many are done, those of earlier calls included.
+        threads: Threads of torch in each process; by default they share those of this process.
+        class_map: Names of the system's classes, and what the data set calls them, where they differ.
+        progress: Called at the start and after every frame with the number of finished frames, earlier calls included.
 
     Raises:
-        ConfigError: The folder cannot be written to or holds detections of something else; `processes` or `threads`
-            is less than 1.
-        DataError: An image is missing, cannot be read, or has another size than the data set says; the system and
-            the data set have no class in common.
+        ConfigError: The folder cannot be written to or holds other detections; `processes` or `threads` is less than 1;
+            a name in `class_map` does not exist.
+        DataError: An image is missing, cannot be read, or differs in size from the data set; the system and the data
+            set have no class in common.
         FlowdetError: A process was killed.
     """
     if system.training:
@@ -97,8 +152,11 @@ def detect_data_set(
     threads = max(1, torch.get_num_threads() // max(1, processes)) if threads is None else threads
     if processes < 1 or threads < 1:
         raise ConfigError(f"processes and threads must be 1 or more, not {processes} and {threads}")
-    labels = map_labels(system.config.class_names, data)
-    _make_folder(folder)
+    classes = map_classes(system.config.class_names, data, class_map)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}") from error
     record = {
         "weights": weights_digest(system),
         "system": config_to_json(system.config),
@@ -106,10 +164,10 @@ def detect_data_set(
     }
     if system.backend != "torch":
         record["backend"] = system.backend
-    origin = Origin(data.path, images, record)
-    jobs = jobs_of(data, folder)
-    missing = [job for job in jobs if not is_done(job, origin)]
-    check_images(missing, origin)
+    origin = _Origin(data.path, images, record)
+    jobs = _jobs_of(data, folder)
+    missing = [job for job in jobs if not _is_done(job, origin)]
+    _check_images(missing, origin)
     done = sum(map(len, jobs)) - sum(map(len, missing))
     if processes == 1:
         ticks = _alone(system, missing, origin, threads)
@@ -118,131 +176,163 @@ def detect_data_set(
     with closing(ticks):
         for frames in accumulate(ticks, initial=done):
             progress(frames)
-    return _collected(jobs, labels, system.config.class_names)
+    return _collected(jobs, classes, system.config.class_names)
 
 
-def _make_folder(folder: Path) -> None:
+def _jobs_of(data: CocoVID, folder: Path) -> list[_Job]:
+    """Returns the videos that have frames, in the order of the file, then the stills."""
+    jobs = [
+        _Job(folder / f"video-{video.id}.safetensors", (tuple(data.images[i] for i in video.frames),), video.frames)
+        for video in data.videos
+        if video.frames
+    ]
+    stills = [position for position, image in enumerate(data.images) if image.video is None]
+    for number, first in enumerate(range(0, len(stills), _STILLS_IN_A_FILE)):
+        some = tuple(stills[first : first + _STILLS_IN_A_FILE])
+        streams = tuple((data.images[position],) for position in some)
+        jobs.append(_Job(folder / f"stills-{number}.safetensors", streams, some))
+    return jobs
+
+
+def _is_done(job: _Job, origin: _Origin) -> bool:
+    """Returns whether an earlier run from the same origin finished this job.
+
+    Raises:
+        ConfigError: A run from another origin finished it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made: {error.strerror}") from error
+        with safe_open(job.path, framework="numpy") as file:
+            before = json.loads((file.metadata() or {})[_RECORD_KEY])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return False
+    now = origin.record_of(job)
+    differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if differing:
+        raise ConfigError(
+            f"{job.path} holds detections of an earlier run with other {', '.join(differing)}; "
+            "name another folder, or delete this one"
+        )
+    return True
 
 
-def _alone(system: VideoDetector, jobs: Sequence[Job], origin: Origin, threads: int) -> Generator[int, None, None]:
+def _check_images(jobs: Sequence[_Job], origin: _Origin) -> None:
+    """Checks that every image is there, before hours of work.
+
+    Raises:
+        DataError: Some are missing.
+    """
+    records = (image for job in jobs for stream in job.streams for image in stream)
+    missing = [image for image in records if not (origin.images / image.file_name).is_file()]
+    if missing:
+        names = ", ".join(f"{image.file_name} (image {image.id})" for image in missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise DataError(
+            f"{origin.annotations}: {len(missing)} of its images are not below {origin.images}: {names}{more}; "
+            "is this the right folder of images?"
+        )
+
+
+def _alone(system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, threads: int) -> Generator[int, None, None]:
     """Does the jobs in this process; yields 1 after every frame."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for job in jobs:
-            yield from finish(system.detect, job, origin)
+            yield from _finish(system, origin, job)
     finally:
         torch.set_num_threads(before)
 
 
 def _spread(
-    system: VideoDetector, jobs: Sequence[Job], origin: Origin, processes: int, threads: int
+    system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, processes: int, threads: int
 ) -> Generator[int, None, None]:
-    """Hands the jobs to spawned processes, the longest first; yields 1 after every frame."""
-    todo = deque(sorted(jobs, key=len, reverse=True))
-    weights = packed_weights(system)
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, BaseProcess] = {}
-    try:
-        with interrupts_ignored():
-            for device in _devices(system, min(processes, len(jobs))):
-                ours, theirs = context.Pipe()
-                start = _Start(system.config, weights, device, system.backend, threads, origin)
-                workers[ours] = context.Process(target=_work, args=(theirs, start), daemon=True)
-                workers[ours].start()
-                theirs.close()
-        while workers:
-            for ready in wait(list(workers)):
-                connection = next(connection for connection in workers if connection is ready)
-                if _received(connection, workers[connection]) is not None:
-                    yield 1
-                elif todo:
-                    connection.send(todo.popleft())
-                else:
-                    connection.send(None)
-                    workers.pop(connection).join()
-    finally:
-        for process in workers.values():
-            process.terminate()
-        for process in workers.values():
-            process.join()
-
-
-@contextmanager
-def interrupts_ignored() -> Iterator[None]:
-    """What is started here leaves Ctrl-C to this process, which then ends it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _devices(system: VideoDetector, count: int) -> list[torch.device]:
+    """Does the jobs in several processes, the longest first; yields 1 after every frame."""
     device = next(system.parameters()).device
-    if device.type != "cuda":
-        return [device] * count
-    return [torch.device("cuda", number % torch.cuda.device_count()) for number in range(count)]
+    any_device = torch.device("cuda") if device.type == "cuda" else device
+    packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.backend, origin)
+    longest_first = sorted(jobs, key=len, reverse=True)
+    with closing(spread(longest_first, partial(_worker, packed), processes, threads=threads)) as ticks:
+        yield from ticks
 
 
-def _received(connection: Connection, process: BaseProcess) -> int | None:
-    """1: a frame is done. None: it waits for a job.
+def _worker(packed: _WorkerSystem, number: int) -> Callable[[_Job], Iterator[int]]:
+    """Builds the system in a worker process; returns the function that does a job."""
+    system = build(packed.config)
+    system.load_state_dict(load(packed.weights))
+    system = with_backend(system.to(device_of(packed.device, number)), packed.backend)
+    return partial(_finish, system, packed.origin)
+
+
+def _finish(system: VideoDetector, origin: _Origin, job: _Job) -> Iterator[int]:
+    """Does a job and writes its file; yields 1 after every frame.
 
     Raises:
-        FlowdetError: As in the process; or the process is dead.
+        DataError: An image cannot be read, or differs in size from the data set.
+        ConfigError: The file cannot be written.
     """
-    try:
-        message: int | FlowdetError | None = connection.recv()
-    except (EOFError, ConnectionError) as error:
-        process.join()
-        raise FlowdetError(
-            f"a process of the evaluation ended with exit code {process.exitcode} (-9: killed, for want of memory?); "
-            "the finished videos are kept, so the same call continues, perhaps with fewer processes"
-        ) from error
-    if isinstance(message, FlowdetError):
-        raise message
-    return message
+    found: list[Detections] = []
+    seconds: list[float] = []
+    for stream in job.streams:
+        with closing(read_ahead(_frames(stream, origin))) as frames:
+            for detections, took in _timed(system.detect, frames):
+                found.append(detections)
+                seconds.append(took)
+                yield 1
+    arrays = {
+        "frames": np.repeat(np.arange(len(found)), [len(detections) for detections in found]),
+        "labels": np.concatenate([detections.labels for detections in found]),
+        "boxes": np.concatenate([detections.boxes for detections in found]),
+        "scores": np.concatenate([detections.scores for detections in found]),
+        "seconds": np.array(seconds),
+    }
+    with replacing(job.path) as partial_file:
+        partial_file.write_bytes(save(arrays, metadata={_RECORD_KEY: json.dumps(origin.record_of(job))}))
 
 
-def _work(connection: Connection, start: _Start) -> None:
-    """What a spawned process does: jobs, until there are none or the process that gives them is gone."""
-    torch.set_num_threads(start.threads)
-    system = build(start.config)
-    system.load_state_dict(load(start.weights))
-    system = with_backend(system.to(start.device), start.backend)
-    with suppress(EOFError, ConnectionError):
-        connection.send(None)
-        while (job := connection.recv()) is not None:
-            try:
-                for frame in finish(system.detect, job, start.origin):
-                    connection.send(frame)
-            except FlowdetError as error:
-                connection.send(error)
+def _frames(stream: Sequence[ImageRecord], origin: _Origin) -> Iterator[Frame]:
+    for index, record in enumerate(stream):
+        where = f"{origin.annotations}: image {record.id}"
+        image = read_picture(origin.images / record.file_name, (record.height, record.width), where)
+        yield Frame(index, float(index), image)
+
+
+def _timed(
+    detect: Callable[[Iterable[Frame]], Iterator[Detections]], frames: Iterator[Frame]
+) -> Iterator[tuple[Detections, float]]:
+    """Yields detections with the seconds since the previous ones, without the time that frames took to come."""
+    waited = 0.0
+
+    def feed() -> Iterator[Frame]:
+        nonlocal waited
+        while True:
+            asked = perf_counter()
+            frame = next(frames, None)
+            waited += perf_counter() - asked
+            if frame is None:
                 return
-            connection.send(None)
+            yield frame
+
+    began = perf_counter()
+    for detections in detect(feed()):
+        yield detections, perf_counter() - began - waited
+        began, waited = perf_counter(), 0.0
 
 
-def _collected(jobs: Sequence[Job], labels: NDArray[np.int64], class_names: Sequence[str]) -> DataSetDetections:
-    """All jobs as one table, with the labels of the data set."""
+def _collected(jobs: Sequence[_Job], classes: ClassMap, class_names: Sequence[str]) -> DataSetDetections:
+    """Returns the detections of all jobs, with the labels of the data set."""
     parts, seconds = [], []
     counts = np.zeros(len(class_names), dtype=np.int64)
     for job in jobs:
-        found = read_found(job)
-        seconds.append(found.seconds)
-        mapped = labels[found.labels]
+        with safe_open(job.path, framework="numpy") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        seconds.append(found["seconds"])
+        mapped = classes.labels[found["labels"]]
         known = mapped >= 0
-        counts += np.bincount(found.labels, minlength=len(class_names))
-        positions = np.array(job.positions, dtype=np.int64)[found.frames]
-        parts.append((positions[known], mapped[known], found.boxes[known], found.scores[known]))
+        counts += np.bincount(found["labels"], minlength=len(class_names))
+        positions = np.array(job.positions, dtype=np.int64)[found["frames"]]
+        parts.append((positions[known], mapped[known], found["boxes"][known], found["scores"][known]))
     positions, known_labels, boxes, scores = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     table = DetectionTable(positions, known_labels, boxes.astype(np.float64), scores.astype(np.float64))
-    known_to_system_only = np.flatnonzero((labels < 0) & (counts > 0)).tolist()
-    left_out = {class_names[label]: int(counts[label]) for label in known_to_system_only}
-    return DataSetDetections(table, float(np.median(np.concatenate(seconds))), left_out)
+    only_in_system = np.flatnonzero((classes.labels < 0) & (counts > 0)).tolist()
+    left_out = {class_names[label]: int(counts[label]) for label in only_in_system}
+    return DataSetDetections(table, float(np.median(np.concatenate(seconds))), left_out, classes.renamed)

@@ -23,12 +23,12 @@ _LEAST_SIDE = 32
 
 @dataclass(frozen=True)
 class DISFlowConfig:
-    """How carefully flow is searched for, and at which size.
+    """How carefully flow is searched, and at which size.
 
     Attributes:
         preset: OpenCV's, from the fastest to the most careful.
         stride: Network-input pixels from one pixel to the next of the pictures that are compared; a larger one is
-            faster and hardly coarser, because OpenCV ends with a quarter of their size or half of it in any case.
+            faster and hardly coarser, because OpenCV stops at a quarter or half of their size in any case.
     """
 
     preset: Literal["ultrafast", "fast", "medium"] = "fast"
@@ -44,7 +44,7 @@ class DISFlowConfig:
 class DISFlow(nn.Module):
     """Flow from the current to a reference frame, without parameters; runs on the CPU.
 
-    No gradient comes back through it: a system can be trained with it, but only the other parts learn.
+    No gradient flows through it: a system can be trained with it, but only the other parts learn.
 
     Raises:
         ConfigError: OpenCV is not installed.
@@ -61,7 +61,7 @@ class DISFlow(nn.Module):
 
     @torch.no_grad()
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        """The frame in grey: [b, 1, H / stride, W / stride] uint8, its edges carried on into the padding."""
+        """Returns the frame in grey, [b, 1, H / stride, W / stride] uint8, its edges repeated into the padding."""
         pixels = inputs.images * self._std + self._mean
         grey = (pixels * pixels.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True)
         for image, geometry in zip(grey, inputs.geometries, strict=True):
@@ -71,16 +71,16 @@ class DISFlow(nn.Module):
         return F.avg_pool2d(grey, self.config.stride).round().clamp(0, 255).to(torch.uint8)
 
     def as_current(self, prepared: Tensor) -> Tensor:
-        """The same: a frame is compared as it is."""
+        """Returns the same: a frame is compared as it is."""
         return prepared
 
     def as_reference(self, prepared: Tensor) -> Tensor:
-        """The same: a frame is compared as it is."""
+        """Returns the same: a frame is compared as it is."""
         return prepared
 
     @torch.no_grad()
     def forward(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow for warping features.
+        """Returns flow for warping features.
 
         Args:
             current: [b, 1, H / stride, W / stride] uint8, prepared.
@@ -113,7 +113,7 @@ def _opencv() -> ModuleType:
         import cv2  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
         raise ConfigError(
-            f"DIS flow needs OpenCV, which cannot be imported ({error}): `pip install 'flowdet[opencv]'`"
+            f"DIS flow needs OpenCV, which cannot be imported ({error}): `pip install opencv-python-headless`"
         ) from error
     found: ModuleType = cv2
     return found

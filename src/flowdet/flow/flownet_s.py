@@ -79,17 +79,17 @@ class FlowNetS(nn.Module):
         self._flow_mean: Tensor
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        """What the flow net sees of a frame: [b, 3, H / 2, W / 2]."""
+        """Returns what the flow net sees of a frame, [b, 3, H / 2, W / 2]."""
         images = (inputs.images * self._std + self._mean) / 255 - self._flow_mean
         return F.interpolate(images * _inside(inputs), scale_factor=0.5, mode="bilinear", align_corners=False)
 
-    # The first layer sees both frames side by side and is linear, so that it is the sum of what it makes of each. With
+    # The first layer sees both frames side by side and is linear: its output is the sum of what it makes of each. With
     # gradients it takes them together, as the original does: sums in another order change its small gradients.
 
     def as_current(self, prepared: Tensor) -> Tensor:
-        """What the first layer makes of current frames [b, 3, h, w]: [b, c, h / 2, w / 2], the bias included.
+        """Returns what the first layer makes of current frames [b, 3, h, w]: [b, c, h / 2, w / 2], with the bias.
 
-        With gradients enabled it is [b, 6, h, w], the frames beside zeros, so that a pair's sum is the layer's input.
+        With gradients enabled it is [b, 6, h, w], the frames beside zeros: the sum of a pair is the layer's input.
         """
         if torch.is_grad_enabled():
             return F.pad(prepared, (0, 0, 0, 0, 0, 3))
@@ -97,7 +97,7 @@ class FlowNetS(nn.Module):
         return F.conv2d(prepared, first.weight[:, :3], first.bias, first.stride, first.padding)
 
     def as_reference(self, prepared: Tensor) -> Tensor:
-        """What the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]; see `as_current`."""
+        """Returns what the first layer makes of reference frames [b, 3, h, w]: [b, c, h / 2, w / 2]; as there."""
         if torch.is_grad_enabled():
             return F.pad(prepared, (0, 0, 0, 0, 3, 0))
         first = self._first
@@ -110,11 +110,11 @@ class FlowNetS(nn.Module):
         return first
 
     def predict(self, current: Tensor, reference: Tensor) -> tuple[Tensor, ...]:
-        """Flow at five scales, finest first, in units of 40 image pixels.
+        """Returns flow at five scales, finest first, in units of 40 image pixels.
 
         Args:
-            current: [b, c, H / 4, W / 4], of `as_current`.
-            reference: [b, c, H / 4, W / 4], of `as_reference`.
+            current: [b, c, H / 4, W / 4], from `as_current`.
+            reference: [b, c, H / 4, W / 4], from `as_reference`.
 
         Returns:
             [b, 2, H / 8, W / 8] (dx, dy), and the same at H / 16, H / 32, H / 64 and H / 128, rounded up.
@@ -134,14 +134,14 @@ class FlowNetS(nn.Module):
         return tuple(reversed(flows))
 
     def forward(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow for warping features.
+        """Returns flow for warping features.
 
         Upsampling the prediction to the image and averaging it down to the features is, for sizes that are multiples
         of 16, the mean of 2x2 predictions.
 
         Args:
-            current: [b, c, H / 4, W / 4], of `as_current`.
-            reference: [b, c, H / 4, W / 4], of `as_reference`.
+            current: [b, c, H / 4, W / 4], from `as_current`.
+            reference: [b, c, H / 4, W / 4], from `as_reference`.
 
         Returns:
             [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells of 16 px.
@@ -150,5 +150,5 @@ class FlowNetS(nn.Module):
 
     @staticmethod
     def to_image(prediction: Tensor) -> Tensor:
-        """The finest prediction [b, 2, H / 8, W / 8] as a flow [b, 2, H, W] in image pixels."""
+        """Returns the finest prediction [b, 2, H / 8, W / 8] as a flow [b, 2, H, W] in image pixels."""
         return F.interpolate(prediction, scale_factor=_STRIDE, mode="bilinear", align_corners=False) * PIXELS_PER_UNIT

@@ -16,7 +16,7 @@ _FIRST_SHARPNESS = 20.0
 # Per squared cell: the first match may lie anywhere, later ones near the flow found before.
 _FIRST_PULLS = (0.05, 0.2, 0.5)
 _LEAST_DEVIATION = 1e-3
-# Cells; keeps what the convolutions see near 1.
+# In cells; keeps the inputs of the convolutions near 1.
 _UNIT = 4.0
 
 
@@ -58,8 +58,8 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int
 class MatchingFlow(nn.Module):
     """Flow from the current to a reference frame, by matching every cell with all places of the reference.
 
-    Each cell of the current frame is compared with the whole reference frame; a softmax over the similarities gives its
-    expected place (as in GMFlow, CVPR 2022, section 3.1). Convolutions say how far to trust that and correct it, and
+    Each cell of the current frame is compared with the whole reference frame; its expected place is the softmax of the
+    similarities (as in GMFlow, CVPR 2022, section 3.1). Convolutions say how far to trust that and correct it, and
     the next round looks for the match near the flow of the one before; the first begins with no motion.
     """
 
@@ -93,7 +93,7 @@ class MatchingFlow(nn.Module):
         self.pulls = nn.Parameter(torch.tensor(_FIRST_PULLS[: config.rounds]).log())
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        """What is compared of a frame: [b, c, H / 8, W / 8] or, shrunk, half of that; whatever its brightness."""
+        """Returns what is compared of a frame, [b, c, H / 8, W / 8] or, shrunk, half of that, at any brightness."""
         images = F.avg_pool2d(inputs.images, self.config.shrink)
         mean, deviation = images.mean(dim=(2, 3), keepdim=True), images.std(dim=(2, 3), keepdim=True)
         encoded: Tensor = self.encoder((images - mean) / (deviation + _LEAST_DEVIATION))
@@ -105,20 +105,20 @@ class MatchingFlow(nn.Module):
         return 2 // self.config.shrink
 
     def as_current(self, prepared: Tensor) -> Tensor:
-        """The same: a frame is compared as it is."""
+        """Returns the same: a frame is compared as it is."""
         return prepared
 
     def as_reference(self, prepared: Tensor) -> Tensor:
-        """The same: a frame is compared as it is."""
+        """Returns the same: a frame is compared as it is."""
         return prepared
 
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
-        """How alike each cell of the current and each of the k places of the reference frame are, [b, h * w, k]."""
+        """Returns the similarity [b, h * w, k] of each cell of the current frame and k places of the reference."""
         cells = F.normalize(F.avg_pool2d(current, self.places_a_side), dim=1).flatten(2)
         return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference, dim=1).flatten(2))
 
     def predict(self, current: Tensor, reference: Tensor) -> list[Tensor]:
-        """The flow after each match and after each refinement, first to last, as `forward` gives the last one."""
+        """Returns the flow after each match and after each refinement; `forward` returns the last one."""
         finer = self.places_a_side
         cells = F.avg_pool2d(current, finer)
         batch, channels, height, width = cells.shape
@@ -143,7 +143,7 @@ class MatchingFlow(nn.Module):
         return found
 
     def forward(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Flow for warping features.
+        """Returns flow for warping features.
 
         Args:
             current: [b, c, H / 8, W / 8] or half of that, prepared.
@@ -156,7 +156,7 @@ class MatchingFlow(nn.Module):
 
 
 def _centres(height: int, width: int, like: Tensor, spacing: float) -> Tensor:
-    """Centres [height * width, 2] (x, y) of cells that are so far apart, row by row."""
+    """Centres [height * width, 2] (x, y) of cells at this spacing, row by row."""
     y = (torch.arange(height, dtype=like.dtype, device=like.device) + 0.5) * spacing
     x = (torch.arange(width, dtype=like.dtype, device=like.device) + 0.5) * spacing
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The coco protocol: the figures of pycocotools, and which detections are right at IoU 0.5."""
+"""The coco protocol: the metrics of pycocotools, and the matches at IoU 0.5."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
-from flowdet.metrics.average_precision import average_precision, mean
+from flowdet.metrics.average_precision import Metrics, average_precision, mean
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.figures import Figures
-from flowdet.metrics.matching import Judged, Pairs, match_greedily, of_found, overlaps, pair_up, places_within
+from flowdet.metrics.matching import ClassMatches, Pairs, match_greedily, matched_any, overlaps, pair_up, ranks_within
 
-__all__ = ["evaluate_coco", "judge_coco"]
+__all__ = ["evaluate_coco", "match_coco"]
 
 _IOUS: Final = np.linspace(0.5, 0.95, 10)
 _MOST_DETECTIONS: Final = (100, 300, 1000)  # of a class in an image
@@ -23,15 +22,15 @@ _SIZES: Final = ("", "_s", "_m", "_l")
 _AREAS: Final = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # px, both limits included
 
 
-def evaluate_coco(data: CocoVID, detections: DetectionTable) -> Figures:
-    """The figures of pycocotools, with at most 100, 300 and 1000 detections of a class in an image.
+def evaluate_coco(data: CocoVID, detections: DetectionTable) -> Metrics:
+    """Returns the metrics of pycocotools, with at most 100, 300 and 1000 detections of a class in an image.
 
-    A small object is up to 32 x 32 px, a large one from 96 x 96 px, by the area that the file gives. A
-    detection of a crowd is neither right nor wrong.
+    A small object has at most 32 x 32 px, a large one at least 96 x 96 px, by the area in the file. A detection of a
+    crowd is neither a true nor a false positive.
     """
     scores = [_score_class(candidates, data) for candidates in _candidates(data, detections)]
     ap, recall = np.stack([score.ap for score in scores]), np.stack([score.recall for score in scores])
-    # pycocotools takes its AP at 100 detections and all other figures at 1000.
+    # pycocotools takes its AP at 100 detections and all other metrics at 1000.
     headline = {
         "AP": _mean(np.stack([score.ap_of_few for score in scores])),
         "AP50": _mean(ap[:, 0, 0]),
@@ -48,22 +47,22 @@ def evaluate_coco(data: CocoVID, detections: DetectionTable) -> Figures:
         **{f"AR{_SIZES[size]}@{_MOST_DETECTIONS[-1]}": _mean(recall[:, size, :, -1]) for size in (1, 2, 3)},
         **{f"per_class_{name}": values for name, values in per_class.items()},
     }
-    return Figures("coco", headline, per_class, document)
+    return Metrics("coco", headline, per_class, document)
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
     return mean(values[~np.isnan(values)].tolist())
 
 
-def judge_coco(data: CocoVID, detections: DetectionTable) -> Iterator[Judged]:
-    """Yields the detections of each class, judged at IoU 0.5 as pycocotools does.
+def match_coco(data: CocoVID, detections: DetectionTable) -> Iterator[ClassMatches]:
+    """Yields the matches of each class at IoU 0.5, as pycocotools does.
 
-    Of several objects a detection finds the one it overlaps most; a crowd only where nothing else is left, and it is
-    neither right nor wrong then.
+    A detection takes the free object that it overlaps most. It takes a crowd only if no other object is left, and is
+    then neither a true nor a false positive.
     """
     for candidates in _candidates(data, detections):
         found = _match(candidates, _IOUS[0], data.objects.crowds, data.objects.crowds)
-        yield _judge(candidates, found, data.objects.crowds, found < 0)
+        yield _matches(candidates, found, data.objects.crowds, found < 0)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,19 +71,19 @@ class _Candidates:
 
     Attributes:
         label: The class.
-        rows: [n] rows in the table.
-        images: [n] their images.
-        places: [n] how many detections of the class come before in the same image.
-        areas: [n] px, of their boxes.
-        objects: [m] the objects of the class.
-        pairs: Detections and objects with an IoU from 0.5 on.
-        iou: [p] of the pairs.
+        rows: [n] rows of the detection table.
+        images: [n] the image of each detection.
+        ranks: [n] the number of detections of the class with higher scores in the same image.
+        areas: [n] px, areas of the boxes.
+        objects: [m] positions of the objects of the class.
+        pairs: Detections and objects with an IoU of at least 0.5.
+        iou: [p] IoU of the pairs.
     """
 
     label: int
     rows: NDArray[np.int64]
     images: NDArray[np.int64]
-    places: NDArray[np.int64]
+    ranks: NDArray[np.int64]
     areas: NDArray[np.float64]
     objects: NDArray[np.int64]
     pairs: Pairs
@@ -92,20 +91,20 @@ class _Candidates:
 
 
 def _candidates(data: CocoVID, detections: DetectionTable) -> Iterator[_Candidates]:
-    # Ties of scores are broken by the order of the images' ids, then by that of the file.
-    ranks = np.argsort(np.argsort([image.id for image in data.images]))
+    # Equal scores are ordered by the id of the image, then as in the table.
+    id_order = np.argsort(np.argsort([image.id for image in data.images]))
     for label in range(len(data.class_names)):
         rows = np.flatnonzero(detections.labels == label)
-        rows = rows[np.lexsort((ranks[detections.images[rows]], -detections.scores[rows]))]
-        places = places_within(detections.images[rows])
-        rows, places = (column[places < _MOST_DETECTIONS[-1]] for column in (rows, places))
+        rows = rows[np.lexsort((id_order[detections.images[rows]], -detections.scores[rows]))]
+        ranks = ranks_within(detections.images[rows])
+        rows, ranks = (column[ranks < _MOST_DETECTIONS[-1]] for column in (rows, ranks))
         images, boxes = detections.images[rows], detections.boxes[rows]
         objects = np.flatnonzero(data.objects.labels == label)
         pairs = pair_up(images, objects, data.objects.images)
         crowds = data.objects.crowds[pairs.objects]
         iou = overlaps(boxes[pairs.detections], data.objects.boxes[pairs.objects], crowds=crowds)
         near = iou >= _IOUS[0]
-        yield _Candidates(label, rows, images, places, _areas(boxes), objects, pairs.select(near), iou[near])
+        yield _Candidates(label, rows, images, ranks, _areas(boxes), objects, pairs.select(near), iou[near])
 
 
 def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -116,33 +115,33 @@ def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 def _match(
     candidates: _Candidates, least: float, ignored: NDArray[np.bool_], crowds: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """[n] the object that each detection finds, -1 for none: an ignored one only where no other is left."""
+    """Returns [n] the object that each detection takes, -1 for none; ignored objects only if no other is left."""
     near = candidates.iou >= least
     pairs = candidates.pairs.select(near)
-    liking = (~ignored[pairs.objects], candidates.iou[near], pairs.objects)
-    return match_greedily(candidates.images, pairs, liking, crowds[pairs.objects])
+    preference = (~ignored[pairs.objects], candidates.iou[near], pairs.objects)
+    return match_greedily(candidates.images, pairs, preference, crowds[pairs.objects])
 
 
-def _judge(
+def _matches(
     candidates: _Candidates, found: NDArray[np.int64], ignored: NDArray[np.bool_], wrong: NDArray[np.bool_]
-) -> Judged:
-    return Judged(
+) -> ClassMatches:
+    return ClassMatches(
         label=candidates.label,
         rows=candidates.rows,
-        right=of_found(~ignored, found).astype(np.float64),
-        wrong=wrong.astype(np.float64),
-        found=found,
-        boxes=candidates.objects[~ignored[candidates.objects]],
+        true_positive=matched_any(~ignored, found).astype(np.float64),
+        false_positive=wrong.astype(np.float64),
+        matched=found,
+        objects=candidates.objects[~ignored[candidates.objects]],
     )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _ClassScore:
-    """What one class adds to the means; NaN without an object.
+    """AP and recall of one class; NaN without an object.
 
     Attributes:
         ap: [4, 10] by size and IoU.
-        ap_of_few: [10] by IoU, of 100 detections in an image.
+        ap_of_few: [10] by IoU, with at most 100 detections in an image.
         recall: [4, 10, 3] by size, IoU and number of detections in an image.
     """
 
@@ -160,12 +159,12 @@ def _score_class(candidates: _Candidates, data: CocoVID) -> _ClassScore:
             continue
         for place, least in enumerate(_IOUS):
             found = _match(candidates, least, ignored, data.objects.crowds)
-            judged = _judge(candidates, found, ignored, (found < 0) & ~outside)
-            score.ap[size, place] = average_precision(judged, sampled=True)
+            matches = _matches(candidates, found, ignored, (found < 0) & ~outside)
+            score.ap[size, place] = average_precision(matches, sampled=True)
             for column, most in enumerate(_MOST_DETECTIONS):
-                right = judged.right[candidates.places < most]
-                score.recall[size, place, column] = right.sum() / len(judged.boxes)
+                right = matches.true_positive[candidates.ranks < most]
+                score.recall[size, place, column] = right.sum() / len(matches.objects)
             if size == 0:
-                few = candidates.places < _MOST_DETECTIONS[0]
-                score.ap_of_few[place] = average_precision(judged.select(few), sampled=True)
+                few = candidates.ranks < _MOST_DETECTIONS[0]
+                score.ap_of_few[place] = average_precision(matches.select(few), sampled=True)
     return score

@@ -1,4 +1,4 @@
-"""How far a flow net is from flow that is known exactly."""
+"""End-point errors of flow nets, on clips whose flow is known exactly."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,14 +20,14 @@ __all__ = ["EndPointErrors", "FlowPair", "ZeroFlow", "end_point_errors", "flow_p
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FlowPair:
-    """Two frames of a clip, and where the points of the current one are in the reference.
+    """Two frames of a clip, and the flow from the current to the reference frame.
 
     Attributes:
         gap: Frames from the current to the reference frame.
         current: [h, w, 3] uint8 RGB.
         reference: [h, w, 3] uint8 RGB.
         flow: [2, h, w] (dx, dy) px.
-        visible: [h, w] bool, whether the reference frame shows the same point.
+        visible: [h, w] bool, whether the reference frame shows the point as well.
     """
 
     gap: int
@@ -39,12 +39,12 @@ class FlowPair:
 
 @dataclass(frozen=True, slots=True)
 class EndPointErrors:
-    """Mean distance between a flow net's end points and the true ones, px of the image.
+    """Mean end-point errors of a flow net, px of the image.
 
     Attributes:
         everywhere: Over all pixels.
-        visible: Over those that both frames show; not a number if there are none.
-        pairs: How many pairs of frames it is the mean of.
+        visible: Over the pixels that both frames show; NaN if there are none.
+        pairs: The number of pairs of frames.
     """
 
     everywhere: float
@@ -53,7 +53,7 @@ class EndPointErrors:
 
 
 class ZeroFlow:
-    """Nothing moves: what every flow net must be better than."""
+    """Predicts that nothing moves; every flow net must be better."""
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """One value a feature cell, [b, 1, H / 16, W / 16]."""
@@ -74,11 +74,11 @@ class ZeroFlow:
 
 
 def flow_pairs(benchmark: Benchmark, numbers: Iterable[int], gaps: Sequence[int]) -> Iterator[FlowPair]:
-    """Renders one pair for each clip and gap; all pairs of a clip begin in its middle.
+    """Renders one pair for each clip and gap; all pairs of a clip start in its middle.
 
     Args:
-        benchmark: The validation split, for a flow net that is trained on drawings of the training split.
-        numbers: Which clips.
+        benchmark: The split to render, "val" for a flow net trained on the training split.
+        numbers: The numbers of the clips.
         gaps: Frames from the current to the reference frame, at most half a clip.
     """
     now = FRAMES[benchmark.split] // 2
@@ -91,18 +91,15 @@ def flow_pairs(benchmark: Benchmark, numbers: Iterable[int], gaps: Sequence[int]
 
 @torch.inference_mode()
 def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[FlowPair]) -> dict[int, EndPointErrors]:
-    """Measures a flow net where systems use it, once for each feature cell of 16x16 pixels.
+    """Returns the end-point errors of a flow net by gap, measured at the feature cells of 16x16 pixels.
 
-    A cell is compared with the mean of the true flow in it, or in its visible part, and counts with the number of
-    those pixels.
+    The flow of a cell is compared with the mean true flow of its pixels, or of its visible pixels, and weighted by the
+    number of these pixels.
 
     Args:
-        flow_net: In evaluation mode.
-        inputs: How frames are prepared for it; must leave them at their size.
-        pairs: What it is measured on.
-
-    Returns:
-        The errors by gap, in the order of their first pairs.
+        flow_net: The flow net, in evaluation mode.
+        inputs: How frames are prepared for it; they must keep their size.
+        pairs: The pairs of frames.
 
     Raises:
         ValueError: Frames would be resized or padded.
@@ -121,7 +118,7 @@ def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[Flo
 
 
 def _sums(found: Tensor, flow: Tensor, counted: Tensor) -> Tensor:
-    """Sum of the errors px in cells [2, h, w], each times the counted share of its cell, and sum of the shares."""
+    """Returns the sum of the errors px of the cells, weighted by their counted shares, and the sum of the shares."""
     shares = F.avg_pool2d(counted[None].float(), FEATURE_STRIDE)
     means = F.avg_pool2d(flow * counted, FEATURE_STRIDE) / shares.clamp(min=1e-6)
     return torch.stack((((found - means).norm(dim=0) * shares[0]).sum(), shares.sum()))

@@ -9,34 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
-from flowdet.metrics.average_precision import average_precision, mean
+from flowdet.metrics.average_precision import Metrics, average_precision, mean
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.figures import Figures
-from flowdet.metrics.matching import Judged, match_greedily, overlaps, pair_up
+from flowdet.metrics.matching import ClassMatches, match_greedily, overlaps, pair_up
 
-__all__ = ["EDGE", "evaluate_ilsvrc", "judge_ilsvrc"]
+__all__ = ["EDGE", "evaluate_ilsvrc", "match_ilsvrc"]
 
 EDGE: Final = 1  # px: a box includes the pixel of its right and lower edge
 _IOU: Final = 0.5
 _TOLERANCE: Final = 10  # px
 
 
-def evaluate_ilsvrc(data: CocoVID, detections: DetectionTable) -> Figures:
-    """The mean over the classes of the area under the precision-recall curve, as the organisers of ImageNet VID had it.
+def evaluate_ilsvrc(data: CocoVID, detections: DetectionTable) -> Metrics:
+    """Returns the mean over the classes of the area under the precision-recall curve, as defined for ImageNet VID.
 
-    A box counts as found from an IoU of min(0.5, w h / ((w + 10) (h + 10))), so that a few pixels do not decide about
-    a small one. The rule knows no crowds: a box is a box.
+    An object of w x h pixels counts as found from an IoU of min(0.5, w h / ((w + 10) (h + 10))), which tolerates a few
+    pixels for small objects. Crowds count like other objects.
     """
     per_class = {
-        data.class_names[judged.label]: average_precision(judged, sampled=False)
-        for judged in judge_ilsvrc(data, detections)
+        data.class_names[matches.label]: average_precision(matches, sampled=False)
+        for matches in match_ilsvrc(data, detections)
     }
     map_ = mean(per_class.values())
-    return Figures("ilsvrc", {"mAP": map_}, {"AP": per_class}, {"mAP": map_, "per_class_AP": per_class})
+    return Metrics("ilsvrc", {"mAP": map_}, {"AP": per_class}, {"mAP": map_, "per_class_AP": per_class})
 
 
-def judge_ilsvrc(data: CocoVID, detections: DetectionTable) -> Iterator[Judged]:
-    """Yields the detections of each class, judged by the rule."""
+def match_ilsvrc(data: CocoVID, detections: DetectionTable) -> Iterator[ClassMatches]:
+    """Yields the matches of each class."""
     everything = data.objects
     thresholds = _thresholds(everything.boxes)
     for label in range(len(data.class_names)):
@@ -50,18 +49,18 @@ def judge_ilsvrc(data: CocoVID, detections: DetectionTable) -> Iterator[Judged]:
         found = match_greedily(
             detections.images[rows], pairs, (iou, -pairs.objects), np.zeros(len(iou), dtype=np.bool_)
         )
-        yield Judged(
+        yield ClassMatches(
             label=label,
             rows=rows,
-            right=(found >= 0).astype(np.float64),
-            wrong=(found < 0).astype(np.float64),
-            found=found,
-            boxes=objects,
+            true_positive=(found >= 0).astype(np.float64),
+            false_positive=(found < 0).astype(np.float64),
+            matched=found,
+            objects=objects,
         )
 
 
 def _thresholds(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[n] the IoU from which a box [n, 4] xyxy px counts as found."""
+    """Returns [n] the IoU from which each box [n, 4] xyxy px counts as found."""
     sizes = boxes[:, 2:] - boxes[:, :2] + EDGE
     thresholds: NDArray[np.float64] = np.minimum(_IOU, (sizes / (sizes + _TOLERANCE)).prod(axis=1))
     return thresholds

@@ -1,4 +1,4 @@
-"""How sure a figure is: confidence intervals by drawing the videos of a data set again and again."""
+"""Confidence intervals of metrics, by bootstrap over the videos of a data set."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flowdet.data.cocovid import CocoVID
 from flowdet.errors import ConfigError
 from flowdet.metrics.average_precision import area_under_curve, sampled_precision
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.matching import Judged
+from flowdet.metrics.matching import ClassMatches
 from flowdet.metrics.motion_speed import RANGES, in_range, motion_entries, motion_of
-from flowdet.metrics.protocols import judge_by
+from flowdet.metrics.protocols import match_by
 
 __all__ = ["Interval", "bootstrap", "bootstrap_difference"]
 
@@ -25,12 +25,12 @@ _CELLS_AT_ONCE: Final = 1 << 23  # numbers in one array
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its 95 % confidence interval.
+    """A metric with its 95 % confidence interval.
 
     Attributes:
-        value: The figure on the data set as it is.
-        low: 2.5th percentile of the figure over the resamples.
-        high: 97.5th percentile.
+        value: The metric on the data set itself.
+        low: 2.5th percentile over the resamples.
+        high: 97.5th percentile over the resamples.
     """
 
     value: float
@@ -39,7 +39,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside; for a difference: whether it is more than chance."""
+        """Whether 0 lies outside; a difference is then unlikely to be chance."""
         return self.low > 0 or self.high < 0
 
 
@@ -52,27 +52,27 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Confidence intervals of a protocol's figures, by bootstrap over the videos.
+    """Returns confidence intervals of a protocol's metrics, by bootstrap over the videos.
 
-    A resample draws as many videos as there are, with repetition, and as many stills. A class that has no
-    box in a resample is left out of its mean. A handful of videos gives intervals that are too narrow.
+    A resample draws with replacement as many videos, and as many stills, as the data set has. A class without objects
+    in a resample is left out of its mean. With few videos the intervals are too narrow.
 
     Args:
-        data: What is annotated.
-        detections: What was found.
-        protocol: "coco" (for AP50), "ilsvrc" (for mAP) or "ilsvrc-motion" (for slow, medium, fast and all).
-        motion_iou: As in `evaluate`.
-        samples: How many resamples.
-        seed: Of the random numbers.
+        data: The annotated data set.
+        detections: The detections to evaluate.
+        protocol: "coco" (AP50), "ilsvrc" (mAP) or "ilsvrc-motion" (slow, medium, fast and all).
+        motion_iou: [n] motion IoU of each object, as in `evaluate`.
+        samples: The number of resamples.
+        seed: Seed of the random numbers.
 
     Returns:
-        The intervals by the name of the figure; one that is undefined on the data set itself is left out.
+        The intervals by the name of the metric; a metric that is undefined on the data set itself is left out.
 
     Raises:
-        ConfigError: There is no such protocol, or no resample.
+        ConfigError: There is no such protocol, or `samples` is less than 1.
         DataError: As in `evaluate`.
     """
-    return _intervals(_figures(data, detections, protocol, motion_iou, _draw(data, samples, seed)))
+    return _intervals(_values(data, detections, protocol, motion_iou, _draw(data, samples, seed)))
 
 
 def bootstrap_difference(
@@ -85,20 +85,20 @@ def bootstrap_difference(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Confidence intervals of the second result's figures minus the first's, on the same resamples.
+    """Returns confidence intervals of the second result's metrics minus the first's, on the same resamples.
 
-    What goes in, comes out and goes wrong is as in `bootstrap`.
+    The other arguments, and the errors, are those of `bootstrap`.
     """
     draws = _draw(data, samples, seed)
-    before = _figures(data, first, protocol, motion_iou, draws)
-    after = _figures(data, second, protocol, motion_iou, draws)
+    before = _values(data, first, protocol, motion_iou, draws)
+    after = _values(data, second, protocol, motion_iou, draws)
     return _intervals({name: after[name] - before[name] for name in after})
 
 
-def _intervals(figures: dict[str, NDArray[np.float64]]) -> dict[str, Interval]:
-    """From the values [1 + samples] of each figure, the first of which is that of the data set itself."""
+def _intervals(metrics: dict[str, NDArray[np.float64]]) -> dict[str, Interval]:
+    """Returns the interval of each metric from its values [1 + samples], the first on the data set itself."""
     intervals = {}
-    for name, values in figures.items():
+    for name, values in metrics.items():
         if not np.isnan(values[0]):
             drawn = values[1:][~np.isnan(values[1:])]
             low, high = np.percentile(drawn if len(drawn) else values[:1], _PERCENTILES)
@@ -108,18 +108,18 @@ def _intervals(figures: dict[str, NDArray[np.float64]]) -> dict[str, Interval]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Draws:
-    """How often each resample holds each video or still.
+    """The resamples: how often each of them contains each unit, that is each video or still.
 
     Attributes:
-        units: [i] int64, the video or still that each image is of.
-        times: [u, 1 + samples] float64; the first column is the data set itself.
+        units: [i] int64, the unit of each image.
+        times: [u, 1 + samples] float64; the first column is the data set itself, all 1.
     """
 
     units: NDArray[np.int64]
     times: NDArray[np.float64]
 
     def totals(self, images: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[1 + samples] how often each resample holds one of these images [n]."""
+        """Returns [1 + samples] how often each resample contains one of these images [n]."""
         totals: NDArray[np.float64] = np.bincount(self.units[images], minlength=len(self.times)) @ self.times
         return totals
 
@@ -137,23 +137,23 @@ def _draw(data: CocoVID, samples: int, seed: int) -> _Draws:
     return _Draws(units, np.concatenate([as_it_is, np.concatenate(drawn)], axis=1))
 
 
-def _figures(
+def _values(
     data: CocoVID,
     detections: DetectionTable,
     protocol: str,
     motion_iou: NDArray[np.float64] | None,
     draws: _Draws,
 ) -> dict[str, NDArray[np.float64]]:
-    """[1 + samples] the values of each figure of a protocol; NaN where a resample leaves it undefined."""
+    """Returns the values [1 + samples] of each metric of a protocol; NaN where a resample leaves it undefined."""
     rule = sampled_precision if protocol == "coco" else area_under_curve
     shares = _empty_shares(data, motion_of(data, motion_iou), draws) if protocol == "ilsvrc-motion" else {}
     by_class: dict[str, list[NDArray[np.float64]]] = {}
-    for by_figure in judge_by(data, detections, protocol, motion_iou=motion_iou):
-        for name, judged in by_figure.items():
-            boxes = draws.totals(data.objects.images[judged.boxes])
+    for by_metric in match_by(data, detections, protocol, motion_iou=motion_iou):
+        for name, matches in by_metric.items():
+            boxes = draws.totals(data.objects.images[matches.objects])
             values = np.zeros(len(boxes))
             for some, right, wrong in _counts(
-                judged, draws.units[detections.images[judged.rows]], draws, shares.get(name)
+                matches, draws.units[detections.images[matches.rows]], draws, shares.get(name)
             ):
                 precision = right / np.maximum(right + wrong, np.finfo(np.float64).eps)
                 values[some] = rule(right / np.maximum(boxes[some, None], 1), precision)
@@ -163,33 +163,33 @@ def _figures(
 
 
 def _counts(
-    judged: Judged, units: NDArray[np.int64], draws: _Draws, shares: NDArray[np.float64] | None
+    matches: ClassMatches, units: NDArray[np.int64], draws: _Draws, shares: NDArray[np.float64] | None
 ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.float64]]]:
-    """Yields, a few resamples at a time, how many detections are right and wrong up to each right one.
+    """Yields the numbers of true and false positives up to each true positive, a block of resamples at a time.
 
     Args:
-        judged: The n detections of a class, r of them right.
-        units: [n] the video or still of each.
-        draws: What the resamples hold.
-        shares: [1 + samples] by how much each resample changes the weights of those in frames without objects.
+        matches: The n detections of a class, r of them true positives.
+        units: [n] the unit of each detection.
+        draws: The resamples.
+        shares: [1 + samples] factor of each resample on the weights of detections in frames without objects.
 
     Yields:
-        Which resamples, and the counts [s, r] of the right and of the wrong ones.
+        The s resamples of the block, and the numbers [s, r] of true and of false positives.
     """
-    steps = np.flatnonzero(judged.right)
+    steps = np.flatnonzero(matches.true_positive)
     if not len(steps):
         return
-    # Copies of a video stand side by side in the order of scores. After the last copy precision is the highest of
-    # them, and only the highest counts, so that counts in steps of whole videos give the figure exactly.
+    # Copies of a video follow each other in the order of scores. Precision is highest after the last copy, and only the
+    # highest precision counts, so steps of whole videos are exact.
     segments = np.repeat(np.arange(len(steps)), np.diff(steps, prepend=-1))
-    units, weights = units[: len(segments)], judged.wrong[: len(segments)]
+    units, weights = units[: len(segments)], matches.false_positive[: len(segments)]
     at_once = max(1, _CELLS_AT_ONCE // len(steps))
     for first in range(0, draws.times.shape[1], at_once):
         some = slice(first, first + at_once)
         times = draws.times[:, some]
         wrong = _sums(len(steps), segments, units, weights, times)
-        if shares is not None and judged.in_empty is not None:
-            empty = np.flatnonzero(judged.in_empty[: len(segments)])
+        if shares is not None and matches.in_empty_frame is not None:
+            empty = np.flatnonzero(matches.in_empty_frame[: len(segments)])
             in_empty = _sums(len(steps), segments[empty], units[empty], weights[empty], times)
             wrong += (shares[some] - 1) * in_empty
         yield some, np.cumsum(times[units[steps]], axis=0).T, np.cumsum(wrong, axis=0).T
@@ -202,17 +202,14 @@ def _sums(
     weights: NDArray[np.float64],
     times: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """What the detections of each segment weigh in each resample.
+    """Returns [count, s] float64, the sum of the weights of the detections in each segment, for each resample.
 
     Args:
-        count: How many segments there are.
-        segments: [n] of the detections, not falling.
-        units: [n] their videos or stills.
-        weights: [n].
-        times: [u, s] how often each resample holds each video or still.
-
-    Returns:
-        [count, s] float64.
+        count: The number of segments.
+        segments: [n] the segment of each detection, ascending.
+        units: [n] the unit of each detection.
+        weights: [n] the weight of each detection.
+        times: [u, s] how often each resample contains each unit.
     """
     used, places = np.unique(units, return_inverse=True)
     sums = np.zeros((count, times.shape[1]))
@@ -227,7 +224,10 @@ def _sums(
 
 
 def _empty_shares(data: CocoVID, values: NDArray[np.float64], draws: _Draws) -> dict[str, NDArray[np.float64]]:
-    """[1 + samples] for each range the weight of a false detection in a frame without objects, over the first one."""
+    """Returns by range [1 + samples] the weight of a false detection in a frame without objects.
+
+    The weights are relative to that on the data set itself, the first one.
+    """
     images, entries = motion_entries(data, values)
     everything = np.maximum(draws.totals(images), 1)
     weights = {name: draws.totals(images[in_range(entries, name)]) / everything for name in RANGES}
@@ -235,7 +235,7 @@ def _empty_shares(data: CocoVID, values: NDArray[np.float64], draws: _Draws) -> 
 
 
 def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over the classes of values [c, s], NaN left out; NaN where nothing is left."""
+    """Returns the means [s] over the classes of values [c, s] without NaN; NaN where every class is NaN."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
     means: NDArray[np.float64] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)

@@ -1,4 +1,4 @@
-"""Which detection found which object: overlaps, and the greedy choice that both rules share."""
+"""Matching detections with objects: IoU, and the greedy assignment that all protocols share."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Judged", "Pairs", "match_greedily", "of_found", "overlaps", "pair_up", "places_within"]
+__all__ = ["ClassMatches", "Pairs", "match_greedily", "matched_any", "overlaps", "pair_up", "ranks_within"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Judged:
-    """The detections of one class, highest score first, judged by the rule of a protocol.
+class ClassMatches:
+    """The detections of one class, highest score first, matched by the rule of a protocol.
 
     Attributes:
         label: Position of the class in the data set's class names.
-        rows: [n] int64, their rows in the table.
-        right: [n] float64, 1 for a detection that found an object which counts, else 0.
-        wrong: [n] float64, how much of a false detection it is, from 0 to 1. Neither right nor wrong: it found an
-            object that does not count.
-        found: [n] int64, position of the object it found, counting or not; -1 for none.
-        boxes: [m] int64, the objects that count, positions in the data set's objects.
-        in_empty: [n] bool, the detections of frames without any object, where a rule weighs these by a share
-            that depends on the whole data set; else None.
+        rows: [n] int64, rows of the detection table.
+        true_positive: [n] float64, 1 where a detection found an object that counts, else 0.
+        false_positive: [n] float64, weight of a false detection, from 0 to 1. A detection of an object that does not
+            count is neither a true nor a false positive.
+        matched: [n] int64, position of the object that each detection found, -1 for none.
+        objects: [m] int64, positions of the objects that count.
+        in_empty_frame: [n] bool, false detections in frames without any object, for a rule whose weight for these
+            depends on the whole data set; None for the other rules.
     """
 
     label: int
     rows: NDArray[np.int64]
-    right: NDArray[np.float64]
-    wrong: NDArray[np.float64]
-    found: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    in_empty: NDArray[np.bool_] | None = None
+    true_positive: NDArray[np.float64]
+    false_positive: NDArray[np.float64]
+    matched: NDArray[np.int64]
+    objects: NDArray[np.int64]
+    in_empty_frame: NDArray[np.bool_] | None = None
 
-    def select(self, mask: NDArray[np.bool_]) -> Judged:
-        """The same with only the detections [n] of a mask."""
-        columns = {name: getattr(self, name)[mask] for name in ("rows", "right", "wrong", "found")}
-        return replace(self, **columns, in_empty=None if self.in_empty is None else self.in_empty[mask])
+    def select(self, mask: NDArray[np.bool_]) -> ClassMatches:
+        """Returns the matches of the detections in a mask [n]."""
+        columns = {name: getattr(self, name)[mask] for name in ("rows", "true_positive", "false_positive", "matched")}
+        in_empty_frame = None if self.in_empty_frame is None else self.in_empty_frame[mask]
+        return replace(self, **columns, in_empty_frame=in_empty_frame)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Pairs:
-    """Detections with the objects of the same image.
+    """Pairs of a detection and an object of the same image.
 
     Attributes:
-        detections: [p] int64, not falling.
+        detections: [p] int64, positions of the detections, ascending.
         objects: [p] int64, positions in the data set's objects.
     """
 
@@ -55,20 +56,17 @@ class Pairs:
     objects: NDArray[np.int64]
 
     def select(self, mask: NDArray[np.bool_]) -> Pairs:
-        """The pairs [p] of a mask."""
+        """Returns the pairs in a mask [p]."""
         return Pairs(self.detections[mask], self.objects[mask])
 
 
 def pair_up(detection_images: NDArray[np.int64], objects: NDArray[np.int64], object_images: NDArray[np.int64]) -> Pairs:
-    """Every pair of a detection and an object in one image.
+    """Returns every pair of a detection and an object of the same image.
 
     Args:
         detection_images: [n] the image of each detection.
-        objects: [m] positions of the objects that take part.
-        object_images: The image of each object of the data set.
-
-    Returns:
-        The pairs, detections as positions in `detection_images`.
+        objects: [m] positions of the objects to pair.
+        object_images: The image of every object of the data set.
     """
     objects = objects[np.argsort(object_images[objects], kind="stable")]
     images = object_images[objects]
@@ -86,13 +84,13 @@ def overlaps(
     edge: int = 0,
     crowds: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """IoU of boxes [n, 4] xyxy px with boxes [n, 4], one by one.
+    """Returns the IoU [n] of each detection with its object.
 
     Args:
-        first: Detections.
-        second: Objects.
-        edge: Pixels that the right and lower edge add to a box: 0 as COCO, 1 as ImageNet measures.
-        crowds: [n] objects whose IoU is the share of the detection that they cover.
+        first: [n, 4] xyxy px, detections.
+        second: [n, 4] xyxy px, objects.
+        edge: Pixels added to width and height: 0 for COCO, 1 for ImageNet.
+        crowds: [n] bool, objects for which the intersection is divided by the area of the detection alone.
     """
     low, high = np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])
     common = (high - low + edge).clip(min=0).prod(axis=1)
@@ -106,16 +104,16 @@ def overlaps(
 def match_greedily(
     images: NDArray[np.int64],
     pairs: Pairs,
-    liking: tuple[NDArray[Any], ...],
+    preference: tuple[NDArray[Any], ...],
     shared: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Lets detections choose objects, the highest score first; an object is taken once.
+    """Assigns objects to detections, the highest score first; each object is taken once.
 
     Args:
         images: [n] the image of each detection, highest score first.
-        pairs: Those detections and objects that overlap enough.
-        liking: Keys [p] that say which pair a detection prefers, the most important one first: the highest.
-        shared: [p] objects that any number of detections may take.
+        pairs: The detections and objects that overlap enough.
+        preference: Sort keys [p], the most important first; a detection takes the free pair with the highest keys.
+        shared: [p] bool, objects that several detections may take.
 
     Returns:
         [n] int64, the position of the object, -1 for none.
@@ -124,12 +122,12 @@ def match_greedily(
     if not len(pairs.detections):
         return found
     competing, place = np.unique(pairs.detections, return_inverse=True)
-    turns = places_within(images[competing])[place]
-    order = np.lexsort((*reversed(liking), pairs.detections, turns))
+    turns = ranks_within(images[competing])[place]
+    order = np.lexsort((*reversed(preference), pairs.detections, turns))
     detections, objects, shared = pairs.detections[order], pairs.objects[order], shared[order]
     starts = np.searchsorted(turns[order], np.arange(turns.max() + 2))
     taken = np.zeros(objects.max() + 1, dtype=np.bool_)
-    # Detections that have the same turn are in different images, so they do not compete.
+    # Detections of the same turn are in different images, so they do not compete.
     for start, end in pairwise(starts):
         free = start + np.flatnonzero(~taken[objects[start:end]])
         who = detections[free]
@@ -139,18 +137,23 @@ def match_greedily(
     return found
 
 
-def places_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n] for each entry of `groups` [n]: how many equal ones come before it."""
+def ranks_within(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns [n] for each entry of `groups` [n] the number of equal entries before it."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
-    places = np.empty(len(groups), dtype=np.int64)
-    places[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered, "left")
-    return places
+    ranks = np.empty(len(groups), dtype=np.int64)
+    ranks[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered, "left")
+    return ranks
 
 
-def of_found(mask: NDArray[np.bool_], found: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[n] whether each detection found an object of a mask [m]; `found` [n] has their positions, -1 for none."""
-    chosen = np.zeros(len(found), dtype=np.bool_)
-    some = np.flatnonzero(found >= 0)
-    chosen[some] = mask[found[some]]
+def matched_any(mask: NDArray[np.bool_], matched: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns [n] whether each detection found an object of a mask [m].
+
+    Args:
+        mask: [m] bool, over the objects of the data set.
+        matched: [n] position of the object that each detection found, -1 for none.
+    """
+    chosen = np.zeros(len(matched), dtype=np.bool_)
+    some = np.flatnonzero(matched >= 0)
+    chosen[some] = mask[matched[some]]
     return chosen

@@ -1,4 +1,4 @@
-"""The three protocols by their names."""
+"""The three protocols by name."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import ConfigError
-from flowdet.metrics.coco import evaluate_coco, judge_coco
+from flowdet.metrics.average_precision import Metrics
+from flowdet.metrics.coco import evaluate_coco, match_coco
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.figures import Figures
-from flowdet.metrics.ilsvrc import evaluate_ilsvrc, judge_ilsvrc
-from flowdet.metrics.matching import Judged
-from flowdet.metrics.motion_speed import evaluate_motion, judge_motion, motion_of
+from flowdet.metrics.ilsvrc import evaluate_ilsvrc, match_ilsvrc
+from flowdet.metrics.matching import ClassMatches
+from flowdet.metrics.motion_speed import evaluate_motion, match_motion, motion_of
 
-__all__ = ["PROTOCOLS", "evaluate", "judge_by"]
+__all__ = ["PROTOCOLS", "evaluate", "match_by"]
 
 PROTOCOLS: Final = ("coco", "ilsvrc", "ilsvrc-motion")
 
 
 def evaluate(
     data: CocoVID, detections: DetectionTable, protocol: str, *, motion_iou: NDArray[np.float64] | None = None
-) -> Figures:
-    """Compares detections with the annotated objects by one of the protocols.
+) -> Metrics:
+    """Returns the metrics of detections by one protocol.
 
     Args:
-        data: What is annotated; every image counts, with or without detections.
-        detections: What was found.
+        data: The annotated data set; every image counts, with or without detections.
+        detections: The detections to evaluate.
         protocol: "coco" (AP, AP50, AP75), "ilsvrc" (the official rule of ImageNet VID) or "ilsvrc-motion"
             (the same for slow, medium and fast objects).
-        motion_iou: [n] one value an object, for "ilsvrc-motion" in place of those that are computed from
-            the track numbers.
+        motion_iou: [n] motion IoU of each object, for "ilsvrc-motion"; computed from the track numbers if not given.
 
     Raises:
-        ConfigError: There is no such protocol, or there are not as many motion IoUs as objects.
-        DataError: "ilsvrc-motion" lacks motion IoUs and the objects lack track numbers.
+        ConfigError: There is no such protocol, or the number of motion IoUs differs from that of objects.
+        DataError: "ilsvrc-motion" has neither motion IoUs nor track numbers.
     """
     match protocol:
         case "coco":
@@ -49,20 +48,20 @@ def evaluate(
     raise _unknown(protocol)
 
 
-def judge_by(
+def match_by(
     data: CocoVID, detections: DetectionTable, protocol: str, *, motion_iou: NDArray[np.float64] | None = None
-) -> Iterator[dict[str, Judged]]:
-    """Yields for each class its detections as a protocol judges them, for each figure that is a mean over classes.
+) -> Iterator[dict[str, ClassMatches]]:
+    """Yields the matches of each class, by the metric that is a mean over classes: AP50; mAP; or slow, medium, ...
 
-    The figures are AP50, mAP, or slow, medium, fast and all. Arguments and errors are those of `evaluate`.
+    Arguments and errors are those of `evaluate`.
     """
     match protocol:
         case "coco":
-            return ({"AP50": judged} for judged in judge_coco(data, detections))
+            return ({"AP50": matches} for matches in match_coco(data, detections))
         case "ilsvrc":
-            return ({"mAP": judged} for judged in judge_ilsvrc(data, detections))
+            return ({"mAP": matches} for matches in match_ilsvrc(data, detections))
         case "ilsvrc-motion":
-            return judge_motion(data, detections, motion_of(data, motion_iou))
+            return match_motion(data, detections, motion_of(data, motion_iou))
     raise _unknown(protocol)
 
 

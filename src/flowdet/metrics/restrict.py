@@ -1,4 +1,4 @@
-"""Parts of a data set with their detections, to be evaluated on their own."""
+"""A part of a data set with its detections, to be evaluated alone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID, Objects
-from flowdet.metrics.coco import judge_coco
+from flowdet.metrics.coco import match_coco
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.matching import of_found
+from flowdet.metrics.matching import matched_any
 
 __all__ = ["restrict"]
 
@@ -22,26 +22,24 @@ def restrict(
     images: NDArray[np.bool_] | None = None,
     objects: NDArray[np.bool_] | None = None,
 ) -> tuple[CocoVID, DetectionTable]:
-    """The part of a data set that some images or some objects make up, with the detections that belong to it.
+    """Returns the data set without some images or objects, and the detections that belong to what is left.
+
+    Motion IoUs need the neighbouring frames: compute them on the whole data set and pass on those of the objects that
+    stay.
 
     Args:
         data: The whole data set.
-        detections: What was found in it.
-        images: [i] which images count. The others leave with their objects and detections.
-        objects: [n] which objects count. The others leave with the detections that found them (IoU of
-            0.5, same class, by score, all objects taking part), which then are neither right nor wrong.
-
-    Returns:
-        A data set and its detections for `evaluate`, `precision_recall`, `bootstrap` and `worst_frames`, in their
-        order. A motion IoU needs the frames around: compute it on the whole data set and pass on the values of the
-        objects that stay.
+        detections: Its detections.
+        images: [i] bool, the images to keep. The others are removed with their objects and detections.
+        objects: [n] bool, the objects to keep. The others are removed with the detections that found them at IoU 0.5
+            by the coco protocol, so that these are neither true nor false positives.
     """
     keep_images = np.ones(len(data.images), dtype=np.bool_) if images is None else images
     keep_rows = keep_images[detections.images]
     keep_objects = keep_images[data.objects.images]
     if objects is not None:
-        for judged in judge_coco(data, detections):
-            keep_rows[judged.rows[of_found(~objects, judged.found)]] = False
+        for matches in match_coco(data, detections):
+            keep_rows[matches.rows[matched_any(~objects, matches.matched)]] = False
         keep_objects &= objects
     numbers = np.cumsum(keep_images) - 1
     kept = detections.select(keep_rows)
@@ -52,7 +50,14 @@ def restrict(
 
 
 def _keep(data: CocoVID, images: NDArray[np.bool_], objects: NDArray[np.bool_], numbers: NDArray[np.int64]) -> CocoVID:
-    """The data set with only these images [i] and objects [n]; images get new positions [i], empty videos leave."""
+    """Returns the data set with only these images [i] and objects [n], without empty videos.
+
+    Args:
+        data: The whole data set.
+        images: [i] bool.
+        objects: [n] bool.
+        numbers: [i] the new position of each image that stays.
+    """
     left = [
         (position, frames)
         for position, video in enumerate(data.videos)

@@ -1,4 +1,4 @@
-"""Boxes as tensors: coding against anchors, clamping, overlap-based assignment, sampling."""
+"""Boxes as tensors: coding against anchors, clamping, assignment by overlap, sampling."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ _BOXES_AT_ONCE = 500
 _LARGEST_LOG_SIZE_DELTA = abs(math.log(16 / 1000))
 
 Chooser = Callable[[Tensor, int], Tensor]
-"""Takes indices [n] and a count k < n, gives k of them."""
+"""Takes indices [n] and a count k < n; returns k of them."""
 
 
 def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
-    """The deltas that lead from boxes to targets (Faster R-CNN, section 3.1.2).
+    """Returns the deltas that lead from boxes to targets (Faster R-CNN, section 3.1.2).
 
     Args:
         boxes: [n, 4] xyxy px.
@@ -47,7 +47,7 @@ def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
-    """Moves boxes by deltas; the inverse of `encode` but for a limit on the change of size.
+    """Moves boxes by deltas: the inverse of `encode`, except that the change of size is limited.
 
     Args:
         boxes: [n, 4] xyxy px.
@@ -65,7 +65,7 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
 
 
 def clamp(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes [..., 4] xyxy px cut to an image of size (height, width)."""
+    """Returns boxes [..., 4] xyxy px, cut to an image of this (height, width)."""
     height, width = size
     limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp(min=0), limit)
@@ -110,7 +110,7 @@ class Sample:
 
 
 def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Tensor | None = None) -> Tensor:
-    """The first `count` boxes that non-maximum suppression keeps, without looking at those behind them.
+    """Returns the first `count` boxes that non-maximum suppression keeps; it stops when it has them.
 
     Args:
         boxes: [n, 4] xyxy px, best first.
@@ -146,7 +146,7 @@ def choose_randomly(indices: Tensor, count: int) -> Tensor:
 
 
 def seeded_choosers(seeds: Sequence[int]) -> list[Chooser]:
-    """A chooser for each seed, which picks the same on every device and in every process."""
+    """Returns a chooser for each seed, which picks the same on every device and in every process."""
 
     def choose(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]

@@ -9,7 +9,7 @@ __all__ = ["follow", "hop"]
 
 
 def hop(flow: Tensor, back: Tensor) -> Tensor:
-    """A short flow and how far it is from being undone by the flow in the other direction.
+    """Returns a short flow, and how far the flow in the other direction is from undoing it.
 
     Args:
         flow: [b, 2, h, w] (dx, dy) from frame s to its neighbour, in feature cells.
@@ -23,7 +23,7 @@ def hop(flow: Tensor, back: Tensor) -> Tensor:
 
 
 def follow(path: Tensor, following: Tensor) -> Tensor:
-    """Makes a path one hop longer: flow(t, r) = flow(t, s) + flow(s, r) where flow(t, s) leads to.
+    """Returns a path that is one hop longer: flow(t, r) = flow(t, s) + flow(s, r) where flow(t, s) leads to.
 
     Args:
         path: [b, 3, h, w] flow from frame t to s and the disagreement of its hops, in feature cells.

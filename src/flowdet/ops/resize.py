@@ -1,4 +1,4 @@
-"""Bilinear resizing of 8-bit images, to the bit the arithmetic that the published systems were trained with."""
+"""Bilinear resizing of 8-bit images, bit for bit as the published systems were trained with."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ _COEFFICIENT_BITS = 11
 
 
 def fit_size(size: tuple[int, int], long_side: int, short_side: int) -> tuple[int, int]:
-    """The largest (height, width) of the same shape whose sides do not exceed the two limits; no side is below 1."""
+    """Returns the largest (height, width) of the same shape within the two limits; no side is below 1."""
     factor = min(long_side / max(size), short_side / min(size))
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 

@@ -16,7 +16,7 @@ the upper left corner, which the published weights were trained with."""
 
 
 def warp(reference: Tensor, flow: Tensor, convention: WarpConvention) -> Tensor:
-    """Brings the features of reference frames to the place where their content stands in the current frame.
+    """Moves the features of reference frames to where their content lies in the current frame.
 
     warped[y, x] = reference[y + dy, x + dx], bilinear, the border repeated beyond the map
     (Deep Feature Flow, section 3.2, equation 3).
@@ -44,7 +44,7 @@ def warp(reference: Tensor, flow: Tensor, convention: WarpConvention) -> Tensor:
 
 
 def _warp_cells(reference: Tensor, x: Tensor, y: Tensor, convention: WarpConvention) -> Tensor:
-    """The same with all channels of a cell at once, several times faster on a CPU."""
+    """As `warp`, with all channels of a cell at once, which is several times faster on a CPU."""
     batch, channels, height, width = reference.shape
     if convention == "published":
         x, y = x * ((width - 1) / width), y * ((height - 1) / height)
@@ -79,7 +79,7 @@ def warp_maps(maps: Sequence[Tensor], flow: Tensor, convention: WarpConvention) 
 
 
 def taps(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The two cells between which each position lies, the border carried on.
+    """Returns the two cells between which each position lies; beyond the map both are border cells.
 
     Args:
         positions: [...] in cells.
@@ -96,7 +96,7 @@ def taps(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def weighted_cells(maps: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
-    """Sums of k cells of feature maps.
+    """Returns weighted sums of k cells of feature maps.
 
     Args:
         maps: [b, c, h, w]; copied unless the channels lie side by side (`torch.channels_last`).
@@ -106,7 +106,7 @@ def weighted_cells(maps: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
     Returns:
         [n, c].
     """
-    # Of a single map in the usual order the rows would be a view, which is summed by another code, eight times slower.
+    # The rows of a single map in the usual order would be a view, which PyTorch sums eight times slower.
     rows = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()
     return F.embedding_bag(cells, rows, mode="sum", per_sample_weights=shares)
 
@@ -115,7 +115,7 @@ _SAMPLES = 2
 
 
 def roi_align(features: Tensor, boxes: Sequence[Tensor], window: int, stride: int) -> Tensor:
-    """Features of boxes, the mean of 2x2 samples in each of `window` x `window` bins.
+    """Returns the features of boxes: the mean of 2x2 samples in each of `window` x `window` bins.
 
     Args:
         features: [b, c, h, w].

@@ -14,7 +14,7 @@ from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
 from flowdet.systems.recipes import recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
-from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING
+from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
 
 __all__ = ["SHIPPED_FOLDER", "load", "load_random", "load_system", "starting_weights", "weights_of"]
 
@@ -112,9 +112,12 @@ def weights_of(system: str) -> Path:
     if system in SHIPPED:
         return SHIPPED_FOLDER / SHIPPED[system].file_name
     published = _PUBLISHED_FOR.get(system) or recipe(system).name
-    if published not in PUBLISHED:
+    file = PUBLISHED.get(published) or yolox_weights(published)
+    if file is None:
         raise CheckpointError(f"no weights of {system} are published or shipped: name a weight file of your own")
-    path = cache_folder() / PUBLISHED[published].file_name
+    if isinstance(file, YOLOXWeights):
+        published = file.name
+    path = cache_folder() / file.file_name
     if not path.is_file():
         raise CheckpointError(
             f"the weights of {system} are not here yet: run `flowdet models download {published}`, "

@@ -5,7 +5,7 @@ file was saved with, and takes the weights and the class names from the file. On
 the name of a system is built with its own configuration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -104,7 +104,7 @@ def fgfa_x101() -> SystemConfig:
 
 
 def fgfa_lite() -> SystemConfig:
-    """FGFA small enough for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
+    """FGFA for a laptop's processor: EfficientNet-Lite0, and a flow net that encodes each frame once."""
     return SystemConfig(
         name="fgfa-lite",
         class_names=VID_CLASSES,
@@ -132,22 +132,22 @@ def dff_lite() -> SystemConfig:
 
 
 def single_lite() -> SystemConfig:
-    """The detector of fgfa-lite on every frame for itself; takes the same weights."""
+    """The detector of fgfa-lite on every frame by itself; takes the same weights."""
     return single_frame(fgfa_lite(), "single-lite")
 
 
 def single_r50() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-50 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-50 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r50(), "single-r50")
 
 
 def single_r101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with R-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with R-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_r101(), "single-r101")
 
 
 def single_x101() -> SystemConfig:
-    """The detector of the published DFF and FGFA with X-101 on every frame for itself; takes the weights of either."""
+    """The detector of the published DFF and FGFA with X-101 on every frame by itself; takes the weights of either."""
     return single_frame(fgfa_x101(), "single-x101")
 
 
@@ -174,7 +174,7 @@ def single_yolox(size: str) -> SystemConfig:
     )
 
 
-RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
+RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
     "single-lite": single_lite,
@@ -190,11 +190,11 @@ RECIPES: Mapping[str, Callable[[], SystemConfig]] = {
     "single-nano": single_nano,
     **{f"single-yolox-{size}": partial(single_yolox, size) for size in YOLOX_SIZES},
 }
-"""Every system by its name."""
+"""Every system by its name; code that adds a system puts its recipe here."""
 
 
 def recipe(name: str) -> SystemConfig:
-    """The configuration of a system by its name.
+    """Returns the configuration of a system by its name.
 
     Raises:
         ConfigError: There is no such system.

@@ -30,7 +30,7 @@ class Rereadable(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Outcome:
-    """A frame of one of many sources, and what came of it.
+    """A frame of one of many sources, and what was found in it.
 
     Attributes:
         source: Number of the source.
@@ -63,7 +63,7 @@ def stream(
 
     Args:
         sources: The frames of a video each.
-        method: Gives each frame its features.
+        method: Turns network inputs into features.
         detector: Turns features into detections.
         inputs: How frames become network inputs.
         class_names: In the order of the labels.

@@ -1,4 +1,4 @@
-"""What a temporal method is: it gives each frame maps that know of the frames around it.
+"""What a temporal method is: it turns the maps of single frames into maps that know of the frames around them.
 
 A method is one file. Its configuration answers every question that the rest of the package asks about it, so that
 nobody else looks at its type; whoever adds a method writes that file, a recipe and a test.

@@ -52,7 +52,7 @@ class DFFConfig(MethodConfig):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DFFState:
-    """How many frames came, and the last key frame: its maps and what the flow net needs of it as a reference."""
+    """The number of frames so far, and the last key frame: its maps, and what the flow net needs of it."""
 
     received: int
     maps: Maps

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
-from flowdet.ops.aggregate import add_weighted, cosine_similarity
 from flowdet.ops.flow import follow, hop
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.similarity import (
     Embed,
+    add_weighted,
     aggregate_clips,
+    cosine_similarity,
     embedding_modules,
     flow_to_references,
     stack_streams,
@@ -41,7 +42,7 @@ class FGFAConfig(MethodConfig):
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax; with 1, as published, the larger weight of two maps
             is at most e^2 times the other.
-        embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
+        embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
         embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
             published.
@@ -185,7 +186,7 @@ class WindowFrame:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FGFAState:
-    """How many frames came and went out, and the frames that a window still needs, oldest first."""
+    """The number of frames that came in and went out, and the frames that a window still needs, oldest first."""
 
     received: int
     emitted: int

@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
-from flowdet.ops.aggregate import aggregate, cosine_similarity
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
-from flowdet.temporal.similarity import Embed, aggregate_clips, embedding_modules, with_modules
+from flowdet.temporal.similarity import (
+    Embed,
+    aggregate,
+    aggregate_clips,
+    cosine_similarity,
+    embedding_modules,
+    with_modules,
+)
 from flowdet.types import Aggregation, ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
 
 __all__ = ["Recursive", "RecursiveConfig", "RecursiveState"]
@@ -31,7 +37,7 @@ class RecursiveConfig(MethodConfig):
         memory: The number of frames that the memory counts for beside the key frame, if both are alike.
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax.
-        embedding_channels: Channels of the maps whose similarity gives the weights; None: the maps themselves.
+        embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
     """
 
     key_frame_interval: int = 2
@@ -69,7 +75,7 @@ class RecursiveConfig(MethodConfig):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RecursiveState:
-    """How many frames came, and the last key frame: the memory as it left it, and what the flow net needs of it."""
+    """The number of frames so far, the memory at the last key frame, and what the flow net needs of that frame."""
 
     received: int
     memory: Maps

@@ -1,4 +1,4 @@
-"""What the methods share that weigh maps by similarity: embeddings, and training (FGFA, sections 3.2 and 3.4)."""
+"""What the methods share that weigh maps by similarity: embeddings, averages, training (FGFA, sections 3.2 and 3.4)."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,12 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.flow.base import FlowNet
-from flowdet.ops.aggregate import aggregate, cosine_similarity
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource
 from flowdet.types import ClipBatch, FrameFeatures, Maps
 
-__all__ = ["Embed", "aggregate_clips", "embedding_modules", "flow_to_references", "stack_streams", "with_modules"]
+__all__ = [
+    "Embed",
+    "add_weighted",
+    "aggregate",
+    "aggregate_clips",
+    "cosine_similarity",
+    "embedding_modules",
+    "flow_to_references",
+    "stack_streams",
+    "with_modules",
+]
+
+_LEAST_LENGTH = 1e-12
 
 Embed = Callable[[Maps], Maps]
 """Maps to the maps whose cosine similarity weighs them, one for one."""
@@ -55,6 +66,50 @@ def flow_to_references(flow_net: FlowNet, current: Tensor, references: Sequence[
     repeated = current[:, None].expand(-1, shape[1], *current.shape[1:]).flatten(0, 1)
     flow: Tensor = flow_net(repeated, stack_streams(references)).unflatten(0, shape)
     return flow
+
+
+def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
+    """Returns the cosine between the embedding of the current frame and those of n other maps, cell by cell.
+
+    Args:
+        query: [b, e, h, w] embedding of the current frame.
+        keys: [b, n, e, h, w] embeddings of the maps to compare it with.
+
+    Returns:
+        [b, n, h, w] in [-1, 1]; 0 where an embedding is zero.
+    """
+    dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
+    lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
+    return dot / lengths.clamp(min=_LEAST_LENGTH)
+
+
+def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
+    """Adds n weighted maps to a total in place; the maps of a window need not all exist at once.
+
+    Args:
+        total: [b, c, h, w].
+        maps: [b, n, c, h, w] features.
+        weights: [b, n, h, w].
+    """
+    for each, weight in zip(maps.unbind(dim=1), weights.unbind(dim=1), strict=True):
+        total.addcmul_(each, weight[:, None])
+
+
+def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    """Averages maps with the softmax of their similarities (FGFA, section 3.2, equations 2 and 3).
+
+    A map that fills several slots of the window comes once, with its number of slots as multiplicity.
+
+    Args:
+        maps: [b, n, c, h, w] features.
+        similarity: [b, n, h, w].
+        multiplicity: [n] float, how many slots of the window each map fills.
+
+    Returns:
+        The average [b, c, h, w] and the weights [b, n, h, w] that sum to one over n.
+    """
+    weights = torch.softmax(similarity + multiplicity.log()[:, None, None], dim=1)
+    return torch.einsum("bnchw,bnhw->bchw", maps, weights), weights
 
 
 def aggregate_clips(

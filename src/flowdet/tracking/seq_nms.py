@@ -30,21 +30,21 @@ def seq_nms(
 ) -> DetectionTable:
     """Links detections of a class over the frames of a video and rescores them: Seq-NMS (Han et al. 2016), section 3.
 
-    Boxes of adjacent frames that overlap enough are linked. The sequence of linked boxes with the highest sum of
-    scores is chosen, its boxes get one score, and boxes that overlap them in their frames leave; then the same again
-    with what is left, until every box is in a sequence, which may be a single box, or has left. Adjacent are frames
-    that follow each other in the data set, whatever their numbers.
+    Boxes of adjacent frames that overlap enough are linked. The sequence of linked boxes with the highest sum of scores
+    is selected; its boxes get one score, and the boxes that overlap them in their frames are removed. This repeats
+    until every box is in a sequence, perhaps alone, or removed. Frames are adjacent if they follow each other in the
+    data set, whatever their numbers.
 
     Args:
         data: The data set, for its videos.
-        detections: As many as there are: the paper takes those before non-maximum suppression.
-        link_iou: Boxes of a class in adjacent frames are linked when their IoU is larger.
-        suppress_iou: Boxes of a class leave when their IoU with the chosen box of their frame is larger.
-        rescore: The score that all boxes of a sequence get, of their scores.
+        detections: The detections; the paper takes those before non-maximum suppression.
+        link_iou: Boxes of a class in adjacent frames are linked if their IoU is larger.
+        suppress_iou: Boxes of a class are removed if their IoU with the selected box of their frame is larger.
+        rescore: How the one score of a sequence follows from the scores of its boxes.
         progress: Called with 1 after every video.
 
     Returns:
-        The detections that remain, in their order, with their new scores; those on stills as they were.
+        The remaining detections in their order, with new scores; detections on stills are unchanged.
     """
     scores = detections.scores.copy()
     keep = np.ones(len(detections), dtype=np.bool_)
@@ -71,23 +71,23 @@ def seq_nms(
 def _overlapping(
     boxes: NDArray[np.float64], wanted: NDArray[np.int64], groups: NDArray[np.int64], least: float
 ) -> Pairs:
-    """The pairs of a box and another one of the group that it wants, with an IoU above `least`."""
+    """Returns the pairs of a box and another box of its wanted group, with an IoU above `least`."""
     pairs = pair_up(wanted, np.arange(len(boxes)), groups)
     pairs = pairs.select(pairs.detections != pairs.objects)
     return pairs.select(overlaps(boxes[pairs.detections], boxes[pairs.objects]) > least)
 
 
 class _Sequences:
-    """The best sequences of linked boxes, kept up to date while boxes leave.
+    """The best sequences of linked boxes, updated while boxes are removed.
 
     Boxes are numbered by frame. `best[i]` is the highest sum of scores of a sequence that starts with box i, and
-    `following[i]` is the second box of that sequence. When boxes leave, only the sums of boxes whose sequence led
-    through them change.
+    `following[i]` is the second box of that sequence. A removal changes only the sums of boxes whose best sequence
+    contains the removed box.
 
     Args:
-        scores: Of the boxes.
-        links: Boxes with boxes of the next frame.
-        rivals: Boxes with boxes of the same frame.
+        scores: [n] scores of the boxes.
+        links: Pairs of a box and a box of the next frame.
+        rivals: Pairs of boxes of the same frame.
     """
 
     def __init__(self, scores: list[float], links: Pairs, rivals: Pairs) -> None:
@@ -111,13 +111,13 @@ class _Sequences:
             self.following[box] = following
 
     def rescored(self, rescore: Literal["average", "max"]) -> NDArray[np.float64]:
-        """[n] the new scores of the boxes, NaN for those that leave; the sequences are used up."""
+        """Returns [n] the new scores of the boxes, NaN for removed ones; call it once."""
         new = np.full(len(self.scores), np.nan)
         waiting = [(-best, box) for box, best in enumerate(self.best)]
         heapq.heapify(waiting)
         while waiting:
             best, box = heapq.heappop(waiting)
-            # A box whose sum has changed waits under its new sum, too.
+            # A box whose sum changed is in the heap a second time, with its new sum.
             if not self.is_there[box] or -best != self.best[box]:
                 continue
             sequence = self._sequence(box)
@@ -135,7 +135,7 @@ class _Sequences:
         return boxes
 
     def _remove(self, sequence: list[int]) -> list[int]:
-        """Takes the boxes of a sequence and their rivals away; the boxes whose sums changed by that."""
+        """Removes the boxes of a sequence and their rivals; returns the boxes whose sums changed."""
         gone = set(sequence)
         for box in sequence:
             gone.update(self.rivals[box])
@@ -143,7 +143,7 @@ class _Sequences:
         for box in gone:
             self.is_there[box] = False
         changed: list[int] = []
-        # Later boxes first, since the sums of earlier ones are made of theirs.
+        # Later boxes first, since the sums of earlier boxes depend on theirs.
         waiting = [-before for box in gone for before in self._led_by(box)]
         heapq.heapify(waiting)
         seen = set()
@@ -158,7 +158,7 @@ class _Sequences:
         return changed
 
     def _led_by(self, box: int) -> list[int]:
-        """The boxes there are whose best sequence goes on with this one."""
+        """Returns the remaining boxes whose best sequence continues with this box."""
         return [before for before in self.earlier[box] if self.following[before] == box and self.is_there[before]]
 
 

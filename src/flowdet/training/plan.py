@@ -1,11 +1,13 @@
-"""How long and how fast to train: the plan of a run, and the plans that are known to work."""
+"""How long and how fast to train: the plan of a run, its learning rates, and the plans that are known to work."""
 
 import json
+import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
-from flowdet.errors import ConfigError, check_positive
+from flowdet.errors import ConfigError
 from flowdet.systems.config import structure_json, tagging_converter
+from flowdet.weights.limits import strict_numbers
 
 __all__ = [
     "REFERENCE_BATCH",
@@ -17,7 +19,9 @@ __all__ = [
     "Precision",
     "ScheduleConfig",
     "StepDrops",
+    "check_warm_up",
     "fine_tuning_plan",
+    "learning_rate",
     "lite_plan",
     "plan_from_json",
     "plan_to_json",
@@ -25,14 +29,17 @@ __all__ = [
 ]
 
 REFERENCE_BATCH = 8
-"""Clips a step for which a plan gives its learning rate."""
+"""Clips per step that a plan's learning rate is stated for."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+_MOST = 1_000_000  # of epochs, or of clips: more is a slip
+_COUNT = f"1 or more, and at most {_MOST}"
 
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent; `momentum` is that of the published systems."""
+    """Stochastic gradient descent; the default momentum is the published one."""
 
     momentum: float = 0.9
 
@@ -52,7 +59,7 @@ class StepDrops:
 
 @dataclass(frozen=True)
 class Cosine:
-    """The learning rate goes down to zero along half a cosine."""
+    """The learning rate falls to zero along half a cosine."""
 
 
 OptimizerConfig = SGD | AdamW
@@ -65,22 +72,25 @@ class Plan:
 
     Attributes:
         epochs: Passes over the data.
-        batch: Clips a step of the optimizer, over all processes.
-        clips_per_device: Clips that go through a device together; a step takes as many rounds as it needs.
-        learning_rate: For 8 clips a step; scaled linearly to `batch`.
+        batch: Clips per optimizer step, over all processes.
+        clips_per_device: Clips per forward pass; a step accumulates the gradients of as many passes as it needs.
+        learning_rate: For 8 clips per step; scaled linearly to `batch`.
         optimizer: SGD or AdamW.
-        schedule: How the learning rate goes down.
-        warm_up_steps: Steps in which it rises linearly.
-        warm_up_ratio: Share of the learning rate at which it begins.
-        weight_decay: Of every trained parameter.
-        max_gradient_norm: Norm to which gradients are clipped; None leaves them.
-        backbone_factor: The backbone's share of the learning rate.
-        ema: Decay of the moving average of the weights, which is then the result; None takes the weights as they are.
-        precision: Of the operations that allow a lower one.
-        channels_last: Keep images and maps in the memory order that suits convolutions best.
-        gradient_checkpointing: Compute the backbone's activations twice instead of keeping them.
-        seed: Of everything that is drawn at random.
-        save_every: Steps between checkpoints; one is written after each epoch too.
+        schedule: How the learning rate falls.
+        warm_up_steps: Steps over which the learning rate rises linearly.
+        warm_up_ratio: Share of the learning rate at which the warm-up begins.
+        weight_decay: Applied to every trained parameter.
+        max_gradient_norm: Norm to which gradients are clipped; None does not clip.
+        backbone_factor: The backbone's learning rate relative to that of the other parameters.
+        ema: Decay of the moving average of the weights, which is then the result; None keeps no average.
+        precision: What autocast computes in.
+        channels_last: Whether images and maps are stored channels last, which suits convolutions.
+        gradient_checkpointing: Whether the backbone's activations are recomputed in the backward pass to save memory.
+        seed: Seeds the order of the clips and everything random in them.
+        save_every: Steps between checkpoints; one more is written after each epoch.
+
+    Raises:
+        ConfigError: A value cannot work; the message names it.
     """
 
     epochs: int = 7
@@ -102,17 +112,18 @@ class Plan:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        check_positive(self, "epochs", "batch", "clips_per_device", "save_every")
         momentum = self.optimizer.momentum if isinstance(self.optimizer, SGD) else 0.0
         norm = self.max_gradient_norm
         drops = self.schedule if isinstance(self.schedule, StepDrops) else StepDrops()
-        for name, value, is_fine, wanted in (
-            ("learning_rate", self.learning_rate, 0 < self.learning_rate < float("inf"), "above 0"),
+        counts = ("epochs", "batch", "clips_per_device", "save_every")
+        for name, value, is_fine, expected in (
+            *((name, getattr(self, name), _is_count(getattr(self, name)), _COUNT) for name in counts),
+            ("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0"),
             ("warm_up_steps", self.warm_up_steps, self.warm_up_steps >= 0, "0 or more"),
             ("warm_up_ratio", self.warm_up_ratio, 0 < self.warm_up_ratio <= 1, "above 0 and at most 1"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-            ("max_gradient_norm", norm, norm is None or norm > 0, "above 0"),
-            ("backbone_factor", self.backbone_factor, self.backbone_factor >= 0, "0 or more"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("max_gradient_norm", norm, norm is None or 0 < norm < math.inf, "above 0"),
+            ("backbone_factor", self.backbone_factor, 0 <= self.backbone_factor < math.inf, "0 or more"),
             ("ema", self.ema, 0 <= (self.ema or 0) < 1, "at least 0 and below 1"),
             ("precision", self.precision, self.precision in get_args(Precision), "float32, bfloat16 or float16"),
             ("seed", self.seed, 0 <= self.seed < 2**31, "a number of 0 or more, below 2147483648"),
@@ -121,39 +132,79 @@ class Plan:
             ("drop_factor", drops.factor, 0 < drops.factor <= 1, "above 0 and at most 1"),
         ):
             if not is_fine:
-                raise ConfigError(f"a plan's {name} must be {wanted}, not {value}")
+                raise ConfigError(f"a plan's {name} must be {expected}, not {value}")
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate at this number of clips a step."""
+        """The learning rate after the warm-up, for `batch` clips per step."""
         return self.learning_rate * self.batch / REFERENCE_BATCH
 
     def rounds(self, processes: int) -> int:
-        """Forward and backward passes of each process in a step.
+        """Returns the number of forward and backward passes per process and step.
 
         Raises:
-            ConfigError: The clips of a step cannot be shared out evenly.
+            ConfigError: The batch cannot be divided evenly.
         """
         together = processes * self.clips_per_device
         if self.batch % together:
             raise ConfigError(
-                f"{self.batch} clips a step cannot be shared out evenly over {processes} processes with "
-                f"{self.clips_per_device} clips at a time; take a batch that is a multiple of {together}"
+                f"{self.batch} clips a step cannot be divided over {processes} process(es) with "
+                f"{self.clips_per_device} clip(s) per pass; take a batch that is a multiple of {together}"
             )
         return self.batch // together
+
+
+def _is_count(value: int) -> bool:
+    return 1 <= value <= _MOST
 
 
 def _rises_from_1(numbers: tuple[int, ...]) -> bool:
     return all(before < after for before, after in zip((0, *numbers), numbers, strict=False))
 
 
+def check_warm_up(plan: Plan, steps_per_epoch: int) -> None:
+    """Checks that the warm-up ends before the training does.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    steps = plan.epochs * steps_per_epoch
+    if plan.warm_up_steps >= steps:
+        raise ConfigError(
+            f"a warm-up of {plan.warm_up_steps} steps does not fit in a training of {steps} steps "
+            f"({plan.epochs} epochs of {steps_per_epoch}); shorten it or train longer"
+        )
+
+
+def learning_rate(plan: Plan, step: int, steps_per_epoch: int) -> float:
+    """Returns the learning rate of a step.
+
+    Args:
+        plan: The warm-up ends before the training does.
+        step: The number of steps done before it.
+        steps_per_epoch: The number of steps in which the schedule counts one epoch.
+    """
+    rate = plan.peak_rate
+    if step < plan.warm_up_steps:
+        rate *= plan.warm_up_ratio + (1 - plan.warm_up_ratio) * step / plan.warm_up_steps
+    match plan.schedule:
+        case StepDrops(after_epochs, factor):
+            return rate * factor ** sum(step >= epoch * steps_per_epoch for epoch in after_epochs)
+        case Cosine():
+            length = plan.epochs * steps_per_epoch - plan.warm_up_steps
+            done = max(step - plan.warm_up_steps, 0) / length
+            return rate * 0.5 * (1 + math.cos(math.pi * done))
+        case _:
+            assert_never(plan.schedule)
+
+
 def published_plan() -> Plan:
-    """The recipe of the published systems: SGD, 7 epochs, the rate dropped after the second and the fifth."""
+    """Returns the recipe of the published systems: SGD, 7 epochs, rate drops after the second and the fifth."""
     return Plan()
 
 
 def lite_plan() -> Plan:
-    """For the small systems from ImageNet weights: AdamW, a cosine, a moving average."""
+    """Returns the plan for small systems that start from ImageNet weights: AdamW, cosine, moving average."""
     return Plan(
         epochs=12,
         clips_per_device=8,
@@ -171,22 +222,23 @@ def lite_plan() -> Plan:
 
 
 def fine_tuning_plan() -> Plan:
-    """For weights that detect already and are to learn other classes or another camera."""
+    """Returns the plan for trained systems that learn other classes or another camera."""
     return replace(lite_plan(), clips_per_device=4, learning_rate=3e-4, warm_up_steps=50, save_every=100)
 
 
 _CONVERTER = tagging_converter(OptimizerConfig, ScheduleConfig)
+strict_numbers(_CONVERTER, 2**31)
 
 
 def plan_to_json(plan: Plan) -> str:
-    """The plan as JSON text; the choice of optimizer and schedule is named by its "kind"."""
+    """Returns the plan as JSON; "kind" names the optimizer and the schedule."""
     return json.dumps(_CONVERTER.unstructure(plan))
 
 
 def plan_from_json(text: str) -> Plan:
-    """The plan that `plan_to_json` wrote.
+    """Returns the plan that `plan_to_json` wrote.
 
     Raises:
-        ConfigError: The text is no plan.
+        ConfigError: The text is not a valid plan.
     """
     return structure_json(text, Plan, _CONVERTER, "the plan of a training run")

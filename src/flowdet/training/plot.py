@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.training.log import read_log
+from flowdet.training.records import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,21 +18,21 @@ _SMOOTHED_SHARE = 0.02
 
 
 def draw_runs(runs: Sequence[Path], path: Path) -> None:
-    """Draws loss, learning rate and the figures of the evaluations of some runs, epoch by epoch, into one picture.
+    """Draws loss, learning rate and metrics of one or more runs against the epoch.
 
     Args:
-        runs: Their folders.
-        path: The picture; its ending decides the format: ".png", ".svg" or ".pdf".
+        runs: The folders of the runs.
+        path: The picture to write; its suffix decides the format: ".png", ".svg" or ".pdf".
 
     Raises:
-        FlowdetError: A run has no log, or nothing in it.
-        ConfigError: The picture cannot be drawn; the extra `flowdet[eval]` may be missing.
+        FlowdetError: A run has no log, or an empty one.
+        ConfigError: The picture cannot be drawn; Matplotlib may be missing.
     """
     logs = [read_log(run) for run in runs]
     for run, log in zip(runs, logs, strict=True):
         if not any("loss" in entry for entry in log):
             raise FlowdetError(f"the log of {run} has no step yet")
-    figure = _figure(3 if any("figures" in entry for log in logs for entry in log) else 2)
+    figure = _figure(3 if any("metrics" in entry for log in logs for entry in log) else 2)
     names = [run.name for run in runs]
     for number, (run, log) in enumerate(zip(runs, logs, strict=True)):
         _draw_run(figure.axes, run.name if names.count(run.name) == 1 else str(run), log, f"C{number}")
@@ -50,7 +50,7 @@ def _figure(panels: int) -> "Figure":
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
-        raise ConfigError("drawing needs matplotlib: pip install 'flowdet[eval]'") from error
+        raise ConfigError("drawing needs Matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(8, 3 * panels), dpi=120, layout="constrained")
     figure.subplots(panels, sharex=True)
     for axes, label in zip(figure.axes, ("loss", "learning rate", "evaluation"), strict=False):
@@ -65,15 +65,15 @@ def _draw_run(panels: Sequence["Axes"], name: str, log: Sequence[Mapping[str, An
     panels[0].plot(epochs, losses, color=colour, alpha=0.25, linewidth=0.7)
     panels[0].plot(epochs, list(_smoothed(losses)), color=colour, label=name)
     panels[1].plot(epochs, [entry["learning_rate"] for entry in steps], color=colour, label=name)
-    evaluations = [(entry["epoch"], dict(_flat(entry["figures"]))) for entry in log if "figures" in entry]
-    names = dict.fromkeys(key for _, figures in evaluations for key in figures)
+    evaluations = [(entry["epoch"], dict(_flat(entry["metrics"]))) for entry in log if "metrics" in entry]
+    names = dict.fromkeys(key for _, metrics in evaluations for key in metrics)
     for key, style in zip(names, _STYLES, strict=False):
-        points = [(epoch, figures[key]) for epoch, figures in evaluations if figures.get(key) is not None]
+        points = [(epoch, metrics[key]) for epoch, metrics in evaluations if metrics.get(key) is not None]
         panels[2].plot(*zip(*points, strict=True), color=colour, linestyle=style, marker="o", label=f"{name}: {key}")
 
 
 def _smoothed(values: Sequence[float]) -> Iterator[float]:
-    """A running mean that reaches back over a fiftieth of the run."""
+    """An exponential moving average over a fiftieth of the run."""
     share = max(1 / (1 + _SMOOTHED_SHARE * len(values)), 1e-9)
     mean = values[0]
     for value in values:
@@ -81,8 +81,8 @@ def _smoothed(values: Sequence[float]) -> Iterator[float]:
         yield mean
 
 
-def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
-    for key, value in figures.items():
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    for key, value in metrics.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key} ")
         else:

@@ -1,22 +1,27 @@
-"""Everything that a training run needs to go on, in a file that a kill at any moment leaves whole."""
+"""The state of a training run: model, average, optimizer; saved so that a kill at any moment leaves a whole file."""
 
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0
+from flowdet.detectors.resnet import ResNet
 from flowdet.errors import CheckpointError, FlowdetError
-from flowdet.training.memory import checkpoint_backbones
+from flowdet.files import replacing
 from flowdet.training.plan import SGD, AdamW, Plan
 
-__all__ = ["TrainingState", "begin", "differences", "restore", "save"]
+__all__ = ["TrainingState", "begin", "differences", "restore", "save", "save_activation_memory"]
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _SHOWN_DIFFERENCES = 8
@@ -29,10 +34,10 @@ class TrainingState:
     """What changes while a model trains.
 
     Attributes:
-        model: What is trained.
-        average: The moving average of its weights, if there is one.
-        optimizer: With its momenta.
-        scaler: Of the loss, for float16.
+        model: The model in training mode.
+        average: The moving average of its weights; None if the plan has none.
+        optimizer: Has a parameter group for the backbone and one for the rest.
+        scaler: Scales the loss for float16; disabled for other precisions.
     """
 
     model: nn.Module
@@ -42,16 +47,16 @@ class TrainingState:
 
     @property
     def can_scale_down(self) -> bool:
-        """Whether gradients that overflow may be due to their scale, so that the step is skipped and it is lowered."""
+        """Whether the loss scale can still be lowered; a step that overflows is then skipped."""
         return self.scaler.is_enabled() and self.scaler.get_scale() > 1
 
     @property
     def result(self) -> nn.Module:
-        """What the training is for: the moving average if there is one."""
+        """The model that the training returns: the moving average if there is one."""
         return self.average.module if self.average else self.model
 
     def update(self, rate: float) -> None:
-        """Takes a step along the gradients at this learning rate, and forgets them."""
+        """Takes an optimizer step at this learning rate and clears the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.scaler.step(self.optimizer)
@@ -61,7 +66,7 @@ class TrainingState:
             self.average.update_parameters(self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain containers of tensors and numbers."""
+        """Returns the state as plain containers of tensors and numbers."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -70,7 +75,7 @@ class TrainingState:
         }
 
     def load_dict(self, saved: Mapping[str, Any]) -> None:
-        """Takes over what `to_dict` gave."""
+        """Loads what `to_dict` returned."""
         self.model.load_state_dict(saved["model"])
         if self.average:
             self.average.load_state_dict(saved["average"])
@@ -79,7 +84,7 @@ class TrainingState:
 
 
 def begin(model: nn.Module, plan: Plan, device: torch.device) -> TrainingState:
-    """The state before the first step, the model on its device and in training mode.
+    """Returns the state before the first step, the model on its device and in training mode.
 
     Only parameters that need a gradient are trained.
     """
@@ -93,16 +98,18 @@ def begin(model: nn.Module, plan: Plan, device: torch.device) -> TrainingState:
             optimizer = torch.optim.SGD(groups, momentum=momentum, weight_decay=plan.weight_decay)
         case AdamW():
             optimizer = torch.optim.AdamW(groups, weight_decay=plan.weight_decay)
+        case _:
+            assert_never(plan.optimizer)
     average = None if plan.ema is None else AveragedModel(model, multi_avg_fn=_moving_average(plan.ema))
     if plan.gradient_checkpointing:
-        checkpoint_backbones(model)
+        save_activation_memory(model)
     return TrainingState(
         model, average, optimizer, torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
     )
 
 
 def _groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """The backbone's parameters and all others, each with its share of the learning rate, which a step sets."""
+    """The parameter groups of the backbone and of the rest, each with its factor of the learning rate of a step."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     backbone = [parameter for name, parameter in trained if ".backbone." in name]
     others = [parameter for name, parameter in trained if ".backbone." not in name]
@@ -111,7 +118,7 @@ def _groups(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """A decay that begins low, so that the average of a short training does not remember its start."""
+    """Lets the decay begin low, so that the average of a short training does not remember its start."""
 
     @torch.no_grad()
     def update(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
@@ -123,14 +130,33 @@ def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int]
     return update
 
 
+def save_activation_memory(model: nn.Module) -> None:
+    """Lets every trained block of a backbone recompute its activations in the backward pass (gradient checkpointing).
+
+    Weights, gradients and results stay as they are.
+    """
+    for block in _trained_blocks(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def _trained_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    for module in model.modules():
+        stages: Iterator[nn.Module] = iter(())
+        if isinstance(module, ResNet):
+            stages = chain(module.layer1, module.layer2, module.layer3, module.layer4)
+        elif isinstance(module, EfficientNetLite0):
+            stages = chain.from_iterable(stage.children() for stage in module.stages)
+        yield from (block for block in stages if any(parameter.requires_grad for parameter in block.parameters()))
+
+
 def save(state: TrainingState, step: int, identity: Mapping[str, Any], folder: Path) -> None:
     """Writes a checkpoint; the one before it stays beside it until the next.
 
     Args:
-        state: What to save.
-        step: Steps done.
-        identity: What a run must have in common with this one to go on from here, as JSON holds it.
-        folder: Of the run.
+        state: The state to save.
+        step: The number of steps done.
+        identity: What a run must have in common with this one to continue it, as JSON values.
+        folder: The folder of the run.
 
     Raises:
         CheckpointError: A weight is not a finite number, or the file cannot be written.
@@ -139,17 +165,16 @@ def save(state: TrainingState, step: int, identity: Mapping[str, Any], folder: P
     bad = next((name for name, tensor in _tensors(saved) if not torch.isfinite(tensor).all()), None)
     if bad:
         raise CheckpointError(f"after step {step} {bad} is not a finite number any more; the checkpoint is not written")
-    newest, unfinished = folder / NEWEST, folder / f"{NEWEST}.part"
+    newest = folder / NEWEST
     try:
-        with unfinished.open("wb") as file:
-            torch.save(saved, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if newest.exists():
-            newest.replace(folder / PREVIOUS)
-        unfinished.replace(newest)
-    except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
+        with replacing(newest, error=CheckpointError) as unfinished:
+            with unfinished.open("wb") as file:
+                torch.save(saved, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if newest.exists():
+                newest.replace(folder / PREVIOUS)
+    except (CheckpointError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
         raise CheckpointError(f"the checkpoint {newest} cannot be written: {error}; the one before is kept") from error
 
 
@@ -161,11 +186,22 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(inner, f"{name}.{key}" if name else f"{key}")
 
 
-def restore(state: TrainingState, identity: Mapping[str, Any], folder: Path) -> tuple[int, list[str]]:
-    """Goes on from the newest whole checkpoint of a folder.
+def restore(
+    state: TrainingState,
+    identity: Mapping[str, Any],
+    folder: Path,
+    to_current: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> tuple[int, list[str]]:
+    """Loads the newest whole checkpoint of a folder.
+
+    Args:
+        state: Takes the content of the checkpoint.
+        identity: What the checkpoint must have in common with this run, as JSON values.
+        folder: The folder of the run.
+        to_current: Writes the identity of a checkpoint of an older version as this version would.
 
     Returns:
-        The steps done, 0 without a checkpoint, and a sentence for each checkpoint that is damaged.
+        The number of steps done, 0 without a checkpoint, and a sentence for each damaged checkpoint.
 
     Raises:
         FlowdetError: The checkpoint is of another run; the message names what differs.
@@ -177,10 +213,11 @@ def restore(state: TrainingState, identity: Mapping[str, Any], folder: Path) -> 
             continue
         try:
             saved = _read(path)
+            before = to_current(json.loads(saved["identity"]))
         except Exception as error:  # a damaged file can make its readers raise anything
             problems.append(f"{path} is damaged ({error}) and was passed over")
             continue
-        differing = differences(json.loads(saved["identity"]), identity)
+        differing = differences(before, identity)
         if differing:
             shown = "; ".join(differing[:_SHOWN_DIFFERENCES])
             more = f"; and {len(differing) - _SHOWN_DIFFERENCES} more" if len(differing) > _SHOWN_DIFFERENCES else ""
@@ -191,7 +228,10 @@ def restore(state: TrainingState, identity: Mapping[str, Any], folder: Path) -> 
         try:
             state.load_dict(saved)
         except (RuntimeError, ValueError) as error:
-            raise FlowdetError(f"{path} is of another model: {error}") from error
+            raise FlowdetError(
+                f"{path} is of another model: {error}. If the run was begun with an older flowdet, finish it with that "
+                "version, or start again in another folder"
+            ) from error
         return saved["step"], problems
     if problems:
         raise CheckpointError(f"{'; '.join(problems)}. No checkpoint is left: start again in another folder")
@@ -199,7 +239,7 @@ def restore(state: TrainingState, identity: Mapping[str, Any], folder: Path) -> 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint whose bytes are those that were written.
+    """Reads a checkpoint whose bytes are those that were written.
 
     Raises:
         ValueError: They are not.
@@ -218,7 +258,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A phrase for each value that differs between two nested dictionaries as JSON holds them."""
+    """Returns a phrase for each value that differs between two nested dictionaries of JSON values."""
     found = []
     for key in dict.fromkeys((*before, *now)):
         old, new = before.get(key), now.get(key)

@@ -25,10 +25,22 @@ from numpy.typing import NDArray
 from flowdet.video.containers import has_flag
 from flowdet.video.source import LazyFrame, Selection
 
-__all__ = ["Damage", "Layout", "Timeline", "decoded", "packets", "pixel_aspect", "report_damage", "selected"]
+__all__ = [
+    "Damage",
+    "Layout",
+    "Order",
+    "Sightings",
+    "Timeline",
+    "decoded",
+    "packets",
+    "pixel_aspect",
+    "report_damage",
+    "selected",
+]
 
 _READ_FAILURES = 100  # a reader that fails this often in a row will not recover
 _WIDEST_PIXEL = 4
+_SEAM_PACKETS = 4  # before a restart, which the demuxer flags
 _LONGEST_GAP = 10.0  # seconds; in a format that may restart its clock, a longer step is a restart
 
 
@@ -64,6 +76,7 @@ class Damage:
     lost: Sightings = field(default_factory=Sightings)
     flawed: Sightings = field(default_factory=Sightings)
     rescaled: Sightings = field(default_factory=Sightings)
+    gaps: dict[int, float] = field(default_factory=dict)  # time by number of the packet
     interruptions: list[str] = field(default_factory=list)
     stopped: str = ""
     short: str = ""
@@ -74,11 +87,18 @@ class Damage:
             self.lost.sentence("skipped because it was too damaged to decode"),
             self.flawed.sentence("kept though damaged in part"),
             self.rescaled.sentence("scaled to the size of the first frame"),
+            self._gap_sentence(),
             *self.interruptions,
             self.stopped,
             self.short,
         ]
         return [sentence for sentence in found if sentence]
+
+    def _gap_sentence(self) -> str:
+        if not self.gaps:
+            return ""
+        places = "1 place" if len(self.gaps) == 1 else f"{len(self.gaps)} places"
+        return f"pieces of the stream are missing at {places}, first near {min(self.gaps.values()):.1f} s"
 
 
 def report_damage(
@@ -258,6 +278,10 @@ class Timeline:
         if self._floor is None or stamp >= self._floor:
             heapq.heappush(self._pending, stamp)
 
+    def flagged(self, packet: Packet[VideoStream]) -> None:
+        """Notes that pieces are missing near a packet, which may decode all the same."""
+        self.damage.gaps[self.packets] = max(0.0, self._seconds(packet.pts))
+
     def refused(self, packet: Packet[VideoStream]) -> None:
         """Notes that the decoder reports a packet as damaged."""
         if not self._claims and not packet.is_discard:
@@ -311,6 +335,8 @@ class Timeline:
                 self._offset += self._decoded + step - dts
                 dts = self._decoded + step
                 self.restarts += 1
+                for number in range(self.packets - _SEAM_PACKETS, self.packets + 1):  # there nothing is missing
+                    self.damage.gaps.pop(number, None)
         self._decoded = dts
         if packet.pts is not None:
             packet.pts += self._offset
@@ -367,6 +393,8 @@ def decoded(container: InputContainer, stream: VideoStream, timeline: Timeline) 
         if packet.is_corrupt and not is_piecewise:
             timeline.refused(packet)
             continue
+        if packet.is_corrupt:
+            timeline.flagged(packet)
         try:
             found = stream.decode(packet)
         except av.error.FFmpegError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.errors import VideoError
-from flowdet.files import IMAGE_SUFFIXES
+from flowdet.files import IMAGE_SUFFIXES, natural_key
 from flowdet.video.pictures import page_count, read_pages, read_picture
 from flowdet.video.source import LazyFrame, Selection
 
@@ -23,7 +22,7 @@ _NAMED_IN_A_PROBLEM = 5
 def image_files(paths: Iterable[Path]) -> list[Path]:
     """Returns the image files among these paths in natural order: `2.jpg` comes before `10.jpg`."""
     found = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")]
-    return sorted((path for path in found if path.is_file()), key=_natural_key)
+    return sorted((path for path in found if path.is_file()), key=lambda path: natural_key(str(path)))
 
 
 class ImageSource:
@@ -158,11 +157,6 @@ def _first_size(label: str, files: Sequence[Path]) -> tuple[int, int]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise VideoError(f"{label} holds no image: expected files of the kinds {kinds}")
     raise VideoError(f"none of the {len(files)} images of {label} can be read{reason}")
-
-
-def _natural_key(path: Path) -> list[tuple[str, int]]:
-    pieces = re.findall(r"(\D*)(\d*)", str(path))
-    return [(text.casefold(), int(digits or -1)) for text, digits in pieces]
 
 
 def _reason(error: VideoError) -> str:

@@ -42,8 +42,8 @@ class Page:
 def read_picture(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """Returns the first or only picture of a file.
 
-    Of 16 bits the upper 8 count. Floating-point grey counts from 0 to 1, or to 255 where a pixel exceeds 1.
-    Transparency is ignored.
+    Of 16 bits the upper 8 count. Integers of 32 bits count to 255, or to 65535 where a pixel exceeds 255; floats
+    count to 1, or to 255 where a pixel exceeds 1. Transparency is ignored.
 
     Args:
         path: The file.
@@ -140,10 +140,12 @@ def _pixels(file: Image.Image, path: Path, *, upright: bool) -> NDArray[np.uint8
 
 def _rgb(file: Image.Image) -> NDArray[np.uint8]:
     if file.mode.startswith("I"):
-        grey = np.asarray(file).clip(0, 65535) // 256
+        values = np.asarray(file).clip(0, 65535)
+        is_deep = file.mode != "I" or file.format == "PNG" or values.max() > 255
+        grey = values // 256 if is_deep else values
     elif file.mode == "F":
-        values = np.nan_to_num(np.asarray(file), posinf=0, neginf=0)
-        grey = np.rint(values * (255 if values.max() <= 1 else 1)).clip(0, 255)
+        levels = np.nan_to_num(np.asarray(file), posinf=0, neginf=0)
+        grey = np.rint(levels * (255 if levels.max() <= 1 else 1)).clip(0, 255)
     else:
         # Pillow warns where a palette with transparency becomes RGB at once.
         image = file.convert("RGBA") if file.mode in ("P", "PA") else file

@@ -1,4 +1,4 @@
-"""Weights by name: how published files call them, and filling a module with all of them or none."""
+"""Filling a module with weights, all of them or none; and the names that published files give them."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ _RENAMES = (
 
 
 def published_to_native(key: str) -> str:
-    """The name that a parameter of a published mmtracking checkpoint has in flowdet."""
+    """Returns the name that a parameter of a published mmtracking checkpoint has in flowdet."""
     for pattern, name in _RENAMES:
         key, count = re.subn(pattern, name, key)
         if count:
@@ -40,7 +40,7 @@ def published_to_native(key: str) -> str:
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Copies weights into a module, every one that it has and no other.
+    """Copies weights into a module: exactly those that it has.
 
     Args:
         module: What to fill.

@@ -40,7 +40,7 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
     Args:
         system: What to write.
         path: Ends with ".safetensors".
-        dtype: Of the floating point tensors in the file; float16 halves it.
+        dtype: Type of the floating point tensors in the file; float16 halves the file.
 
     Raises:
         CheckpointError: The file cannot be written, or a value does not fit the type.
@@ -59,17 +59,17 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
 
 
 def weights_digest(system: VideoDetector) -> str:
-    """SHA-256 of the names and values of the weights, whichever file they came from."""
+    """Returns the SHA-256 of the names and values of the weights, whichever file they came from."""
     return hashlib.sha256(packed_weights(system)).hexdigest()
 
 
 def packed_weights(system: VideoDetector) -> bytes:
-    """All weights in the safetensors format, without configuration."""
+    """Returns all weights in the safetensors format, without the configuration."""
     return save({name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()})
 
 
 def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
-    """Configuration and float32 weights of a native file.
+    """Returns the configuration and the float32 weights of a native file.
 
     Raises:
         CheckpointError: The file is missing, damaged, or no weight file of flowdet.

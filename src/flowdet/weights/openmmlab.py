@@ -1,4 +1,4 @@
-"""Read the checkpoints of OpenMMLab's libraries without executing anything that is in them."""
+"""Reads the checkpoints of OpenMMLab's libraries without executing anything that is in them."""
 
 import os
 import pickle
@@ -26,6 +26,8 @@ _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 # Neither objects nor structures: their arrays hold pointers.
 _PLAIN_DTYPE = re.compile(r"[biufcSU]\d+")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+# Trained weights compress by a few per cent, numbers that are all alike a thousandfold.
+_MOST_INFLATED, _ALWAYS_INFLATED = 10, 64 << 20
 # torch keeps one list of allowed globals for the whole process; without this, the first of two threads to finish would
 # empty it under the other.
 _LOCK = threading.Lock()
@@ -33,13 +35,13 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OpenMMLabCheckpoint:
-    """What a checkpoint of OpenMMLab holds, the optimizer's state left out.
+    """The content of a checkpoint of OpenMMLab, without optimizer and history.
 
     Attributes:
         state_dict: Every parameter and buffer by name, on the CPU; they may be views of the file on disk, so copy what
-            shall outlive it.
-        class_names: The classes it was trained for, in the order of their labels; None if the file does not say.
-        meta: What else the training wrote down, such as its configuration; empty if there is nothing.
+            must outlive it.
+        class_names: The classes in the order of their labels; None if the file does not name them.
+        meta: What else the training recorded, such as its configuration; may be empty.
     """
 
     state_dict: dict[str, Tensor]
@@ -48,16 +50,16 @@ class OpenMMLabCheckpoint:
 
 
 def read_openmmlab(path: str | os.PathLike[str]) -> OpenMMLabCheckpoint:
-    """Read a `.pth` file of mmtracking, mmdetection or any other PyTorch training that saved a state dict.
+    """Reads a `.pth` file of mmtracking, mmdetection or any other PyTorch training that saved a state dict.
 
-    The file may hold tensors, plain Python values and numpy's numbers and arrays. A file that asks for anything else is
-    refused before that is called.
+    The file may hold tensors, plain Python values, numpy's numbers and arrays, and the histories of a training that
+    mmengine keeps, which are dropped. A file that asks for anything else is refused before that is called.
 
     Args:
-        path: The file; in today's zip form or the one from before PyTorch 1.6.
+        path: The file, in the zip format or in the one before PyTorch 1.6.
 
     Returns:
-        Its content; the prefix `module.` of models saved from data-parallel training is removed.
+        The content; the prefix `module.` of data-parallel training is removed from the names.
 
     Raises:
         CheckpointError: The file is missing, empty, damaged or of another kind, or asks for what no weight file needs.
@@ -80,7 +82,7 @@ def openmmlab_checkpoint(path: Path, content: object) -> OpenMMLabCheckpoint:
 
 
 def _is_mappable(path: Path) -> bool:
-    """Tell by a file's beginning that it is a checkpoint, and whether it can be mapped into memory or must be read."""
+    """Checks by its first bytes that a file is a checkpoint; returns whether it can be mapped into memory."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the .pth file in it")
     try:
@@ -109,7 +111,13 @@ def _is_mappable_archive(path: Path) -> bool:
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "data.pkl" not in names or "constants.pkl" in names:
         raise CheckpointError(f"{path} is an archive, but of a TorchScript program or something else, not of weights")
-    # Mapping takes the bytes as they are; torch stores them plain, other archivers may not.
+    inflated, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    if inflated > _MOST_INFLATED * packed + _ALWAYS_INFLATED:
+        raise CheckpointError(
+            f"{path} holds {packed} bytes that would unpack to {inflated}, as no weights do; it was not unpacked. Take "
+            "it from a source that you trust, or have it saved by torch.save, which does not compress"
+        )
+    # Mapping takes the bytes as they are; torch does not compress them, other archivers may.
     return all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
 
 
@@ -147,14 +155,11 @@ def _damaged(path: Path) -> CheckpointError:
 
 
 class _ForbiddenError(Exception):
-    """What a file asked for and does not get, by name."""
+    """The name of what a file asked for and does not get."""
 
 
 class _Dtype:
-    """Stands in for `numpy.dtype` while a file is read.
-
-    Files may call it with anything; that is looked at when it is used.
-    """
+    """Stands in for `numpy.dtype` while a file is read; called with anything, and checked when it is used."""
 
     __slots__ = ("byte_order", "code")
 
@@ -176,7 +181,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` while a file is read: never called with arguments, filled by its state alone."""
+    """Stands in for `numpy.ndarray` while a file is read; never called with arguments, filled by its state alone."""
 
     __slots__ = ("values",)
 
@@ -204,31 +209,53 @@ def _scalar(dtype: object, data: object) -> object:
 
 
 def _values(dtype: object, data: object, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    """Copy bytes into an array, if they are just as many as it has."""
+    """Copies bytes into an array, if their number is exactly the array's."""
     if not isinstance(dtype, _Dtype):
         raise _ForbiddenError(f"a numpy array of {type(dtype).__name__}")
     plain = dtype.numpy()
     if not isinstance(data, bytes):
         raise _ForbiddenError(f"a numpy array in a {type(data).__name__}")
     array: NDArray[Any] = np.ndarray(shape, plain, data, order=order)
-    # The text of no letters has no bytes, however many of them there are.
+    # Texts of length 0 have no bytes, whatever their number.
     if array.nbytes != len(data) or array.size > max(1, len(data)):
         raise ValueError(f"{len(data)} bytes for an array of shape {array.shape}")
     return array.copy("K")
 
 
 def _empty_bytes(*arguments: object) -> bytes:
-    """Stand in for `bytes`, which the empty ones are pickled as a call of; called with a number it takes memory."""
+    """Stands in for `bytes`: empty bytes are pickled as a call of it; called with a number it would allocate."""
     if arguments:
         raise _ForbiddenError("builtins.bytes with arguments")
     return b""
 
 
-# What numpy's numbers and arrays of plain types are pickled with, under the names of numpy 1 and 2.
+class _History:
+    """Stands in for mmengine's `HistoryBuffer`, the values of a loss over a training; its content is dropped."""
+
+    __slots__ = ()
+
+    def __new__(cls, *arguments: object) -> Self:
+        if arguments:
+            raise _ForbiddenError("mmengine.logging.history_buffer.HistoryBuffer with arguments")
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _history_method(owner: object, name: object) -> None:
+    """Stands in for `getattr`: a history is pickled with a reference to each of its methods, such as `mean`."""
+    if owner is not _History or not isinstance(name, str):
+        raise _ForbiddenError("builtins.getattr")
+
+
+# What numpy's numbers and arrays of plain types are pickled with, under the names of numpy 1 and 2, and histories.
 _ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     (_Array, "numpy.ndarray"),
     (_Dtype, "numpy.dtype"),
     (_empty_bytes, "builtins.bytes"),
+    (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_history_method, "builtins.getattr"),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
@@ -236,7 +263,7 @@ _ALLOWED_GLOBALS: list[Callable[..., object] | tuple[Callable[..., object], str]
 
 @contextmanager
 def _nothing_else_allowed() -> Iterator[None]:
-    """Set aside what the process has allowed: of two globals with one name, torch would take either."""
+    """Sets aside what the process has allowed: of two globals with one name, torch would take either."""
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     try:
@@ -247,9 +274,11 @@ def _nothing_else_allowed() -> Iterator[None]:
 
 
 def _without_stand_ins(value: object, seen: dict[int, object]) -> object:
-    """Put numpy's arrays where their stand-ins are; containers may hold one another, and themselves."""
+    """Puts numpy's arrays where their stand-ins are, and None for histories; containers may hold themselves."""
     if isinstance(value, _Array | _Dtype):
         return value.numpy()
+    if isinstance(value, _History):
+        return None
     if id(value) in seen:
         return seen[id(value)]
     if isinstance(value, dict):
@@ -282,11 +311,13 @@ def tensors_by_name(path: Path, state_dict: object) -> dict[str, Tensor]:
 
 
 def _class_names(path: Path, meta: Mapping[str, object]) -> tuple[str, ...] | None:
-    names = meta.get("CLASSES")
+    described = meta.get("dataset_meta")  # of mmtracking 1.x and mmdetection 3.x
+    named = described if isinstance(described, dict) else meta
+    names = named.get("classes", named.get("CLASSES"))
     if names is None:
         return None
     # Datasets of one class were written ("person").
     names = (names,) if isinstance(names, str) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{path}: 'CLASSES' in its 'meta' is not a list of names")
+        raise CheckpointError(f"{path}: the classes in its 'meta' are not a list of names")
     return tuple(names)

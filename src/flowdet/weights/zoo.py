@@ -1,10 +1,10 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
 Six systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
-the six starts from files that others have published.
+the six starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
 
-AP50, speed and memory are the figures of mmtracking 0.14's model zoo, which says that AP50 fluctuates by about 1
-between trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
+AP50, speed and memory are those of mmtracking 0.14's model zoo, which says that AP50 varies by about 1 between
+trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
 """
 
 import re
@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["ORIGIN", "PUBLISHED", "SHIPPED", "STARTING", "PublishedWeights", "ShippedWeights", "StartingWeights"]
+__all__ = [
+    "ORIGIN",
+    "PUBLISHED",
+    "SHIPPED",
+    "STARTING",
+    "YOLOX",
+    "PublishedWeights",
+    "ShippedWeights",
+    "StartingWeights",
+    "YOLOXWeights",
+    "yolox_weights",
+]
 
 ORIGIN = "https://download.openmmlab.com"
 
@@ -23,14 +34,14 @@ class PublishedWeights:
     """One trained system of the model zoo.
 
     Attributes:
-        system: Its name here, such as "fgfa-r50".
+        system: The name of the system, such as "fgfa-r50".
         method: The temporal method.
-        backbone: As the model zoo writes it.
-        config: Name of the mmtracking configuration it was trained with.
+        backbone: The name of the backbone in the model zoo.
+        config: The mmtracking configuration that it was trained with.
         ap50: Box AP at IoU 0.5 on ImageNet VID val, percent.
         fps_v100: Frames per second on a V100, forward pass and post-processing only; None where none was published.
         training_memory_gb: Peak of the CUDA allocator in training, GB.
-        parameters: How many, frozen ones included.
+        parameters: The number of parameters, frozen ones included.
         gflop: 10^9 multiplications and additions for a frame of 608x1008: with FGFA any frame once its window is full,
             with DFF a frame between two key frames.
         gflop_key: The same for a key frame of DFF; None with FGFA, which has no key frames.
@@ -81,7 +92,7 @@ def _system(
     gflop: float,
     gflop_key: float | None = None,
 ) -> PublishedWeights:
-    """Spell out one row; `run` is the time stamp and the digest in the file's name."""
+    """Returns one row; `run` is the time stamp and the digest in the file's name."""
     family = method.lower()
     depth = backbone.removesuffix("-DC5").replace("-", "").lower()
     config = f"{family}_faster_rcnn_{depth}_dc5_1x_imagenetvid"
@@ -169,7 +180,7 @@ _SYSTEMS = (
 )
 
 PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType({weights.system: weights for weights in _SYSTEMS})
-"""All six, by system name."""
+"""The six published systems by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +192,7 @@ class ShippedWeights:
         method: The temporal method.
         backbone: Its name, or that of the detector.
         file_name: In the package's folder of weights.
-        parameters: How many, frozen ones included.
+        parameters: The number of parameters, frozen ones included.
         gflop: 10^9 multiplications and additions for a 16:9 frame: with FGFA once the window is full, with DFF between
             two key frames.
         gflop_key: The same for a key frame of DFF; None for the other methods.
@@ -219,7 +230,7 @@ class StartingWeights:
     been tried here; reading them is tested with files of the same form.
 
     Attributes:
-        part: What it is for.
+        part: The part of the system that it fills.
         url: Where it is; where its name ends with 8 hexadecimal digits, its SHA-256 begins with them.
     """
 
@@ -249,4 +260,49 @@ STARTING: Mapping[str, tuple[StartingWeights, ...]] = MappingProxyType(
     {f"{method}-{depth}": (file, _FLOW_NET) for method in ("dff", "fgfa") for depth, file in _BACKBONES.items()}
     | {f"single-{depth}": (file,) for depth, file in _BACKBONES.items()}
 )
-"""What the training of the published systems starts from, by system name."""
+"""The files that the training of the published systems starts from, by system name."""
+
+
+@dataclass(frozen=True, slots=True)
+class YOLOXWeights:
+    """One size of YOLOX, trained on COCO; no digest of the files was published.
+
+    Attributes:
+        name: "yolox-s" for instance; the systems "single-yolox-s" and so on take its weights.
+        coco_ap: COCO AP in percent, as published: on val2017 for nano and tiny, on test-dev for the others.
+        parameters: The number of parameters.
+        gflop: 10^9 multiplications and additions for a 16:9 frame.
+    """
+
+    name: str
+    coco_ap: float
+    parameters: int
+    gflop: float
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return f"{self.name.replace('-', '_')}.pth"
+
+    @property
+    def url(self) -> str:
+        """Where the file is."""
+        return f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{self.file_name}"
+
+
+_YOLOX = (
+    YOLOXWeights("yolox-nano", 25.8, 912_159, 0.6),
+    YOLOXWeights("yolox-tiny", 32.8, 5_055_855, 3.9),
+    YOLOXWeights("yolox-s", 40.5, 8_968_255, 16.0),
+    YOLOXWeights("yolox-m", 47.2, 25_326_495, 44.1),
+    YOLOXWeights("yolox-l", 50.1, 54_208_895, 93.2),
+    YOLOXWeights("yolox-x", 51.5, 99_071_455, 168.8),
+)
+
+YOLOX: Mapping[str, YOLOXWeights] = MappingProxyType({weights.name: weights for weights in _YOLOX})
+"""The six sizes by name."""
+
+
+def yolox_weights(system: str) -> YOLOXWeights | None:
+    """Returns what a system such as "single-yolox-s", or "yolox-s" itself, starts from; None if it is no YOLOX."""
+    return YOLOX.get(system) or YOLOX.get(system.partition("-")[2])

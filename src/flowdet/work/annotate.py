@@ -51,7 +51,8 @@ def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
         if part not in _PARTS:
             raise ConfigError(f"there is no {part!r} to show; name some of {', '.join(_PARTS)}")
         if part not in overlay.parts:
-            others = " and ".join(sorted(overlay.parts)) or "nothing"
+            alone = ", for every frame stands for itself" if method.references is None else ""
+            others = " and ".join(sorted(overlay.parts)) or f"nothing{alone}"
             raise ConfigError(f"{config.name} has no {_PARTS[part]} to show; what it can show is {others}")
     return replace(overlay, parts=overlay.parts & set(parts))
 

@@ -1,57 +1,72 @@
-"""Jobs spread over processes, each with a system of its own and one thread."""
+"""Jobs spread over local processes."""
 
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from flowdet.errors import FlowdetError
-from flowdet.evaluation.run import interrupts_ignored
 
-__all__ = ["spread"]
+__all__ = ["device_of", "spread"]
 
 Job = TypeVar("Job")
-Worker = Callable[[Job], None]
+Result = TypeVar("Result")
 
 
-def spread(jobs: Sequence[Job], make: Callable[[], Worker[Job]], processes: int) -> Iterator[FlowdetError | None]:
-    """Does jobs in so many spawned processes; gives for each that has ended its error, or None.
+@dataclass(frozen=True)
+class _Result(Generic[Result]):
+    """A message of a worker process: one result of its job."""
 
-    However this ends, by Ctrl-C too, a process that is at work closes its files before it is gone.
+    value: Result
+
+
+def spread(
+    jobs: Sequence[Job],
+    make: Callable[[int], Callable[[Job], Iterable[Result]]],
+    processes: int,
+    *,
+    threads: int = 1,
+) -> Generator[Result, None, None]:
+    """Does jobs in spawned processes and yields their results as they come.
+
+    However this ends, by Ctrl-C too, the processes close their files before they end; they also end with this process.
 
     Args:
-        jobs: In the order in which they begin.
-        make: Called once in each process; gives what does a job.
-        processes: At most.
+        jobs: The jobs, in the order in which they begin.
+        make: Called once in each process, with its number from 0; returns the function that does a job and yields its
+            results. Everything must be picklable.
+        processes: The largest number of processes.
+        threads: Threads of torch in each process.
 
     Raises:
-        FlowdetError: A process was killed.
+        FlowdetError: A job raised it, or a process was killed.
     """
     todo = deque(jobs)
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, BaseProcess] = {}
     try:
-        with interrupts_ignored():
-            for _ in range(min(processes, len(jobs))):
+        with _interrupts_ignored():
+            for number in range(min(processes, len(jobs))):
                 ours, theirs = context.Pipe()
-                workers[ours] = context.Process(target=_work, args=(theirs, make))
+                workers[ours] = context.Process(target=_work, args=(theirs, make, number, threads))
                 workers[ours].start()
                 theirs.close()
-        for connection in workers:
-            connection.send(todo.popleft())
         while workers:
-            for ready in wait(list(workers)):
-                connection = next(each for each in workers if each is ready)
-                yield _received(connection, workers[connection])
-                if todo:
+            for connection in wait(list(workers)):
+                assert isinstance(connection, Connection)
+                message = _received(connection, workers[connection])
+                if message is not None:
+                    yield message.value
+                elif todo:
                     connection.send(todo.popleft())
                 else:
                     connection.send(None)
@@ -63,33 +78,72 @@ def spread(jobs: Sequence[Job], make: Callable[[], Worker[Job]], processes: int)
             process.join()
 
 
-def _received(connection: Connection, process: BaseProcess) -> FlowdetError | None:
+def device_of(device: str | torch.device, number: int) -> torch.device:
+    """Returns the device of a worker process; the processes take the GPUs in turn.
+
+    Args:
+        device: The device that was asked for; "cuda" stands for all GPUs.
+        number: The number of the process, from 0.
+    """
+    device = torch.device(device)
+    if device == torch.device("cuda") and torch.cuda.is_available():
+        device = torch.device("cuda", number % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Lets the processes that are started here ignore Ctrl-C: this process ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        message: FlowdetError | None = connection.recv()
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _received(connection: Connection, process: BaseProcess) -> _Result[Any] | None:
+    """Returns a result, or None when the process waits for a job.
+
+    Raises:
+        FlowdetError: The job raised it, or the process is dead.
+    """
+    try:
+        message: _Result[Any] | FlowdetError | None = connection.recv()
     except (EOFError, ConnectionError) as error:
         process.join()
         raise FlowdetError(
-            f"a process ended with exit code {process.exitcode} (-9: killed, for want of memory?); the finished "
-            "sources are kept, so the same command continues, perhaps with fewer --processes"
+            f"a worker process ended with exit code {process.exitcode} (-9: killed, perhaps for want of memory); what "
+            "is finished is kept, so the same call continues, perhaps with fewer processes"
         ) from error
+    if isinstance(message, FlowdetError):
+        raise message
     return message
 
 
-def _work(connection: Connection, make: Callable[[], Worker[Any]]) -> None:
-    """What a spawned process does: jobs, until there are none, it is stopped, or who gives them is gone."""
+def _work(
+    connection: Connection, make: Callable[[int], Callable[[Any], Iterable[Any]]], number: int, threads: int
+) -> None:
+    """Runs in a spawned process: does jobs until there are none, it is stopped, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
-        do = make()
-        while (job := connection.recv()) is not None:
-            try:
-                do(job)
-            except FlowdetError as error:
-                connection.send(error)
-            else:
+        try:
+            do = make(number)
+            connection.send(None)
+            while (job := connection.recv()) is not None:
+                for result in do(job):
+                    connection.send(_Result(result))
                 connection.send(None)
+        except FlowdetError as error:
+            connection.send(error)
+        except torch.OutOfMemoryError as error:
+            connection.send(FlowdetError(f"too little GPU memory: {error}; take fewer processes or smaller inputs"))
 
 
 def _end_with_parent() -> None:

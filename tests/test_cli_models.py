@@ -1,0 +1,79 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from flowdet.cli import main
+from flowdet.errors import CheckpointError
+from flowdet.systems.build import build
+from flowdet.systems.load import weights_of
+from flowdet.systems.recipes import RECIPES
+from flowdet.weights.native import save_native
+from flowdet.weights.zoo import SHIPPED
+from tests.training.runs import SYSTEMS
+
+
+def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_native(build(SYSTEMS["tiny-dff"]), tmp_path / "own.safetensors")
+    wanted = {
+        "fgfa-r50": (
+            "FGFA",
+            "103,267,171",
+            "74.7 % on ImageNet VID val",
+            "6.9 frames/s",
+            "-f42016f3.pth",
+            "domestic_cat",
+        ),
+        "fgfa-lite": ("FGFA", "4,705,735", "none published", "shipped", "classes    30: airplane, ", "domestic_cat"),
+        "single-yolox-s": (
+            "SingleFrame",
+            "8,968,255",
+            "40.5 % on COCO",
+            "0.1.1rc0/yolox_s.pth",
+            "classes    80: person",
+        ),
+        "single-r50": ("62,231,827", "none published", "flowdet models download fgfa-r50", "resnet50-0676ba61.pth"),
+        f"{tmp_path}/own.safetensors": ("tiny-dff", "DFF", "classes    3: cat, dog, fox", "own.safetensors"),
+    }
+    for system, words in wanted.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["models", "show", system])
+        assert not ended.value.code
+        printed = capsys.readouterr().out
+        assert [word for word in words if word not in printed] == []
+
+
+def test_models_download_says_where_files_go(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["models", "download", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "$FLOWDET_HOME, else to $XDG_CACHE_HOME/flowdet, else to ~/.cache/flowdet" in printed
+
+
+def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a missing weight file's message says to run is a command that works."""
+    fetched: list[str] = []
+
+    def fetch(url: str, sha256_prefix: str | None, **others: object) -> Path:
+        fetched.append(Path(url).name)
+        return tmp_path / Path(url).name
+
+    monkeypatch.setattr("flowdet.cli.models.fetch", fetch)
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    for system in set(RECIPES) - set(SHIPPED):
+        with pytest.raises(CheckpointError, match="run `flowdet models download") as missing:
+            weights_of(system)
+        command = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
+        with pytest.raises(SystemExit) as ended:
+            main(command.split())
+        assert not ended.value.code
+        (tmp_path / fetched[-1]).touch()
+        assert weights_of(system) == tmp_path / fetched[-1]
+        (tmp_path / fetched[-1]).unlink()
+
+
+def test_there_is_no_log_of_yolox(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "download", "yolox-s", "--log"])
+    assert ended.value.code == 1
+    assert "no training log of yolox-s was published" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from flowdet.errors import DataError, FlowdetError
+from flowdet.work.pool import device_of, spread
+
+Job = tuple[str, Path]
+
+
+def make(number: int) -> Callable[[Job], Iterator[tuple[int, int, str]]]:
+    """A worker whose jobs yield its number, its threads and their text, letter by letter."""
+
+    def do(job: Job) -> Iterator[tuple[int, int, str]]:
+        text, path = job
+        if text == "fails":
+            raise DataError("this job fails")
+        with path.open("w") as file:
+            try:
+                for letter in text:
+                    if letter == "w":
+                        time.sleep(60)
+                    yield number, torch.get_num_threads(), letter
+            finally:
+                file.write("closed")
+
+    return do
+
+
+def cannot_start(number: int) -> Callable[[Job], Iterator[int]]:
+    raise DataError(f"worker {number} has no weights")
+
+
+def test_results_come_one_by_one_from_every_process(tmp_path: Path) -> None:
+    jobs = [(text, tmp_path / f"file {text}") for text in ("abc", "de", "", "f")]
+    results = list(spread(jobs, make, 2, threads=3))
+    assert sorted(letter for _, _, letter in results) == list("abcdef")
+    assert [letter for _, _, letter in results if letter in "abc"] == list("abc")
+    assert {threads for _, threads, _ in results} == {3}
+    assert {number for number, _, _ in results} <= {0, 1}
+    assert all(path.read_text() == "closed" for _, path in jobs)
+
+
+def test_no_jobs_start_no_process() -> None:
+    assert list(spread([], make, 4)) == []
+
+
+def test_the_error_of_a_job_is_raised_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="this job fails"):
+        list(spread([("fails", tmp_path / "x")], make, 2))
+    with pytest.raises(DataError, match="worker 0 has no weights"):
+        list(spread([("a", tmp_path / "x")], cannot_start, 1))
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_process_that_is_at_work_closes_its_files_when_the_caller_stops(tmp_path: Path) -> None:
+    results = spread([("aw", tmp_path / "file")], make, 1)
+    assert next(results)[2] == "a"
+    results.close()
+    assert (tmp_path / "file").read_text() == "closed"
+    assert not children()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_process_is_told_and_ends_the_others(tmp_path: Path) -> None:
+    results = spread([("aw", tmp_path / "one"), ("bw", tmp_path / "two")], make, 2)
+    assert {next(results)[2], next(results)[2]} == {"a", "b"}
+    children()[0].kill()
+    with pytest.raises(FlowdetError, match=r"a worker process ended with exit code -9 .* the same call continues"):
+        next(results)
+    assert not children()
+
+
+def lead(folder: str) -> None:
+    """Runs in a process of its own: spreads a job that waits, and says when it has begun."""
+    for _ in spread([("aw", Path(folder) / "file")], make, 1):
+        (Path(folder) / "begun").touch()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
+    paths = f"sys.path.insert(0, {os.getcwd()!r})"
+    call = f"import sys; {paths}; from tests.work.test_pool import lead; lead({str(tmp_path)!r})"
+    (tmp_path / "lead.py").write_text(f"if __name__ == '__main__':\n    {call}\n")
+    parent = psutil.Popen([sys.executable, str(tmp_path / "lead.py")])
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = parent.children()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert gone
+    assert not alive
+    assert (tmp_path / "file").read_text() == "closed"
+
+
+def test_processes_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    devices = [device_of("cuda", number) for number in range(3)]
+    assert [str(device) for device in devices] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert chosen == devices
+    assert device_of("cuda:1", 0) == torch.device("cuda:1")
+    assert device_of("cpu", 1) == torch.device("cpu")
