@@ -16,7 +16,7 @@ def export(system: str | None = None, *, out: Path, weights: Path | None = None,
     """Write every part of a system as an ONNX file.
 
     Args:
-        system: One of `flowdet models`. [default: fgfa-lite]
+        system: One of `flowdet models`. [default: fgfa-nano]
         out: The folder to write.
         weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
         size: Height x width of the frames. [default: the largest the system takes, 600x1000 for published ones]
