@@ -1,6 +1,6 @@
 """Object detection in video: Deep Feature Flow and Flow-Guided Feature Aggregation.
 
-model = flowdet.load("fgfa-lite")
+model = flowdet.load()
 for detections in model.detect(flowdet.open_video("clip.mp4"), score=0.5):
     print(detections.frame_index, detections.names, detections.boxes)
 """

@@ -66,7 +66,7 @@ def benchmark(
     Times are for one stream in its steady state, one step after the other. Without weights at hand they are random.
 
     Args:
-        system: One of `flowdet models`. [default: fgfa-lite]
+        system: One of `flowdet models`. [default: fgfa-nano]
         options: Which system, and how it detects.
         size: Height x width of the frames. [default: the largest the system takes, 600x1000 for published ones]
         frames: The least number of frames to measure: whole key frame intervals, and three of them.

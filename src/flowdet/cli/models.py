@@ -11,7 +11,7 @@ from flowdet.cli.console import progress_bar
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
-from flowdet.systems.load import weights_of
+from flowdet.systems.load import flow_net_of, weights_of
 from flowdet.systems.recipes import RECIPES, recipe
 from flowdet.weights.download import download as fetch
 from flowdet.weights.download import download_unpublished
@@ -178,5 +178,7 @@ def convert(weights: Path, out: Path, *, system: str, half: bool = False) -> Non
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"native weights are written to a .safetensors file, not to {out}")
-    save_native(read_system(weights, recipe(system)), out, torch.float16 if half else torch.float32)
+    config = recipe(system)
+    read = read_system(weights, config, flow_net=flow_net_of(config))
+    save_native(read, out, torch.float16 if half else torch.float32)
     console.out.print(f"{weights} -> {out}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import ops
 
-__all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "weighted_cells"]
+__all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "warp_maps", "weighted_cells"]
 
 WarpConvention = Literal["identity", "published"]
 """`identity`: zero flow changes nothing. `published`: zero flow shrinks the sampling positions by (n - 1) / n towards
@@ -71,6 +71,11 @@ def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:
         return flow
     scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]])[:, None, None]
     return F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * scale
+
+
+def warp_maps(maps: Sequence[Tensor], flow: Tensor, convention: WarpConvention) -> tuple[Tensor, ...]:
+    """Warps maps [b, c_i, h_i, w_i] of several strides along one flow [b, 2, h, w], which is resized for each."""
+    return tuple(warp(each, resize_flow(flow, each.shape[-2:]), convention) for each in maps)
 
 
 def taps(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:

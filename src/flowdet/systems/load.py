@@ -11,12 +11,12 @@ from flowdet.systems.build import build, build_flow_net
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
-from flowdet.systems.recipes import recipe
+from flowdet.systems.recipes import SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
-from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
+from flowdet.weights.zoo import FLOW_NET_FILE, PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
 
-__all__ = ["SHIPPED_FOLDER", "load", "load_random", "load_system", "starting_weights", "weights_of"]
+__all__ = ["SHIPPED_FOLDER", "flow_net_of", "load", "load_random", "load_system", "starting_weights", "weights_of"]
 
 _PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
@@ -71,7 +71,7 @@ def load_system(options: SystemOptions) -> VideoDetector:
     if options.system is not None or options.weights is None:
         config = recipe(options.system or DEFAULT_SYSTEM)
     path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
-    return _ready(read_system(path, config), options)
+    return _ready(read_system(path, config, flow_net=flow_net_of(config) if config else None), options)
 
 
 def load_random(options: SystemOptions) -> VideoDetector:
@@ -124,6 +124,11 @@ def weights_of(system: str) -> Path:
             "or name a weight file of your own"
         )
     return path
+
+
+def flow_net_of(config: SystemConfig) -> Path | None:
+    """Returns the shipped file with a flow net for this system; None if it needs none or one of another kind."""
+    return SHIPPED_FOLDER / FLOW_NET_FILE if config.flow_net == SHIPPED_FLOW else None
 
 
 def starting_weights(system: str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from flowdet.temporal.base import MethodConfig
 
 __all__ = ["DEFAULT_SYSTEM", "SystemOptions", "apply_options"]
 
-DEFAULT_SYSTEM = "fgfa-lite"
+DEFAULT_SYSTEM = "fgfa-nano"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
         if options.flow != "dis":
             raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {options.flow!r}')
         if flow_net is None:
-            raise ConfigError(f"{config.name} takes every frame by itself and has no flow to replace")
+            raise ConfigError(f"{config.name} has no flow to replace: leave that option out")
         flow_net = DISFlowConfig()
     return replace(config, method=method, flow_net=flow_net)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
-from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.temporal.similarity import (
     Embed,
@@ -112,7 +112,7 @@ class Recursive:
         else:
             past = now % self.config.key_frame_interval
             flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
-            maps = tuple(warp(each, resize_flow(flow, each.shape[-2:]), self.config.warp) for each in state.memory)
+            maps = warp_maps(state.memory, flow, self.config.warp)
             origin = Propagation(now - past, flow)
             following = RecursiveState(now + 1, state.memory, state.flow_reference)
             if past == 0:

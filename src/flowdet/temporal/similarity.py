@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.flow.base import FlowNet
-from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource
 from flowdet.types import ClipBatch, FrameFeatures, Maps
 
@@ -115,24 +115,26 @@ def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[T
 def aggregate_clips(
     clips: ClipBatch,
     detector: MapSource,
-    flow_net: FlowNet,
+    flow_net: FlowNet | None,
     embed: Embed,
     *,
     convention: WarpConvention,
     sharpness: float,
 ) -> FrameFeatures:
-    """Returns the warped references, averaged; the current frame is only compared (section 3.4, temporal dropout)."""
+    """Returns the warped references, averaged; the current frame is only compared (section 3.4, temporal dropout).
+
+    Without a flow net they are averaged where they are.
+    """
     inputs = (clips.current, *clips.references)
     together = detector.extract(torch.cat([each.images for each in inputs]))
     own, *others = zip(*(level.chunk(len(inputs)) for level in together), strict=True)
-    prepared, *references = [flow_net.prepare(each) for each in inputs]
-    flow = flow_to_references(
-        flow_net, flow_net.as_current(prepared), [flow_net.as_reference(each) for each in references]
-    ).flatten(0, 1)
-    levels = zip(*others, strict=True)
-    warped = tuple(
-        warp(maps := stack_streams(level), resize_flow(flow, maps.shape[-2:]), convention) for level in levels
-    )
+    warped = tuple(stack_streams(level) for level in zip(*others, strict=True))
+    if flow_net is not None:
+        prepared, *references = [flow_net.prepare(each) for each in inputs]
+        flow = flow_to_references(
+            flow_net, flow_net.as_current(prepared), [flow_net.as_reference(each) for each in references]
+        )
+        warped = warp_maps(warped, flow.flatten(0, 1), convention)
     averaged = []
     for query, keys, level in zip(embed(own), embed(warped), warped, strict=True):
         shape = (len(query), len(others))

@@ -24,6 +24,7 @@ from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import flow_net_of
 from flowdet.training.dataset import ClipDataset
 from flowdet.training.feed import ClipFeed, TrainingBatch, clips_of
 from flowdet.training.loop import AfterEpoch, RunDescription, TrainingTask, train
@@ -269,7 +270,7 @@ def _class_names(options: RunOptions, data: CocoVID) -> tuple[str, ...]:
 def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], None]) -> VideoDetector:
     """The system with its starting weights."""
     if options.weights:
-        start = start_from(options.weights, config)
+        start = start_from(options.weights, config, flow_net=flow_net_of(config))
         system = start.system
         say(
             f"starts from {options.weights}: {start.taken} tensors taken; {len(start.shared_classes)} of "
