@@ -15,7 +15,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ _SEED = 2
 _FRAMES = 3
 
 ROWS = ("torch", "optimised", "openvino")
-"""Forms of our systems: RUNTIME or RUNTIME:MODE, as for `flowdet.load`, folders of int8 parts among the runtimes."""
+"""Forms of our systems: BACKEND or BACKEND:VARIANT, as for `flowdet.load`; a folder of int8 parts is a backend too."""
 
 # Runs in the peer's environment: reads the kind of a frame from each line, answers with its seconds and the most memory
 # that the process has had so far, KB.
@@ -85,8 +84,8 @@ class Comparison:
     Attributes:
         system: Its name.
         row: The form of our system.
-        kind: Of the frames; "mean" is that over a key-frame period of DFF. A frame of the mode recursive is the mean
-            over its own period.
+        kind: Of the frames; "mean" is that over a key-frame period of DFF. A frame of the variant recursive is the
+            mean over its own period.
         ours: Seconds, one a turn.
         peers: Seconds of the peer in the same turn.
         memory: The most that our process and that of the peer have had, MB.
@@ -224,35 +223,33 @@ def _say(text: str) -> None:
 def _timer(name: str, row: str, threads: int) -> Timer:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import torch  # noqa: PLC0415
-    from flowdet.benchmark.steady import frame_kinds, runner, steady_state  # noqa: PLC0415
-    from flowdet.systems.modes import in_mode  # noqa: PLC0415
 
-    from flowdet.backends.choice import with_runtime  # noqa: PLC0415
-    from flowdet.inputs import prepare  # noqa: PLC0415
+    from flowdet.backends.choice import with_backend  # noqa: PLC0415
+    from flowdet.benchmark.clip import Clip  # noqa: PLC0415
+    from flowdet.benchmark.meter import MeteredStream  # noqa: PLC0415
+    from flowdet.systems.detector import VideoDetector  # noqa: PLC0415
+    from flowdet.systems.options import SystemOptions, apply_options  # noqa: PLC0415
+    from flowdet.types import Frame  # noqa: PLC0415
     from tests.seeded import seeded_system, synthetic_clip  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    runtime, _, mode = row.partition(":")
-    system = seeded_system(name)
-    system.config = in_mode(system.config, mode or "exact")
-    system = with_runtime(system, runtime)
-    method, run = system.method, runner(system)
-    inputs = [prepare([image], system.config.inputs) for image in synthetic_clip(_FRAMES, SIZE, _SEED)]
-    start = steady_state(method, method.initial_state(), cycle(inputs))
-    # This also compiles what is compiled for a shape when it comes first.
-    after_key = run(inputs[0], start)[1]
-    starts = {"key": (inputs[0], start), "other": (inputs[1], after_key)}
-    period = len(frame_kinds(method))
+    backend, _, variant = row.partition(":")
+    seeded = seeded_system(name)
+    config = apply_options(seeded.config, SystemOptions(variant=variant or None))
+    system = VideoDetector(config, seeded.detector, seeded.flow_net, seeded.method_modules).eval()
+    clip = Clip(Path())
+    clip.frames = [Frame(n, n / 25, image) for n, image in enumerate(synthetic_clip(_FRAMES, SIZE, _SEED))]
+    costs = MeteredStream(with_backend(system, backend), clip).frames()
+    kinds = config.method.kinds
+    upcoming = cycle(kinds)
 
     def seconds(kind: str) -> float:
-        began = time.perf_counter()
-        if kind in kinds_of("dff"):
-            run(*starts[kind])
-            return time.perf_counter() - began
-        state = start
-        for number in range(period):
-            _, state = run(inputs[number % 2], state)
-        return (time.perf_counter() - began) / period
+        if kind == "frame":
+            return sum(next(costs)["forward"] for _ in kinds) / len(kinds)
+        while True:
+            is_wanted, cost = next(upcoming) == kind, next(costs)
+            if is_wanted:
+                return cost["forward"]
 
     return seconds
 
@@ -262,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="*", default=["dff-r50", "fgfa-r50"])
     parser.add_argument("--peer", nargs=2, type=Path, metavar=("PYTHON", "FOLDER"))
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="RUNTIME or RUNTIME:MODE")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="BACKEND or BACKEND:VARIANT")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

@@ -12,25 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from flowdet.temporal.adaptive_dff import AdaptiveDFF, AdaptiveDFFConfig
-from flowdet.temporal.fast_fgfa import FastFGFA, FastFGFAConfig
 from torch import Tensor
 
-from flowdet.backends.choice import with_runtime
+from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, VideoRecord
 from flowdet.data.image_files import read_picture
+from flowdet.detectors.base import RoIs
+from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate
 from flowdet.metrics.flow import ZeroFlow
-from flowdet.systems.config import MethodConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.temporal.base import Embed, Extract, FlowNet, TemporalMethod
-from flowdet.temporal.dff import DFF, DFFConfig
-from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.temporal.recursive import Recursive, RecursiveConfig
-from flowdet.temporal.single import SingleFrame, SingleFrameConfig
-from flowdet.types import Aggregation, Frame, FrameFeatures, NetworkInput
+from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, TemporalMethod
+from flowdet.types import Aggregation, Frame, FrameFeatures, Geometry, Maps, NetworkInput
 from flowdet.weights.native import read_system
 
 __all__ = ["Variant", "Work", "detect_variants", "seconds_per_frame", "work_of"]
@@ -57,18 +52,22 @@ class Variant:
 
 
 class Once:
-    """Features of the frames of one video, each computed once; a frame is known by where its pixels lie."""
+    """Maps of the frames of one video, each computed once; a frame is known by where its pixels lie."""
 
-    def __init__(self, extract: Extract) -> None:
-        self.extract = extract
-        self.made: dict[int, Tensor] = {}
+    def __init__(self, detector: MapSource) -> None:
+        self.detector = detector
+        self.made: dict[int, Maps] = {}
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images [1, 3, H, W] to features [1, c, H / 16, W / 16]."""
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the maps of images [1, 3, H, W]."""
         place = images.data_ptr()
         if place not in self.made:
-            self.made[place] = self.extract(images)
+            self.made[place] = self.detector.extract(images)
         return self.made[place]
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """As the detector."""
+        return self.detector.rois(maps, geometries)
 
 
 class OnceFlow:
@@ -112,26 +111,9 @@ class OnceFlow:
         return torch.cat([self.flows[pair] for pair in pairs])
 
 
-def method_of(config: MethodConfig, extract: Extract, flow_net: FlowNet, embed: Embed) -> TemporalMethod[Any]:
-    """The temporal method over these parts."""
-    match config:
-        case DFFConfig():
-            return DFF(extract, flow_net, config)
-        case FGFAConfig():
-            return FGFA(extract, flow_net, embed, config)
-        case AdaptiveDFFConfig():
-            return AdaptiveDFF(extract, flow_net, config)
-        case FastFGFAConfig():
-            return FastFGFA(extract, flow_net, embed, config)
-        case RecursiveConfig():
-            return Recursive(extract, flow_net, embed, config)
-        case SingleFrameConfig():
-            return SingleFrame(extract)
-
-
 @cache
 def _system(weights: Path) -> VideoDetector:
-    return with_runtime(read_system(weights), "auto")
+    return with_backend(read_system(weights), "auto")
 
 
 def _flow_net(system: VideoDetector, flow: Flow) -> FlowNet:
@@ -153,16 +135,16 @@ def _detect_video(
     found = {}
     for weights in dict.fromkeys(variant.weights for variant in variants):
         system = _system(weights)
-        assert system.parts.embedding
         inputs = [prepare([image], system.config.inputs) for image in _pictures(data, video, images)]
-        extract = Once(system.parts.detector.extract)
+        once = Once(system.parts.detector)
         flows = {
             flow: OnceFlow(_flow_net(system, flow))
             for flow in dict.fromkeys(variant.flow for variant in variants if variant.weights == weights)
         }
         for variant in variants:
             if variant.weights == weights:
-                method = method_of(variant.method, extract, flows[variant.flow], system.parts.embedding)
+                parts = MethodParts(once, flows[variant.flow], system.parts.modules)
+                method = variant.method.build(parts)
                 found[variant.name] = _table(system, method, inputs, video.frames)
     return found
 
@@ -172,7 +154,7 @@ def _table(
 ) -> DetectionTable:
     tables = []
     for features in _features(method, inputs):
-        ((boxes, scores, labels),) = system.parts.detector.detect(features.features, features.geometries)
+        ((boxes, scores, labels),) = system.parts.detector.detect(features)
         where = np.full(len(boxes), positions[features.index])
         tables.append(DetectionTable(where, labels.numpy(), boxes.double().numpy(), scores.double().numpy()))
     return concatenate(tables)
@@ -243,7 +225,7 @@ def seconds_per_frame(
 ) -> dict[str, float]:
     """Median time of each variant for one frame, from the decoded frame to its detections, in alternation.
 
-    The runtime is "optimised", which needs nothing but PyTorch.
+    The backend is "optimised", which needs nothing but PyTorch.
 
     Args:
         variants: Their names differ.
@@ -303,29 +285,36 @@ def work_of(variants: Sequence[Variant], data: CocoVID, images: Path, *, videos:
         parts: dict[Path, tuple[Once, OnceFlow]] = {}
         for variant in variants:
             system = _system(variant.weights)
-            assert system.parts.embedding
             once = parts.setdefault(
-                variant.weights, (Once(system.parts.detector.extract), OnceFlow(_flow_net(system, variant.flow)))
+                variant.weights, (Once(system.parts.detector), OnceFlow(_flow_net(system, variant.flow)))
             )
-            extract, flow_net = Counted(once[0]), CountedFlow(once[1])
-            method = method_of(variant.method, extract, flow_net, system.parts.embedding)
+            detector, flow_net = Counted(once[0]), CountedFlow(once[1])
+            method = variant.method.build(MethodParts(detector, flow_net, system.parts.modules))
             origins = [features.origin for features in _features(method, inputs)]
-            fallbacks = sum(sum(origin.fallbacks) for origin in origins if isinstance(origin, Aggregation))
-            sums[variant.name] += (extract.calls, flow_net.pairs, fallbacks)
+            fallbacks = sum(
+                int(origin.fallbacks.sum())
+                for origin in origins
+                if isinstance(origin, Aggregation) and origin.fallbacks is not None
+            )
+            sums[variant.name] += (detector.frames, flow_net.pairs, fallbacks)
     return {name: Work(*(total / count).tolist()) for name, total in sums.items()}
 
 
 class Counted:
-    """Counts the frames that go through an `Extract`."""
+    """Counts the frames whose maps are asked for."""
 
-    def __init__(self, extract: Extract) -> None:
-        self.extract = extract
-        self.calls = 0
+    def __init__(self, detector: MapSource) -> None:
+        self.detector = detector
+        self.frames = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """As the other."""
-        self.calls += len(images)
-        return self.extract(images)
+    def extract(self, images: Tensor) -> Maps:
+        """As the detector."""
+        self.frames += len(images)
+        return self.detector.extract(images)
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """As the detector."""
+        return self.detector.rois(maps, geometries)
 
 
 class CountedFlow:
@@ -356,7 +345,9 @@ class CountedFlow:
 @cache
 def _with_method(variant: Variant) -> VideoDetector:
     system = read_system(variant.weights)
-    flow_net: Any = _flow_net(system, variant.flow)
-    is_single = isinstance(variant.method, SingleFrameConfig)
-    config = replace(system.config, method=variant.method, flow_net=None if is_single else system.config.flow_net)
-    return with_runtime(VideoDetector(config, system.detector, flow_net, system.embedding).eval(), "optimised")
+    flow_net: Any = _flow_net(system, variant.flow) if variant.method.uses_flow else None
+    config = replace(
+        system.config, method=variant.method, flow_net=system.config.flow_net if variant.method.uses_flow else None
+    )
+    modules = {name: system.method_modules[name] for name in variant.method.modules(system.detector.channels)}
+    return with_backend(VideoDetector(config, system.detector, flow_net, modules).eval(), "optimised")

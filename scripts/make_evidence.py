@@ -34,9 +34,9 @@ from flowdet.metrics.flow import ZeroFlow, end_point_errors, flow_pairs
 from flowdet.metrics.intervals import Interval, bootstrap, bootstrap_difference
 from flowdet.metrics.protocols import evaluate
 from flowdet.metrics.restrict import restrict
-from flowdet.systems.config import MethodConfig
 from flowdet.systems.load import load, weights_of
 from flowdet.systems.recipes import fgfa_lite
+from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
-from flowdet.systems.modes import Mode
 from matplotlib.figure import Figure
 
 from flowdet.benchmark.clip import moving_images
@@ -40,14 +39,14 @@ class Run:
     """What is run on each stream."""
 
     system: str
-    mode: Mode
+    variant: str | None
     device: str
     frames: int
 
     def prepared(self, threads: int) -> tuple[VideoDetector, list[Frame]]:
         """The system and a video, with so many threads."""
         torch.set_num_threads(threads)
-        return load(self.system, device=self.device, mode=self.mode), _video(self.frames)
+        return load(self.system, device=self.device, variant=self.variant), _video(self.frames)
 
 
 def batched(run: Run, streams: int, threads: int) -> float:
@@ -88,7 +87,7 @@ def in_processes(run: Run, streams: int) -> float:
 def measure(
     system: str = "fgfa-lite",
     *,
-    mode: Mode = "exact",
+    variant: str | None = None,
     device: str = "cpu",
     streams: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2, 4, 8),
     frames: int = 24,
@@ -98,23 +97,23 @@ def measure(
 
     Args:
         system: Its weights have to be there.
-        mode: As in `flowdet.load`.
+        variant: As for `flowdet.load`.
         device: Where it runs.
         streams: The numbers of streams.
         frames: Of each stream.
         rounds: How often.
     """
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    run = Run(system, mode, device, frames)
+    run = Run(system, variant, device, frames)
     found: dict[str, dict[int, list[float]]] = {way: {n: [] for n in streams} for way in ("batched", "processes")}
     for _ in range(rounds):
         for count in streams:
             found["batched"][count].append(batched(run, count, threads))
             found["processes"][count].append(in_processes(run, count))
     medians = {way: {n: statistics.median(rates) for n, rates in each.items()} for way, each in found.items()}
-    document = {"system": system, "mode": mode, "device": device, "cores": cores, "threads": threads, "rates": found}
+    settings = {"system": system, "variant": variant, "device": device, "cores": cores, "threads": threads}
     _OUT.mkdir(exist_ok=True)
-    (_OUT / "streams.json").write_text(json.dumps(document, indent=1) + "\n")
+    (_OUT / "streams.json").write_text(json.dumps({**settings, "rates": found}, indent=1) + "\n")
     figure = Figure((6, 4), layout="constrained")
     axes = figure.subplots()
     for way, marker in (("batched", "o-"), ("processes", "s--")):

@@ -95,8 +95,11 @@ def test_classes_that_are_given_or_in_a_file(tmp_path: Path) -> None:
     (folder / "gt" / "labels.txt").write_text("dog\nfox\n")
     document, _ = run(folder)
     assert document["categories"] == [{"id": 1, "name": "fox"}]
-    with pytest.raises(DataError, match="the class 'a' is there more than once"):
+    with pytest.raises(DataError, match="the class 'a' is there more than once; name the classes with --classes"):
         run(folder, classes=["a", "a"])
+    (folder / "gt" / "labels.txt").write_text("dog\n\nfox\n")
+    with pytest.raises(DataError, match=r"labels\.txt: .* came an empty one; name the classes with --classes"):
+        run(folder)
 
 
 def test_rows_without_classes_as_in_mot15(tmp_path: Path) -> None:

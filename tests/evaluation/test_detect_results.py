@@ -182,6 +182,15 @@ def test_an_interrupted_run_is_said(tmp_path: Path) -> None:
         assert notes == ("clip.jsonl is not complete: the run that wrote it did not come to its end.",)
 
 
+@EVERY_FORMAT
+def test_a_threshold_of_the_scores_is_said(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path)
+    path.write_text(path.read_text().replace('"settings": {}', '"settings": {"score": 0.3}'))
+    notes = read_results(path, data_set(tmp_path, ("clip",))).notes
+    assert len(notes) == 1
+    assert "lacks detections below a score of 0.3, which lowers AP" in notes[0]
+
+
 def test_given_class_maps_come_first(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     path = by_writer(tmp_path / "clip.json")

@@ -30,7 +30,7 @@ app.command(
 )
 app.command("flowdet.cli.evaluate:evaluate", help="Evaluate a system, or a results file, on annotated videos.")
 app.command("flowdet.cli.benchmark:benchmark", help="Measure what a system costs on this machine, part by part.")
-app.command("flowdet.cli.quantise:quantise", help="Make a system's backbone and flow net int8, for --runtime.")
+app.command("flowdet.cli.quantise:quantise", help="Make a system's backbone and flow net int8, for --backend.")
 app.command("flowdet.cli.export:export", help="Write the parts of a system as ONNX files.")
 app.command("flowdet.cli.train:train", name="train", help="Train or fine-tune a system; draw how training runs went.")
 app.command("flowdet.cli.data:data", name="data", help="Make annotation files, check them, and see what is in them.")

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 import flowdet
 from flowdet.class_names import check_class_names
 from flowdet.cli import console
+from flowdet.cli.arguments import DEFAULTS, Options
 from flowdet.cli.console import progress_bar
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
@@ -28,9 +29,7 @@ from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
 
-Options = Annotated[SystemOptions, Parameter(name="*")]
 
-_DEFAULTS = SystemOptions()
 _NOT_COMPARED = {"flowdet", "source", "weights"}
 
 
@@ -99,7 +98,7 @@ class _Job:
 def detect(
     *sources: str,
     system: str | None = None,
-    options: Options = _DEFAULTS,
+    options: Options = DEFAULTS,
     score: float = 0.3,
     classes: Names = (),
     every: int = 1,

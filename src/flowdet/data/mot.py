@@ -36,6 +36,7 @@ MOT17_CLASSES = (
 
 _COLUMNS = "frame, track, left, top, width, height, active, class, visibility"
 _DECIMALS = 3
+_OPTION = "--classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def import_mot(
     Raises:
         DataError: There is no such folder, or something cannot be read and `strict` is set.
     """
-    names = check_class_list(list(classes), "--classes") if classes else ()
+    names = check_class_list(list(classes), _OPTION, _OPTION) if classes else ()
     sequences = []
     for folder in _folders(root, only):
         sequences.append(_read_sequence(folder, names))
@@ -130,7 +131,7 @@ def _read_sequence(folder: Path, names: tuple[str, ...]) -> _Sequence:
     problems: list[Problem] = []
     pictures = _pictures(folder, problems)
     labels = folder / "gt" / "labels.txt"
-    classes = names or (class_names_of_lines(labels) if labels.is_file() else MOT17_CLASSES)
+    classes = names or (class_names_of_lines(labels, _OPTION) if labels.is_file() else MOT17_CLASSES)
     lines = read_text(folder / "gt" / "gt.txt").split("\n")
     first = next(iter(pictures.values()))
     try:

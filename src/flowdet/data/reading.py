@@ -143,26 +143,31 @@ def parse_pixels(text: str) -> float:
     return value
 
 
-def class_names_of_lines(path: Path) -> tuple[str, ...]:
+def class_names_of_lines(path: Path, option: str) -> tuple[str, ...]:
     """Returns the class names of a text file with one a line.
+
+    Args:
+        path: The file.
+        option: The option that names the classes instead, for messages.
 
     Raises:
         DataError: The file cannot be read, names no class, or names one twice.
     """
-    return check_class_list([line.strip() for line in read_text(path).rstrip().split("\n")], str(path))
+    return check_class_list([line.strip() for line in read_text(path).rstrip().split("\n")], str(path), option)
 
 
-def check_class_list(names: list[str], where: str) -> tuple[str, ...]:
+def check_class_list(names: list[str], where: str, option: str) -> tuple[str, ...]:
     """Returns the names if they can name classes.
 
     Args:
         names: The names, in the order of the labels.
         where: The file or option that they come from, for messages.
+        option: The option that names classes, for messages.
 
     Raises:
         DataError: There is none, one is empty or no text that can be printed, or one comes twice.
     """
-    hint = "name the classes with --names"
+    hint = f"name the classes with {option}"
     if not any(names):
         raise DataError(f"{where}: expected class names, came none; {hint}")
     for name in names:

@@ -20,6 +20,7 @@ _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _TEXT_FILES = ("classes.txt", "obj.names")
 _SLACK = 0.01  # share of the picture; labelling tools round
 _DECIMALS = 3
+_OPTION = "--names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def import_yolo(
         DataError: There are no pictures, labels or names, or something cannot be read and `strict` is set.
     """
     tree = _find_tree(root, labels)
-    classes = check_class_list(list(names), "--names") if names else _find_class_names([root, root.parent])
+    classes = check_class_list(list(names), _OPTION, _OPTION) if names else _find_class_names([root, root.parent])
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     called = [root.resolve().name if folder == "." else folder for folder in tree.folders]
     videos = [] if stills else [{"id": number, "name": name} for number, name in enumerate(called, start=1)]
@@ -176,7 +177,9 @@ def _find_class_names(folders: Sequence[Path]) -> tuple[str, ...]:
         for name in (*_YAML_FILES, *_TEXT_FILES):
             path = folder / name
             if path.is_file():
-                return names_of_yaml(read_text(path), path) if name in _YAML_FILES else class_names_of_lines(path)
+                return (
+                    names_of_yaml(read_text(path), path) if name in _YAML_FILES else class_names_of_lines(path, _OPTION)
+                )
     where = " or ".join(str(folder) for folder in folders)
     raise DataError(f"there is no {', '.join((*_YAML_FILES, *_TEXT_FILES))} in {where}; name the classes with --names")
 
@@ -191,7 +194,7 @@ def names_of_yaml(text: str, path: Path) -> tuple[str, ...]:
     Raises:
         DataError: The text is not YAML, or has no such entry.
     """
-    hint = "name the classes with --names"
+    hint = f"name the classes with {_OPTION}"
     try:
         # The base loader leaves every scalar a text ("no" is a name), and knows neither tags nor merges.
         document = yaml.load(text, Loader=yaml.BaseLoader)
@@ -208,4 +211,4 @@ def names_of_yaml(text: str, path: Path) -> tuple[str, ...]:
         raise DataError(f"the names of {path} are neither a list nor numbers with names; {hint}")
     if isinstance(entries, dict) and list(entries) != [str(number) for number in range(len(entries))]:
         raise DataError(f"the names of {path} are not numbered 0, 1, 2 and so on; {hint}")
-    return check_class_list(names, str(path))
+    return check_class_list(names, str(path), _OPTION)

@@ -236,12 +236,14 @@ class _Foreign:
         class_names: The classes.
         table: The detections; images and labels are positions in these two.
         is_complete: Whether the run that wrote it came to its end.
+        settings: What made it; anything at all.
     """
 
     frames: list[_ForeignFrame]
     class_names: tuple[str, ...]
     table: DetectionTable
     is_complete: bool
+    settings: Any
 
 
 def _read_document(path: Path, reader: JsonReader) -> _Foreign:
@@ -289,7 +291,8 @@ def _read_document(path: Path, reader: JsonReader) -> _Foreign:
             f"{path}: entry {lost.argmax()} (from 0) is of an image or a category that the file does not list"
         )
     table = DetectionTable(images, labels, values[:, :4], values[:, 4])
-    return _Foreign(frames, names, table, not isinstance(info, dict) or info.get("complete") is not False)
+    known = info if isinstance(info, dict) else {}
+    return _Foreign(frames, names, table, known.get("complete") is not False, known.get("settings"))
 
 
 def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
@@ -306,6 +309,7 @@ def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
                     video = str(line["video"]["name"])
                     names = tuple(str(category["name"]) for category in line["categories"])
                     category_ids = [category["id"] for category in line["categories"]]
+                    settings = line.get("settings")
                 elif "complete" in line:
                     is_complete = line["complete"] is True
                 else:
@@ -317,7 +321,8 @@ def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
     if not names:
         raise DataError(f"{path} is empty: expected JSON lines of `flowdet detect`")
     ids, values = rows.arrays()
-    return _Foreign(frames, names, DetectionTable(ids[:, 0], ids[:, 1], values[:, :4], values[:, 4]), is_complete)
+    table = DetectionTable(ids[:, 0], ids[:, 1], values[:, :4], values[:, 4])
+    return _Foreign(frames, names, table, is_complete, settings)
 
 
 def _check_version(path: Path, version: object) -> None:
@@ -354,9 +359,7 @@ def _matched(
     is_left_out = labels < 0
     counts = np.bincount(table.labels[is_left_out], minlength=len(found.class_names))
     kept = (images >= 0) & ~is_left_out
-    notes = (
-        [] if found.is_complete else [f"{path.name} is not complete: the run that wrote it did not come to its end."]
-    )
+    notes = list(_notes(path, found))
     if (unmatched := frames < 0).any():
         lost = [found.frames[place] for place in np.flatnonzero(unmatched).tolist()]
         shown = ", ".join(_name(frame) for frame in lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
@@ -382,6 +385,18 @@ def _check_unseen(path: Path, positions: Sequence[int], data: CocoVID, seen: dic
                 "give one results file for each video"
             )
         seen[position] = path
+
+
+def _notes(path: Path, found: _Foreign) -> Iterator[str]:
+    """Yields sentences about the run that wrote a file."""
+    if not found.is_complete:
+        yield f"{path.name} is not complete: the run that wrote it did not come to its end."
+    score = found.settings.get("score") if isinstance(found.settings, dict) else None
+    if is_pixels(score, 0) and score:
+        yield (
+            f"{path.name} lacks detections below a score of {score}, which lowers AP: `flowdet detect --score 0` keeps "
+            "all, as `flowdet evaluate` of a system does."
+        )
 
 
 def _name(frame: _ForeignFrame) -> str:

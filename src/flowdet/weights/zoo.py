@@ -20,6 +20,7 @@ __all__ = [
     "SHIPPED",
     "STARTING",
     "YOLOX",
+    "YOLOX_ORIGIN",
     "PublishedWeights",
     "ShippedWeights",
     "StartingWeights",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 ORIGIN = "https://download.openmmlab.com"
+YOLOX_ORIGIN = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download"
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,7 @@ class YOLOXWeights:
     @property
     def url(self) -> str:
         """Where the file is."""
-        return f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{self.file_name}"
+        return f"{YOLOX_ORIGIN}/0.1.1rc0/{self.file_name}"
 
 
 _YOLOX = (
