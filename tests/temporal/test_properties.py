@@ -62,6 +62,7 @@ CONFIGS = dict.fromkeys(
         FGFAConfig(3, 2, aligns=False, embedding_channels=None),
         FGFAConfig(2, 2, stride=2, aligns=False, embeds_early=True),
         FGFAConfig(0, 0, aligns=False),
+        FGFAConfig(2, 1, norm_power=2.0, embedding_channels=None),
         RecursiveConfig(1),
         RecursiveConfig(3, embedding_channels=None),
     ]

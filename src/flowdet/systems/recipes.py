@@ -58,7 +58,7 @@ SHIPPED_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
 
 # Chosen on other clips than those that docs/nano.md measures; nothing temporal is trained.
 _UNTRAINED_FGFA = FGFAConfig(
-    past=5, future=5, aligns=False, sharpness=4.0, embedding_channels=None, references_at_once=5
+    past=5, future=5, aligns=False, sharpness=3.0, norm_power=2.0, embedding_channels=None, references_at_once=5
 )
 _UNTRAINED_DFF = DFFConfig(key_frame_interval=3)
 

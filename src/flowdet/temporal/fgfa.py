@@ -18,9 +18,9 @@ from flowdet.temporal.similarity import (
     Embed,
     add_weighted,
     aggregate_clips,
-    cosine_similarity,
     embedding_modules,
     flow_to_references,
+    log_odds,
     stack_streams,
     with_modules,
 )
@@ -42,6 +42,8 @@ class FGFAConfig(MethodConfig):
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax; with 1, as published, the larger weight of two maps
             is at most e^2 times the other.
+        norm_power: Power of an embedding's length, by which the weight is multiplied; 0 as published. Blurred frames
+            have shorter maps than sharp ones, so that a power above 0 takes more from the sharp ones.
         embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
         embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
@@ -59,6 +61,7 @@ class FGFAConfig(MethodConfig):
     aligns: bool = True
     warp: WarpConvention = "identity"
     sharpness: float = 1.0
+    norm_power: float = 0.0
     embedding_channels: int | None = 512
     references_at_once: int = 4
     embeds_early: bool = False
@@ -72,8 +75,11 @@ class FGFAConfig(MethodConfig):
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
-        if self.sharpness < 0:
-            raise ConfigError(f"the sharpness of aggregation weights is 0 or more, not {self.sharpness}")
+        if min(self.sharpness, self.norm_power) < 0:
+            raise ConfigError(
+                "the sharpness of aggregation weights and the power of lengths are 0 or more, "
+                f"not {self.sharpness} and {self.norm_power}"
+            )
         if self.drift_limit is not None and self.drift_limit < 0:
             raise ConfigError(f"the drift limit is a distance in cells, 0 or more, not {self.drift_limit}")
         if self.composes_flows and not self.aligns:
@@ -196,18 +202,18 @@ class FGFAState:
 class _Average:
     """The weighted average of one map of the current frame and of its references, added up as they come.
 
-    No similarity exceeds 1, so that the softmax needs no look at all of them before it begins.
+    Weights are against that of the current frame, so that the softmax needs no look at all of them before it begins.
 
     Args:
         own: [b, c, h, w] map of the current frame.
         query: [b, e, h, w] its embedding.
         slots: The number of slots of the window that the current frame fills.
-        sharpness: Factor on the similarities.
+        config: How weights come from embeddings.
     """
 
-    def __init__(self, own: Tensor, query: Tensor, slots: int, sharpness: float) -> None:
+    def __init__(self, own: Tensor, query: Tensor, slots: int, config: FGFAConfig) -> None:
         self._query = query
-        self._sharpness = sharpness
+        self._config = config
         self._odds = [self._odds_of(query[:, None]) * slots]
         self._total = self._odds[0] * own
 
@@ -232,8 +238,8 @@ class _Average:
         return self._total / whole, odds / whole
 
     def _odds_of(self, keys: Tensor) -> Tensor:
-        """Unnormalised weights exp(s (cos - 1)) [b, n, h, w]; 1 for the current frame itself."""
-        return (self._sharpness * (cosine_similarity(self._query, keys) - 1)).exp()
+        """Unnormalised weights [b, n, h, w]; 1 for the current frame itself."""
+        return log_odds(self._query, keys, self._config.sharpness, self._config.norm_power).exp()
 
 
 @dataclass(frozen=True)
@@ -283,6 +289,7 @@ class FGFA:
             self.embed,
             convention=self.config.warp,
             sharpness=self.config.sharpness,
+            norm_power=self.config.norm_power,
         )
 
     def _enter(self, inputs: NetworkInput, state: FGFAState) -> WindowFrame:
@@ -318,7 +325,7 @@ class FGFA:
         references = [frames[index] for index in sorted(slots)]
         composed, fallbacks = self._compose(frames, now, references) if config.composes_flows else ({}, None)
         queries = self._split(now.warped, now.maps)[1] if config.embeds_early else self.embed(now.maps)
-        averages = [_Average(maps, query, own, config.sharpness) for maps, query in zip(now.maps, queries, strict=True)]
+        averages = [_Average(maps, query, own, config) for maps, query in zip(now.maps, queries, strict=True)]
         flows = [queries[0].new_zeros(len(queries[0]), 0, 2, *queries[0].shape[2:])]
         for start in range(0, len(references), config.references_at_once):
             chunk = references[start : start + config.references_at_once]

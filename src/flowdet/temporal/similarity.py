@@ -18,11 +18,13 @@ __all__ = [
     "cosine_similarity",
     "embedding_modules",
     "flow_to_references",
+    "log_odds",
     "stack_streams",
     "with_modules",
 ]
 
 _LEAST_LENGTH = 1e-12
+_LARGEST_RATIO = 1e3
 
 Embed = Callable[[Maps], Maps]
 """Maps to the maps whose cosine similarity weighs them, one for one."""
@@ -83,6 +85,28 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     return dot / lengths.clamp(min=_LEAST_LENGTH)
 
 
+def log_odds(query: Tensor, keys: Tensor, sharpness: float, norm_power: float = 0.0) -> Tensor:
+    """Returns the logarithm of the weight of n maps against that of the current frame, cell by cell.
+
+    It is sharpness * (cos - 1) + norm_power * log(|key| / |query|), so 0 for the current frame itself.
+
+    Args:
+        query: [b, e, h, w] embedding of the current frame.
+        keys: [b, n, e, h, w] embeddings of the maps to compare it with.
+        sharpness: Factor on the cosine similarity.
+        norm_power: Power of the ratio of lengths, which is limited so that no weight overflows.
+
+    Returns:
+        [b, n, h, w].
+    """
+    odds = sharpness * (cosine_similarity(query, keys) - 1)
+    if norm_power:
+        own, others = query.norm(dim=1).unsqueeze(1), keys.norm(dim=2)
+        ratio = others.clamp(min=_LEAST_LENGTH) / own.clamp(min=_LEAST_LENGTH)
+        odds = odds + norm_power * ratio.clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO).log()
+    return odds
+
+
 def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
     """Adds n weighted maps to a total in place; the maps of a window need not all exist at once.
 
@@ -120,6 +144,7 @@ def aggregate_clips(
     *,
     convention: WarpConvention,
     sharpness: float,
+    norm_power: float = 0.0,
 ) -> FrameFeatures:
     """Returns the warped references, averaged; the current frame is only compared (section 3.4, temporal dropout).
 
@@ -138,6 +163,6 @@ def aggregate_clips(
     averaged = []
     for query, keys, level in zip(embed(own), embed(warped), warped, strict=True):
         shape = (len(query), len(others))
-        similarity = sharpness * cosine_similarity(query, keys.unflatten(0, shape))
-        averaged.append(aggregate(level.unflatten(0, shape), similarity, similarity.new_ones(len(others)))[0])
+        odds = log_odds(query, keys.unflatten(0, shape), sharpness, norm_power)
+        averaged.append(aggregate(level.unflatten(0, shape), odds, odds.new_ones(len(others)))[0])
     return FrameFeatures(0, tuple(averaged), clips.current.geometries)
