@@ -105,8 +105,8 @@ def test_classes_suppress_each_other_if_asked(kind: str) -> None:
     for (boxes, scores, _), (others, weaker, _) in zip(
         detector.detect(features), detector_of(kind).detect(features), strict=True
     ):
-        assert torch.equal(boxes[0], others[0])
-        assert scores.sum() < weaker.sum()
+        assert torch.equal(boxes[:1], others[:1])
+        assert len(scores) == len(weaker) == 0 or scores.sum() < weaker.sum()
 
 
 @EVERY_DETECTOR
