@@ -27,7 +27,8 @@ def by_hand(sharpness: float, slots: list[int], current: int, norm_power: float 
     keys = torch.stack([embed(features_of(INPUTS[slot])) for slot in slots], dim=1)
     odds = (sharpness * cosine_similarity(embed(features_of(INPUTS[current])), keys)).exp()
     odds = odds * keys.norm(dim=2) ** norm_power
-    return (maps * (odds / odds.sum(dim=1, keepdim=True))[:, :, None]).sum(dim=1)
+    average: Tensor = (maps * (odds / odds.sum(dim=1, keepdim=True))[:, :, None]).sum(dim=1)
+    return average
 
 
 @torch.inference_mode()

@@ -50,6 +50,7 @@ class _Settings:
     variant: str | None
     key_frame_interval: int | None
     flow: str | None
+    agnostic_nms: bool
     backend: str
     show: list[str]
 
@@ -172,6 +173,7 @@ def detect(
         variant=options.variant,
         key_frame_interval=options.key_frame_interval,
         flow=options.flow,
+        agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
         show=shown,
     )
@@ -280,7 +282,14 @@ def _is_done(job: _Job) -> bool:
 
 def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a result; version 0.1 said mode and runtime for variant and backend."""
-    old = {"show": [], "mode": "exact", "runtime": "torch", "key_frame_interval": None, **settings}
+    old = {
+        "show": [],
+        "mode": "exact",
+        "runtime": "torch",
+        "key_frame_interval": None,
+        "agnostic_nms": False,
+        **settings,
+    }
     mode, runtime = old.pop("mode"), old.pop("runtime")
     return {"variant": None if mode == "exact" else mode, "backend": runtime, **old}
 

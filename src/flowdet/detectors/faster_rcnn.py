@@ -1,7 +1,7 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) on one map of stride 16, as in the published DFF and FGFA."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import torch
@@ -88,6 +88,7 @@ class RoIHeadConfig:
         class_specific_boxes: One set of box deltas for each class, or one for all.
         score_threshold: Detections below it are dropped.
         nms_iou: IoU above which the weaker of two detections of one class goes.
+        class_agnostic_nms: Whether detections of different classes suppress each other, too.
         max_detections: Detections kept an image.
         sampled: RoIs an image in the loss, at most a quarter of them positive.
     """
@@ -97,6 +98,7 @@ class RoIHeadConfig:
     class_specific_boxes: bool = True
     score_threshold: float = 1e-4
     nms_iou: float = 0.5
+    class_agnostic_nms: bool = False
     max_detections: int = 100
     sampled: int = 256
 
@@ -121,6 +123,10 @@ class FasterRCNNConfig(DetectorConfig):
         attending = attention((hidden, hidden)) if attention else None
         roi_head = RoIHead(self.roi_head, channels, classes, attending)
         return FasterRCNN(self, backbone, neck, RPN(self.rpn, channels), roi_head)
+
+    def with_agnostic_nms(self) -> "FasterRCNNConfig":
+        """Returns the detector in which detections of different classes suppress each other, too."""
+        return replace(self, roi_head=replace(self.roi_head, class_agnostic_nms=True))
 
     @property
     def label(self) -> str:
@@ -399,7 +405,8 @@ def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Te
     candidates = moved[rois, labels if config.class_specific_boxes else 0]
     scores, order = scores.sort(descending=True, stable=True)
     candidates, labels = candidates[order], labels[order]
-    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, labels)
+    apart = None if config.class_agnostic_nms else labels
+    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, apart)
     return candidates[kept], scores[kept], labels[kept]
 
 

@@ -9,7 +9,7 @@ from flowdet.inputs import InputConfig
 from flowdet.systems.config import FlowConfig, SystemConfig
 from flowdet.systems.detector import FlowModule, VideoDetector
 
-__all__ = ["build", "build_flow_net"]
+__all__ = ["build"]
 
 
 def build(config: SystemConfig) -> VideoDetector:
@@ -20,11 +20,11 @@ def build(config: SystemConfig) -> VideoDetector:
     """
     detector = config.detector.build(len(config.class_names), config.method.attention)
     modules = config.method.modules(detector.channels)
-    flow_net = build_flow_net(config.flow_net, config.inputs) if config.flow_net else None
+    flow_net = _flow_net(config.flow_net, config.inputs) if config.flow_net else None
     return VideoDetector(config, detector, flow_net, modules).eval()
 
 
-def build_flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
+def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
     """Returns the flow net of a system with random weights."""
     match config:
         case FlowNetConfig():

@@ -7,7 +7,7 @@ import torch
 
 from flowdet.backends.choice import with_backend
 from flowdet.errors import CheckpointError, ConfigError
-from flowdet.systems.build import build, build_flow_net
+from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
@@ -31,6 +31,7 @@ def load(
     variant: str | None = None,
     key_frame_interval: int | None = None,
     flow: Literal["dis"] | None = None,
+    agnostic_nms: bool = False,
     backend: str = "torch",
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
@@ -45,6 +46,7 @@ def load(
         variant: A cheaper form of the method, see `MethodConfig.variants`.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which needs no training.
+        agnostic_nms: Whether detections of different classes suppress each other, too.
         backend: What computes, see `with_backend`. With any but "torch" the weights must not change any more.
 
     Raises:
@@ -60,6 +62,7 @@ def load(
             variant=variant,
             key_frame_interval=key_frame_interval,
             flow=flow,
+            agnostic_nms=agnostic_nms,
             backend=backend,
         )
     )
@@ -71,35 +74,25 @@ def load_system(options: SystemOptions) -> VideoDetector:
     if options.system is not None or options.weights is None:
         config = recipe(options.system or DEFAULT_SYSTEM)
     path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
-    return _ready(read_system(path, config, flow_net=flow_net_of(config) if config else None), options)
+    flow_net = flow_net_of(config) if config else None
+    system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
+    return _ready(system, options)
 
 
 def load_random(options: SystemOptions) -> VideoDetector:
     """As `load_system`, with random weights, the same ones each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        system = build(recipe(options.system or DEFAULT_SYSTEM))
+        system = build(apply_options(recipe(options.system or DEFAULT_SYSTEM), options))
     return _ready(system, options)
 
 
 def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
-    system = _in_form(system, apply_options(system.config, options))
     try:
         system = system.to(options.device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error
     return with_backend(system, options.backend)
-
-
-def _in_form(system: VideoDetector, config: SystemConfig) -> VideoDetector:
-    """The same detector and weights with the method and flow of this configuration."""
-    flow_net, modules = system.flow_net, system.method_modules
-    if config.flow_net != system.config.flow_net:
-        flow_net = build_flow_net(config.flow_net, config.inputs) if config.flow_net else None
-    wanted = config.method.modules(system.detector.channels)
-    if wanted.keys() - modules.keys():
-        raise ConfigError(f"the weights of {config.name} have no {', '.join(wanted.keys() - modules.keys())}")
-    return VideoDetector(config, system.detector, flow_net, {name: modules[name] for name in wanted})
 
 
 def weights_of(system: str) -> Path:

@@ -29,6 +29,7 @@ class SystemOptions:
         variant: A cheaper form of the method; results change slightly. FGFA has early, composed, fast and recursive.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which needs no training.
+        agnostic_nms: Let detections of different classes suppress each other: one box for one object.
         backend: What computes: torch, optimised, openvino, a folder of `flowdet quantise`, or auto, which chooses
             one for the system and this machine.
     """
@@ -40,6 +41,7 @@ class SystemOptions:
     variant: str | None = None
     key_frame_interval: int | None = None
     flow: Literal["dis"] | None = None
+    agnostic_nms: Annotated[bool, Parameter(negative=())] = False
     backend: str = "auto"
 
 
@@ -63,7 +65,8 @@ def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
         if flow_net is None:
             raise ConfigError(f"{config.name} has no flow to replace: leave that option out")
         flow_net = DISFlowConfig()
-    return replace(config, method=method, flow_net=flow_net)
+    detector = config.detector.with_agnostic_nms() if options.agnostic_nms else config.detector
+    return replace(config, detector=detector, method=method, flow_net=flow_net)
 
 
 def _variant(config: SystemConfig, name: str) -> MethodConfig:

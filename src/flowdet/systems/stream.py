@@ -52,6 +52,7 @@ def stream(
     inputs: InputConfig,
     class_names: tuple[str, ...],
     *,
+    device: torch.device | str = "cpu",
     preview: int = 0,
 ) -> Iterator[Outcome]:
     """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
@@ -67,12 +68,12 @@ def stream(
         detector: Turns features into detections.
         inputs: How frames become network inputs.
         class_names: In the order of the labels.
+        device: Where the network inputs go.
         preview: The number of frames of the whole video that the method sees first.
 
     Raises:
         ConfigError: The method wants a preview, and a source can be read only once.
     """
-    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}

@@ -1,7 +1,7 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.weights.fill import fill, published_to_native
+from flowdet.weights.limits import check_size
 from flowdet.weights.openmmlab import openmmlab_checkpoint, read_pickled, tensors_by_name
 from flowdet.weights.yolox import is_yolox, yolox_to_native
 
@@ -92,7 +93,13 @@ def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
     return config, {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
-def read_system(path: Path, config: SystemConfig | None = None, *, flow_net: Path | None = None) -> VideoDetector:
+def read_system(
+    path: Path,
+    config: SystemConfig | None = None,
+    *,
+    flow_net: Path | None = None,
+    adapt: Callable[[SystemConfig], SystemConfig] = lambda own: own,
+) -> VideoDetector:
     """Builds a system and fills it with the weights of a file, native or published by mmtracking or YOLOX.
 
     Parts of the file that the system does not have, such as the embedding of FGFA for DFF, are left out.
@@ -102,19 +109,22 @@ def read_system(path: Path, config: SystemConfig | None = None, *, flow_net: Pat
         config: The system to build, for other classes if the file knows others. None: a native file is built with the
             configuration that was saved in it.
         flow_net: A native file whose flow net is taken if `path` has none.
+        adapt: Returns the configuration to build in place of that one, of a system that takes the same weights.
 
     Raises:
         CheckpointError: A file cannot be read, or its weights do not fit the system.
     """
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
+        if config is None:
+            check_size(lambda: build(own), _with_flow_net(weights, flow_net), path)
         config, class_names = config or own, own.class_names
     elif config is None:
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:
         weights, class_names = _read_published(path)
     weights = _with_flow_net(weights, flow_net)
-    system = build(config.with_classes(class_names or config.class_names))
+    system = build(adapt(config.with_classes(class_names or config.class_names)))
     wanted = system.state_dict().keys()
     given = _of_parts(weights, _parts(wanted))
     # Where they are not enough, the message names all that the file has.
@@ -156,6 +166,7 @@ def start_from(path: Path, config: SystemConfig, *, flow_net: Path | None = None
         path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, with its class names.
         flow_net: A native file whose flow net is taken if `path` has none.
+        adapt: Returns the configuration to build in place of that one, of a system that takes the same weights.
 
     Raises:
         CheckpointError: A file cannot be read, or its weights are of another network.
