@@ -18,18 +18,22 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.image_files import read_picture
+from flowdet.detectors.base import RoIs
+from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
 from flowdet.metrics.restrict import restrict
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
+from flowdet.temporal.base import MethodParts
 from flowdet.tracking.seq_nms import seq_nms
-from flowdet.types import Frame
+from flowdet.types import Geometry, Maps, NetworkInput
 
 app = App(help=__doc__)
 
@@ -41,8 +45,6 @@ _SYSTEMS: Mapping[str, Mapping[str, Any]] = {
     "fgfa-nano": {"system": "fgfa-nano"},
     "fgfa-nano, causal": {"system": "fgfa-nano", "causal": True},
     "dff-nano": {"system": "dff-nano"},
-    "single-lite": {"system": "single-lite"},
-    "fgfa-lite": {"system": "fgfa-lite"},
 }
 _DEGRADED = (4, 5, 6)  # of every ten frames
 _BLUR = range(15, 33, 2)  # px
@@ -68,11 +70,14 @@ def measure(real: Path, *, samples: int = 1000, threads: int = 1) -> None:
         degrade(picture, seed) if bad else picture
         for seed, (picture, bad) in enumerate(zip(clean, spoilt, strict=True))
     ]
+    systems = {name: load(**options) for name, options in _SYSTEMS.items()}
+    source = Once(systems["single-nano"])
     metrics: dict[str, Any] = {}
     for condition, pictures in (("clean", clean), ("degraded", degraded)):
-        found = {name: detect(load(**options), data, pictures) for name, options in _SYSTEMS.items()}
-        found |= {f"{name}, NMS across classes": across_classes(each) for name, each in list(found.items())[:2]}
-        found |= {f"{name}, Seq-NMS": seq_nms(data, each) for name, each in list(found.items())[:4]}
+        found = detect(systems, source, data, pictures)
+        two = list(found.items())[:2]
+        found |= {f"{name}, NMS across classes": across_classes(each) for name, each in two}
+        found |= {f"{name}, Seq-NMS": seq_nms(data, each) for name, each in two}
         metrics[condition] = {}
         for name, each in found.items():
             metrics[condition][name] = judged(data, each, found["single-nano"], spoilt, samples)
@@ -96,17 +101,53 @@ def degrade(picture: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     return (blurred + random.normal(0, _NOISE, picture.shape)).clip(0, 255).astype(np.uint8)
 
 
-def detect(system: VideoDetector, data: CocoVID, pictures: Sequence[NDArray[np.uint8]]) -> DetectionTable:
-    """Returns the detections in all videos, each one stream."""
-    labels = map_classes(system.config.class_names, data).labels
-    parts = []
-    for video in data.videos:
-        frames = (Frame(number, number / 25, pictures[place]) for number, place in enumerate(video.frames))
-        for place, found in zip(video.frames, system.detect(frames), strict=True):
-            known = labels[found.labels] >= 0
-            boxes, scores = found.boxes[known].astype(np.float64), found.scores[known].astype(np.float64)
-            parts.append(DetectionTable(np.full(known.sum(), place), labels[found.labels[known]], boxes, scores))
-    return concatenate(parts)
+class Once:
+    """Network inputs and maps of pictures, each computed once; the systems share one detector."""
+
+    def __init__(self, system: VideoDetector) -> None:
+        self.system = system
+        self.inputs: dict[int, NetworkInput] = {}
+        self.maps: dict[int, Maps] = {}
+
+    def input_of(self, picture: NDArray[np.uint8]) -> NetworkInput:
+        """Returns the network input of a picture, which must live as long as this."""
+        if id(picture) not in self.inputs:
+            self.inputs[id(picture)] = prepare([picture], self.system.config.inputs)
+        return self.inputs[id(picture)]
+
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the maps of the images of one of these network inputs."""
+        if images.data_ptr() not in self.maps:
+            self.maps[images.data_ptr()] = self.system.detector.extract(images)
+        return self.maps[images.data_ptr()]
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """Returns the proposals of the detector."""
+        return self.system.detector.rois(maps, geometries)
+
+
+@torch.inference_mode()
+def detect(
+    systems: Mapping[str, VideoDetector], source: Once, data: CocoVID, pictures: Sequence[NDArray[np.uint8]]
+) -> dict[str, DetectionTable]:
+    """Returns what each system finds in all videos, each of them one stream."""
+    labels = torch.from_numpy(map_classes(source.system.config.class_names, data).labels)
+    found = {}
+    for name, system in systems.items():
+        method = system.config.method.build(MethodParts(source, system.flow_net))
+        parts = []
+        for video in data.videos:
+            state, features = method.initial_state(), []
+            for place in video.frames:
+                ready, state = method.step(source.input_of(pictures[place]), state)
+                features += ready
+            for place, each in zip(video.frames, [*features, *method.flush(state)], strict=True):
+                ((boxes, scores, classes),) = system.detector.detect(each)
+                known = labels[classes] >= 0
+                columns = (labels[classes[known]], boxes[known].double(), scores[known].double())
+                parts.append(DetectionTable(np.full(int(known.sum()), place), *(column.numpy() for column in columns)))
+        found[name] = concatenate(parts)
+    return found
 
 
 def across_classes(found: DetectionTable, iou: float = 0.6) -> DetectionTable:

@@ -320,8 +320,8 @@ class FGFA:
     def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
         config, frames = self.config, {frame.index: frame for frame in window}
         now, slots = frames[current], Counter(window_slots(current, last, config))
-        # There is no hop from a frame to itself; where flows are evaluated, that one is too, as published.
-        own = 1 + (slots.pop(current, 0) if config.composes_flows else 0)
+        # Where flows are evaluated, that from a frame to itself is too, as published.
+        own = 1 + (0 if config.aligns and not config.composes_flows else slots.pop(current, 0))
         references = [frames[index] for index in sorted(slots)]
         composed, fallbacks = self._compose(frames, now, references) if config.composes_flows else ({}, None)
         queries = self._split(now.warped, now.maps)[1] if config.embeds_early else self.embed(now.maps)
