@@ -123,7 +123,7 @@ def test_a_system_with_dis_is_saved_and_read(weights: Path, tmp_path: Path) -> N
 
 
 def test_only_flow_can_be_replaced_and_only_by_dis(weights: Path) -> None:
-    with pytest.raises(ConfigError, match="single-lite has no flow to replace"):
+    with pytest.raises(ConfigError, match="single-lite uses no flow, so there is none to replace"):
         load("single-lite", weights=weights, flow="dis")
     with pytest.raises(ConfigError, match="is \"dis\", not 'raft'"):
         load(weights=weights, flow="raft")  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_causal_gives_every_frame_at_once(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "device", "expected"),
     [
-        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; the systems are fgfa-nano, dff-nano, single-nano"),
+        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; did you mean fgfa-r"),
         (None, "abacus", "the device abacus cannot be used here"),
     ],
 )
@@ -229,3 +229,9 @@ def test_starting_weights_are_found_in_the_cache(tmp_path: Path, monkeypatch: py
     assert starting_weights("fgfa-lite") == {}
     with pytest.raises(ConfigError, match="no system 'fgfa-r18'"):
         starting_weights("fgfa-r18")
+
+
+def test_weights_may_be_named_by_a_system() -> None:
+    assert load("single-lite", weights="fgfa-lite").config == recipe("single-lite")
+    with pytest.raises(CheckpointError, match="fgfa-lit"):
+        load("single-lite", weights="fgfa-lit.safetensors")

@@ -19,8 +19,8 @@ from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, 
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
-from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
+from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
+from flowdet.systems.options import SystemOptions
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
@@ -89,7 +89,7 @@ class _Job:
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        record = {"source": self.described.label, **asdict(self.settings)}
+        record = {"source": self.described.label.strip("'"), **asdict(self.settings)}
         if self.described.path:
             state = self.described.path.stat()
             record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
@@ -155,7 +155,7 @@ def detect(
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     options = replace(options, system=system)
-    file = options.weights or weights_of(system or DEFAULT_SYSTEM)
+    file = weight_file(options)
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)

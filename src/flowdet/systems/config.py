@@ -116,8 +116,8 @@ def _tag_subclasses(base: type, converter: cattrs.Converter) -> None:
         kinds = {each.__name__: each for each in _subclasses(base) if not isabstract(each)}
         if (kind := value["kind"]) not in kinds:
             raise ConfigError(
-                f"{kind} is none of {', '.join(kinds)}: it is of another version of flowdet, or of a module that must "
-                "be imported first"
+                f"{kind} is not known here: import the file that defines it, or run that file in place of flowdet; "
+                f"else it is of another version, for this one has {', '.join(kinds)}"
             )
         return converter.structure({key: each for key, each in value.items() if key != "kind"}, kinds[kind])
 

@@ -11,12 +11,21 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
-from flowdet.systems.recipes import SHIPPED_FLOW, recipe
+from flowdet.systems.recipes import RECIPES, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
 from flowdet.weights.zoo import FLOW_NET_FILE, PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
 
-__all__ = ["SHIPPED_FOLDER", "flow_net_of", "load", "load_random", "load_system", "starting_weights", "weights_of"]
+__all__ = [
+    "SHIPPED_FOLDER",
+    "flow_net_of",
+    "load",
+    "load_random",
+    "load_system",
+    "starting_weights",
+    "weight_file",
+    "weights_of",
+]
 
 _PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
@@ -39,8 +48,9 @@ def load(
     Args:
         system: A name that `flowdet models` lists; it means the recipe of that name. May be left out for a native
             weight file, which is built as it was saved; without weights it is the default system.
-        weights: A native file (".safetensors") or an mmtracking checkpoint (".pth"). Without it the shipped or the
-            downloaded weights of the system are taken; nothing is downloaded here.
+        weights: A native file (".safetensors"), a checkpoint of mmtracking or YOLOX (".pth"), or the name of a system
+            whose weights are taken. Without it the shipped or the downloaded weights of the system are taken;
+            nothing is downloaded here.
         device: Where the system runs.
         causal: The form that looks at no later frame, for live video; not the published protocol.
         variant: A cheaper form of the method, see `MethodConfig.variants`.
@@ -73,10 +83,22 @@ def load_system(options: SystemOptions) -> VideoDetector:
     config = None
     if options.system is not None or options.weights is None:
         config = recipe(options.system or DEFAULT_SYSTEM)
-    path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
+    path = weight_file(options)
     flow_net = flow_net_of(config) if config else None
     system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
     return _ready(system, options)
+
+
+def weight_file(options: SystemOptions) -> Path:
+    """Returns the weight file that the options name: a file, or that of a system.
+
+    Raises:
+        CheckpointError: The system has no weights here.
+    """
+    if options.weights is None:
+        return weights_of(options.system or DEFAULT_SYSTEM)
+    name = str(options.weights)
+    return weights_of(name) if name in RECIPES and not options.weights.exists() else options.weights
 
 
 def load_random(options: SystemOptions) -> VideoDetector:

@@ -7,6 +7,7 @@ the name of a system is built with its own configuration.
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 
 from flowdet.class_names import COCO_CLASSES, VID_CLASSES
@@ -240,5 +241,7 @@ def recipe(name: str) -> SystemConfig:
         ConfigError: There is no such system.
     """
     if name not in RECIPES:
-        raise ConfigError(f"there is no system {name!r}; the systems are {', '.join(RECIPES)}")
+        near = get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the systems are {', '.join(RECIPES)}"
+        raise ConfigError(f"there is no system {name!r}; {hint}")
     return RECIPES[name]()

@@ -36,7 +36,7 @@ _DETECTOR = "detector"
 _FLOW_NET = "flow_net"
 
 
-def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_native(system: VideoDetector, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
     """Writes weights, resolved configuration and class names as one safetensors file, atomically.
 
     Args:
@@ -56,7 +56,7 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
         raise CheckpointError(
             f"{overflown[0]} has values that are not finite numbers in {dtype}; {path} is not written"
         )
-    with replacing(path, error=CheckpointError) as partial:
+    with replacing(Path(path), error=CheckpointError) as partial:
         partial.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
 
 
