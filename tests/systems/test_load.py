@@ -140,7 +140,9 @@ def test_causal_gives_every_frame_at_once(weights: Path) -> None:
     ("system", "device", "expected"),
     [
         ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; did you mean fgfa-r"),
+        ("", "cpu", "there is no system ''"),
         (None, "abacus", "the device abacus cannot be used here"),
+        (None, "meta", "the device meta holds no numbers"),
     ],
 )
 def test_impossible_wishes(system: str | None, device: str, expected: str, weights: Path) -> None:

@@ -76,7 +76,7 @@ def test_flow_takes_the_place_of_the_flow_net() -> None:
         ("single-r50", {"causal": True}, "a single-frame system never looks at later frames"),
         ("fgfa-r50", {"causal": True, "variant": "recursive"}, "recursive aggregation never looks at later frames"),
         ("dff-r50", {"variant": "early"}, "dff-r50 has no variant 'early'; it has none"),
-        ("fgfa-r50", {"variant": "quick"}, "no variant 'quick'; its variants are early, composed, fast, recursive"),
+        ("fgfa-r50", {"variant": "quick"}, "no variant 'quick'; it has early, composed, fast, recursive"),
         ("fgfa-r50", {"key_frame_interval": 5}, "fgfa-r50 has no key frames"),
         ("single-r50", {"key_frame_interval": 5}, "single-r50 has no key frames"),
         ("dff-r50", {"key_frame_interval": 0}, "must be 1 or more, not 0"),

@@ -40,7 +40,7 @@ def with_backend(system: VideoDetector, backend: str) -> VideoDetector:
             is_on_cpu = next(system.parameters()).device.type == "cpu"
             can_compile = is_on_cpu and not _has_large_maps(system) and find_spec("openvino")
             return with_backend(system, "openvino" if can_compile else "optimised")
-        case _ if Path(backend).is_dir():
+        case _ if backend and Path(backend).is_dir():
             return load_int8(system, Path(backend))
         case _:
             raise ConfigError(

@@ -82,7 +82,7 @@ def load_system(options: SystemOptions) -> VideoDetector:
     """As `load`, with all options in one value."""
     config = None
     if options.system is not None or options.weights is None:
-        config = recipe(options.system or DEFAULT_SYSTEM)
+        config = recipe(_name_of(options))
     path = weight_file(options)
     flow_net = flow_net_of(config) if config else None
     system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
@@ -96,7 +96,7 @@ def weight_file(options: SystemOptions) -> Path:
         CheckpointError: The system has no weights here.
     """
     if options.weights is None:
-        return weights_of(options.system or DEFAULT_SYSTEM)
+        return weights_of(_name_of(options))
     name = str(options.weights)
     return weights_of(name) if name in RECIPES and not options.weights.exists() else options.weights
 
@@ -105,12 +105,18 @@ def load_random(options: SystemOptions) -> VideoDetector:
     """As `load_system`, with random weights, the same ones each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        system = build(apply_options(recipe(options.system or DEFAULT_SYSTEM), options))
+        system = build(apply_options(recipe(_name_of(options)), options))
     return _ready(system, options)
+
+
+def _name_of(options: SystemOptions) -> str:
+    return DEFAULT_SYSTEM if options.system is None else options.system
 
 
 def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
     try:
+        if torch.device(options.device).type == "meta":
+            raise ConfigError("the device meta holds no numbers, so nothing can be detected there; name cpu or cuda")
         system = system.to(options.device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error

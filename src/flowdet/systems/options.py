@@ -73,7 +73,7 @@ def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
 def _variant(config: SystemConfig, name: str) -> MethodConfig:
     variants = config.method.variants
     if name not in variants:
-        names = f"its variants are {', '.join(variants)}" if variants else "it has none"
+        names = f"it has {', '.join(variants)}" if variants else "it has none"
         raise ConfigError(f"{config.name} has no variant {name!r}; {names}")
     if variants[name] == config.method:
         raise ConfigError(f"{config.name} is saved as its variant {name!r}: leave that option out")
