@@ -54,8 +54,8 @@ class DISFlow(nn.Module):
         super().__init__()
         _opencv()
         self.config = config
-        self.register_buffer("_mean", torch.tensor(inputs.mean)[:, None, None], persistent=False)
-        self.register_buffer("_std", torch.tensor(inputs.std)[:, None, None], persistent=False)
+        self.register_buffer("_mean", torch.tensor(inputs.mean, dtype=torch.float32)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(inputs.std, dtype=torch.float32)[:, None, None], persistent=False)
         self._mean: Tensor
         self._std: Tensor
 

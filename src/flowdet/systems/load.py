@@ -71,12 +71,14 @@ def load_system(options: SystemOptions) -> VideoDetector:
     if options.system is not None or options.weights is None:
         config = recipe(options.system or DEFAULT_SYSTEM)
     path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
-    return _ready(read_system(path, config), options)
+    with torch.device("cpu"):  # whatever torch's default device is
+        system = read_system(path, config)
+    return _ready(system, options)
 
 
 def load_random(options: SystemOptions) -> VideoDetector:
     """As `load_system`, with random weights, the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         system = build(recipe(options.system or DEFAULT_SYSTEM))
     return _ready(system, options)
