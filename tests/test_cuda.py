@@ -22,7 +22,7 @@ from flowdet.training.dataset import Clip
 from flowdet.training.feed import TrainingBatch, to_training_batch
 from flowdet.training.loop import TrainingTask, train
 from flowdet.training.processes import Processes
-from flowdet.types import Detections, Targets
+from flowdet.types import Aggregation, Detections, Targets
 from tests.pretend_cuda import CUDA, OnGPU, pretend_cuda
 from tests.tiny import INPUTS, frames_of, video
 from tests.training.runs import SYSTEM_PLAN, losses_of_system, system_of
@@ -86,6 +86,24 @@ def test_detection_has_the_results_of_the_cpu_and_seldom_waits(name: str, varian
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
     assert max(waits[STEADY], key=Counter.total).total() == WAITS[name, variant], waits[STEADY]
+
+
+def test_flows_that_drift_fall_back_as_on_the_cpu() -> None:
+    def fallbacks(device: str) -> list[list[int]]:
+        system = small("fgfa-lite", "composed", device)
+        assert isinstance(system.config.method, FGFAConfig)
+        config = replace(system.config, method=replace(system.config.method, drift_limit=0.1))
+        drifting = VideoDetector(config, system.detector, system.flow_net, system.method_modules).eval()
+        origins = [outcome.features.origin for outcome in drifting.detect_many([frames_of(video(8, size=(64, 96)))])]
+        return [
+            each.fallbacks.tolist() for each in origins if isinstance(each, Aggregation) and each.fallbacks is not None
+        ]
+
+    wanted = fallbacks("cpu")
+    with pretend_cuda():
+        assert fallbacks("cuda") == wanted
+    assert len(wanted) == 8
+    assert 0 < sum(count for counts in wanted for count in counts) < 24
 
 
 @dataclass

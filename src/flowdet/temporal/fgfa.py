@@ -338,9 +338,11 @@ class FGFA:
         """The path [b, 3, h, w] from the current frame to each reference, and how often each stream fell back, [b]."""
         wanted = {frame.index for frame in references}
         fallbacks = torch.zeros(len(now.geometries), dtype=torch.int64, device="cpu")
+        if self.config.drift_limit is not None and now.flow_input.device.type == "cpu":
+            return self._walk(frames, now, wanted, fallbacks), fallbacks
+        # One look at all paths, for a GPU makes the host wait at each; most often none has drifted.
         paths = self._walk(frames, now, wanted, None)
         far = [path for index, path in paths.items() if abs(index - now.index) > 1]
-        # One look at all paths, for a GPU would make the host wait for each; most often none has drifted.
         if far and self.config.drift_limit is not None and self._have_drifted(torch.cat(far)).any():
             paths = self._walk(frames, now, wanted, fallbacks)
         return paths, fallbacks
