@@ -31,7 +31,7 @@ _TAKE_NUMBERS = ("aten::index_put", "aten::fill_", "aten::masked_fill", "aten::c
 class OnGPU(Tensor):
     """Says that it is on a GPU; gradients are those of the CPU tensor that it holds."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     held: Tensor
 
     @staticmethod
@@ -44,7 +44,7 @@ class OnGPU(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func} outside of `pretend_cuda`")
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -69,7 +69,7 @@ class OnGPU(Tensor):
         self.held.requires_grad_(requires_grad)
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "OnGPU":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         copy = self.detach().clone()
         if isinstance(self, torch.nn.Parameter):
             copy = torch.nn.Parameter(copy, self.requires_grad)
@@ -89,7 +89,7 @@ class PretendedGPU(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.waits: Counter[str] = Counter()
 
     def take(self) -> Counter[str]:
@@ -122,7 +122,7 @@ class PretendedGPU(TorchDispatchMode):
         stays = isinstance(args[0], OnGPU) if moves and args and "device" not in kwargs else None
         if name == "aten::_to_copy" and not (goes_there or stays or kwargs.get("device") is None):
             return found
-        known = {id(leaf.held): leaf for leaf in leaves if isinstance(leaf, OnGPU)}
+        known: dict[int, Tensor] = {id(leaf.held): leaf for leaf in leaves if isinstance(leaf, OnGPU)}
         known |= {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnGPU)}
         # In-place operations return what they were given.
         return tree_map(lambda x: known.get(id(x), OnGPU(x)) if isinstance(x, Tensor) else x, found)

@@ -142,6 +142,7 @@ def test_the_public_names_of_flowdet() -> None:
         "load",
         "open_video",
         "read_ahead",
+        "save_native",
         "weights_of",
     ]
 

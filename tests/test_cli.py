@@ -178,7 +178,7 @@ def test_a_truncated_clip_keeps_its_good_frames(run: Run, tmp_path: Path, capsys
         (["clip.mp4", "--every", "0"], "every"),
         (["clip.mp4", "--out", "."], "would replace its source"),
         (["clip.mp4", "--device", "abacus"], "the device abacus cannot be used here"),
-        (["clip.mp4", "--system", "fgfa-r51"], "there is no system 'fgfa-r51'; the systems are fgfa-lite"),
+        (["clip.mp4", "--system", "fgfa-r51"], "there is no system 'fgfa-r51'; did you mean fgfa-r50?"),
         ([], "name at least one source"),
     ],
 )

@@ -370,3 +370,26 @@ def test_the_recorded_figures_of_the_official_codes(
     rounded = f"{100 * expected['coco']['bbox_mAP_50']:.1f}"
     assert printed_rows(capsys)["coco", "AP50"] == [rounded]
     assert np.isfinite(found["coco"]["bbox_mAP"])
+
+
+def test_only_the_most_frequent_of_many_left_out_classes_are_named(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["cat", *(f"class {number}" for number in range(7))]
+    annotations = [
+        {"image_id": 1, "category_id": number, "bbox": BOX, "score": 0.5}
+        for number in range(len(names))
+        for _ in range(number + 1)
+    ]
+    document = {
+        "videos": [{"id": 1, "name": "video 1"}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+        "images": [{"id": 1, "video_id": 1, "frame_id": 0, "width": 80, "height": 48, "file_name": "none"}],
+        "annotations": annotations,
+    }
+    Path("r.json").write_text(json.dumps(document))
+    assert run("--results", "r.json") == 0
+    expected = (
+        "35 detections of classes that the data set does not have were left out: class 6 8, class 5 7, class 4 6, "
+    )
+    assert f"{expected}class 3 5, class 2 4 and 2 more classes." in capsys.readouterr().err

@@ -65,4 +65,4 @@ def test_an_evaluation_says_which_flow_it_is_of(weights: Path) -> None:
 def test_a_system_without_flow_is_refused(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_native(build(lite_config()), weights)
     assert call("detect", "frames", "--weights", str(weights), "--flow", "dis") == 1
-    assert "tiny takes every frame by itself" in " ".join(capsys.readouterr().err.split())
+    assert "tiny uses no flow" in " ".join(capsys.readouterr().err.split())

@@ -54,11 +54,13 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
     """What a missing weight file's message says to run is a command that works."""
     fetched: list[str] = []
 
-    def fetch(url: str, sha256_prefix: str | None, **others: object) -> Path:
+    def fetch(url: str, *others: object, **options: object) -> Path:
         fetched.append(Path(url).name)
-        return tmp_path / Path(url).name
+        (tmp_path / fetched[-1]).touch()
+        return tmp_path / fetched[-1]
 
-    monkeypatch.setattr("flowdet.cli.models.fetch", fetch)
+    for name in ("flowdet.cli.models.fetch", "flowdet.weights.download.download"):
+        monkeypatch.setattr(name, fetch)
     monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
     for system in set(RECIPES) - set(SHIPPED):
         with pytest.raises(CheckpointError, match="run `flowdet models download") as missing:
@@ -67,7 +69,6 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
         with pytest.raises(SystemExit) as ended:
             main(command.split())
         assert not ended.value.code
-        (tmp_path / fetched[-1]).touch()
         assert weights_of(system) == tmp_path / fetched[-1]
         (tmp_path / fetched[-1]).unlink()
 

@@ -1,6 +1,6 @@
 """Object detection in video: Deep Feature Flow and Flow-Guided Feature Aggregation.
 
-model = flowdet.load("fgfa-lite")
+model = flowdet.load()
 for detections in model.detect(flowdet.open_video("clip.mp4"), score=0.5):
     print(detections.frame_index, detections.names, detections.boxes)
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowdet.video.draw import draw_detections
     from flowdet.video.reader import Video, open_video, read_ahead
     from flowdet.video.writer import VideoWriter
+    from flowdet.weights.native import save_native
 
 __all__ = [
     "CheckpointError",
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "open_video",
     "read_ahead",
+    "save_native",
     "weights_of",
 ]
 
@@ -52,6 +54,7 @@ _HOMES = {
     "load": "flowdet.systems.load",
     "open_video": "flowdet.video.reader",
     "read_ahead": "flowdet.video.reader",
+    "save_native": "flowdet.weights.native",
     "weights_of": "flowdet.systems.load",
 }
 
@@ -60,3 +63,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'flowdet' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -77,7 +77,7 @@ class NetworkInput:
     """One frame of b streams of one size, ready for the network.
 
     Attributes:
-        images: [b, 3, H, W] float, RGB, normalised, zero in the padding.
+        images: [b, 3, H, W] float, RGB, normalised; the padding has the value of `InputConfig.padding`.
         geometries: One for each of the b images; `padded` is (H, W) in all of them.
     """
 

@@ -16,7 +16,6 @@ from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.inputs import prepare
 from flowdet.systems.build import build
-from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Frame
@@ -157,12 +156,13 @@ def test_parts_are_recorded_with_what_they_are_given_evenly_over_the_clips(most:
     assert all(len(current) == len(reference) == 1 for current, reference in found["flow"])
 
 
-def test_the_command_makes_a_folder_that_detect_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_makes_a_folder_that_detect_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("nncf", reason="the extra quantise is not installed")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    config = replace(lite_config(), name="dff-lite", method=DFF, flow_net=lite_flow_config())
-    monkeypatch.setitem(RECIPES, "dff-lite", lambda: config)
+    config = replace(lite_config(), method=DFF, flow_net=lite_flow_config())
     save_native(build(config), tmp_path / "w.safetensors")
     Path("frames").mkdir()
     for number, image in enumerate(video(9)):
@@ -173,9 +173,11 @@ def test_the_command_makes_a_folder_that_detect_takes(tmp_path: Path, monkeypatc
             main(arguments)
         return ended.value.code
 
-    made = ("quantise", "dff-lite", "frames", "--weights", "w.safetensors", "--every", "1", "--out", "int8")
+    made = ("quantise", "frames", "--weights", "w.safetensors", "--every", "1", "--out", "int8")
     assert call(*made, "--tolerance", "9") == 0
     detect = ("detect", "frames", "--weights", "w.safetensors", "--no-video", "--out", "o", "--backend", "int8")
     assert call(*detect) == 0
     assert json.loads(Path("o/frames.json").read_text())["info"]["settings"]["backend"] == "int8"
-    assert call("quantise", "dff-lite", "--out", "int8") == 1
+    assert call("quantise", "--system", "dff-lite", "--out", "int8") == 1
+    assert call(*made, "--backend", "openvino") == 1
+    assert "--backend has no effect here" in capsys.readouterr().err

@@ -107,3 +107,13 @@ def test_what_cannot_be_is_refused() -> None:
         ReferenceSampling(count=1, reach=-1)
     with pytest.raises(ConfigError, match="an even number, not 3"):
         ReferenceSampling(count=3, both_sides=True)
+
+
+def test_references_of_the_past_only() -> None:
+    sampling = ReferenceSampling(count=2, reach=3, only_past=True)
+    frames = np.arange(20)
+    drawn = {sample_references(frames, 10, sampling, np.random.default_rng(seed)) for seed in range(60)}
+    assert drawn == {(7, 8), (7, 9), (8, 9)}
+    assert sample_references(frames, 0, sampling, np.random.default_rng(0)) == (0, 0)
+    with pytest.raises(ConfigError, match="not both"):
+        ReferenceSampling(count=2, both_sides=True, only_past=True)

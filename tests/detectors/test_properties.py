@@ -95,6 +95,21 @@ def test_a_batch_equals_one_by_one(kind: str) -> None:
 
 
 @EVERY_DETECTOR
+@torch.inference_mode()
+def test_classes_suppress_each_other_if_asked(kind: str) -> None:
+    config = KINDS[kind].detector
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        detector = config.with_agnostic_nms().build(CLASSES).eval()
+    features = image_features(detector)
+    for (boxes, scores, _), (others, weaker, _) in zip(
+        detector.detect(features), detector_of(kind).detect(features), strict=True
+    ):
+        assert torch.equal(boxes[:1], others[:1])
+        assert len(scores) == len(weaker) == 0 or scores.sum() < weaker.sum()
+
+
+@EVERY_DETECTOR
 def test_losses_have_gradients_and_no_object_is_no_trouble(kind: str) -> None:
     detector = detector_of(kind).train()
     for targets in ((targets_of(2), targets_of(1)), (targets_of(0), targets_of(2)), (targets_of(0), targets_of(0))):

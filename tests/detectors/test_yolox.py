@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from flowdet.class_names import COCO_CLASSES
@@ -102,6 +102,42 @@ def test_losses_and_gradients_are_those_of_the_official_code(run: YOLOXRun) -> N
     sum(losses.values(), torch.zeros(())).backward()
     gradients = torch.stack([one.grad.norm() for one in maps if one.grad is not None])
     assert_near(gradients, recorded(run, "gradients"), 1e-3)
+
+
+def trained_nano(file: Path) -> YOLOX:
+    """YOLOX-nano with the weights of an ONNX file, whose convolutions have the order in which ours are called."""
+    onnx = pytest.importorskip("onnx")
+    detector = YOLOX_SIZES["nano"].build_one_stage(80).eval()
+    called: list[nn.Module] = []
+    for module in detector.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, _inputs, _output: called.append(module))
+    with torch.inference_mode():
+        detector.predict(detector.extract(torch.zeros(1, 3, 64, 64)))
+    graph = onnx.load(file).graph
+    values = {each.name: torch.from_numpy(onnx.numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    given = [[values[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
+    stem = "backbone.backbone.stem.conv.conv.weight"
+    (given[0][0],) = yolox_to_native({stem: given[0][0]}).values()
+    for module, (weight, bias) in zip(called, given, strict=True):
+        module.load_state_dict({"weight": weight, "bias": bias}, strict=False)
+        # Batch norm is folded into the file's convolutions: what is left of it adds the bias.
+        for parts in (dict(parent.named_children()) for parent in detector.modules()):
+            if parts.get("conv") is module and isinstance(norm := parts.get("norm"), nn.BatchNorm2d):
+                variance = torch.full_like(bias, 1 - norm.eps)
+                norm.load_state_dict({"bias": bias, "running_var": variance}, strict=False)
+    return detector
+
+
+@torch.inference_mode()
+def test_trained_weights_see_in_real_frames_what_the_published_graph_sees(reference: Path) -> None:
+    detector = trained_nano(reference / "yolox" / "yolox_nano.onnx")
+    with np.load(reference / "yolox" / "yolox_nano_real.npz") as numbers:
+        for frame in range(3):
+            images = torch.from_numpy(numbers[f"{frame}.input"]).permute(2, 0, 1)[None].float()
+            predictions, _ = detector.predict(detector.extract(images))
+            found = torch.cat((predictions[0, ::5, :4], predictions[0, ::5, 4:].sigmoid()), dim=1)
+            torch.testing.assert_close(found, torch.from_numpy(numbers[f"{frame}.raw"]), rtol=1e-4, atol=2e-4)
 
 
 def tiny() -> YOLOX:

@@ -70,7 +70,7 @@ def changed(*path: str, to: object) -> str:
         ("{}", "'name' is missing"),
         (changed("detector", "backbone", "kind", to="SwinConfig"), "SwinConfig"),
         (changed("method", "kind", to=None), "kind"),
-        (changed("method", "kind", to="FastFGFAConfig"), "FastFGFAConfig is none of"),
+        (changed("method", "kind", to="FastFGFAConfig"), "FastFGFAConfig is not known here"),
         (changed("method", to="FGFA"), "method"),
         (changed("detector", "rpn", "colour", to="red"), "colour"),
         (changed("flavour", to="mint"), "flavour"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowdet.class_names import COCO_CLASSES
 from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.flow.dis import DISFlow, DISFlowConfig
@@ -14,13 +15,13 @@ from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import prepare
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import load, starting_weights, weights_of
-from flowdet.systems.recipes import RECIPES, fgfa_lite, recipe
+from flowdet.systems.load import flow_net_of, load, starting_weights, weights_of
+from flowdet.systems.recipes import RECIPES, dff_nano, fgfa_lite, fgfa_nano, recipe, single_nano
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
 from flowdet.types import Frame
-from flowdet.weights.native import save_native
+from flowdet.weights.native import save_native, start_from
 from flowdet.weights.zoo import PUBLISHED, SHIPPED, ShippedWeights
 
 
@@ -53,6 +54,28 @@ def test_the_lite_systems_read_one_file(name: str, weights: Path) -> None:
         "fgfa-lite": set(),
         "single-lite": {"embedding", "flow_net"},
     }[name]
+
+
+def test_a_file_without_flow_net_is_completed_with_the_shipped_one(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    save_native(build(single_nano()), tmp_path / "own.safetensors")
+    own, shipped = load("dff-nano", weights=tmp_path / "own.safetensors"), load("dff-lite")
+    assert own.flow_net is not None
+    assert shipped.flow_net is not None
+    wanted = shipped.flow_net.state_dict()
+    assert wanted
+    assert all(torch.equal(wanted[key], tensor) for key, tensor in own.flow_net.state_dict().items())
+    begun = start_from(tmp_path / "own.safetensors", dff_nano(), flow_net=flow_net_of(dff_nano()))
+    assert begun.fresh == ()
+    assert flow_net_of(single_nano()) is None
+
+
+def test_the_default_knows_the_classes_of_coco_and_needs_no_flow() -> None:
+    system = load()
+    assert system.config == fgfa_nano()
+    assert system.config.class_names == COCO_CLASSES
+    assert system.flow_net is None
+    assert load("fgfa-nano", causal=True).method.lookahead == 0
 
 
 def test_the_recipe_rules_when_a_system_is_named_and_else_the_file(
@@ -100,7 +123,7 @@ def test_a_system_with_dis_is_saved_and_read(weights: Path, tmp_path: Path) -> N
 
 
 def test_only_flow_can_be_replaced_and_only_by_dis(weights: Path) -> None:
-    with pytest.raises(ConfigError, match="single-lite takes every frame by itself and has no flow to replace"):
+    with pytest.raises(ConfigError, match="single-lite uses no flow, so there is none to replace"):
         load("single-lite", weights=weights, flow="dis")
     with pytest.raises(ConfigError, match="is \"dis\", not 'raft'"):
         load(weights=weights, flow="raft")  # type: ignore[arg-type]
@@ -116,7 +139,7 @@ def test_causal_gives_every_frame_at_once(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "device", "expected"),
     [
-        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; the systems are fgfa-lite, dff-lite, single-lite"),
+        ("fgfa-r18", "cpu", "there is no system 'fgfa-r18'; did you mean fgfa-r"),
         (None, "abacus", "the device abacus cannot be used here"),
     ],
 )
@@ -206,3 +229,9 @@ def test_starting_weights_are_found_in_the_cache(tmp_path: Path, monkeypatch: py
     assert starting_weights("fgfa-lite") == {}
     with pytest.raises(ConfigError, match="no system 'fgfa-r18'"):
         starting_weights("fgfa-r18")
+
+
+def test_weights_may_be_named_by_a_system() -> None:
+    assert load("single-lite", weights="fgfa-lite").config == recipe("single-lite")
+    with pytest.raises(CheckpointError, match="fgfa-lit"):
+        load("single-lite", weights="fgfa-lit.safetensors")

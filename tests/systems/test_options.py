@@ -80,7 +80,7 @@ def test_flow_takes_the_place_of_the_flow_net() -> None:
         ("fgfa-r50", {"key_frame_interval": 5}, "fgfa-r50 has no key frames"),
         ("single-r50", {"key_frame_interval": 5}, "single-r50 has no key frames"),
         ("dff-r50", {"key_frame_interval": 0}, "must be 1 or more, not 0"),
-        ("single-r50", {"flow": "dis"}, "has no flow to replace"),
+        ("single-r50", {"flow": "dis"}, "uses no flow, so there is none to replace"),
     ],
 )
 def test_an_option_without_effect_is_an_error(name: str, options: Mapping[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from flowdet.ops.sampling import warp
 from flowdet.temporal.dff import DFF, DFFConfig
@@ -59,6 +60,26 @@ def test_fgfa_gives_the_flows_and_weights_that_make_its_features(config: FGFACon
             torch.testing.assert_close(origin.flows[:, place], flow)
             average = average + origin.weights[:, 1 + place, None] * warp(maps[reference], flow, "identity")
         torch.testing.assert_close(features, average, rtol=1e-4, atol=1e-5)
+
+
+def test_without_alignment_the_references_are_averaged_where_they_are() -> None:
+    extract, config = Extract((8, 16)), FGFAConfig(2, 1, aligns=False, sharpness=3.0, references_at_once=2)
+    inputs = inputs_of(video(6), video(6, seed=1))
+    maps = [extract.extract(item.images) for item in inputs]
+    method = FGFA(extract, None, lambda maps: maps, config)
+    for output in run(method, inputs):
+        origin = output.origin
+        assert isinstance(origin, Aggregation)
+        assert origin.flows is None
+        slots = [min(max(output.index + offset, 0), 5) for offset in (-2, -1, 0, 1)]
+        for level, found in enumerate(output.maps):
+            own = maps[output.index][level]
+            taken = torch.stack([maps[slot][level] for slot in slots])
+            odds = (3 * F.cosine_similarity(own, taken, dim=2)).exp()[:, :, None]
+            torch.testing.assert_close(found, (odds * taken).sum(0) / odds.sum(0), rtol=1e-4, atol=1e-5)
+            if level == 0:
+                share = odds[[slot == output.index for slot in slots]].sum(0) / odds.sum(0)
+                torch.testing.assert_close(origin.weights[:, :1], share, rtol=1e-4, atol=1e-5)
 
 
 def test_fgfa_names_each_reference_once() -> None:

@@ -59,6 +59,10 @@ CONFIGS = dict.fromkeys(
         FGFAConfig(2, 2, stride=2, embeds_early=True, composes_flows=True),
         FGFAConfig(9, 0, embeds_early=True, composes_flows=True, is_sparse=True),
         FGFAConfig(9, 6, is_sparse=True, embedding_channels=None),
+        FGFAConfig(3, 2, aligns=False, embedding_channels=None),
+        FGFAConfig(2, 2, stride=2, aligns=False, embeds_early=True),
+        FGFAConfig(0, 0, aligns=False),
+        FGFAConfig(2, 1, norm_power=2.0, embedding_channels=None),
         RecursiveConfig(1),
         RecursiveConfig(3, embedding_channels=None),
     ]

@@ -13,7 +13,8 @@ import torch
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.systems.build import build
 from flowdet.systems.config import single_frame
-from flowdet.systems.recipes import fgfa_r50
+from flowdet.systems.load import weights_of
+from flowdet.systems.recipes import fgfa_r50, recipe
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
 from flowdet.training.records import TrainingProgress, read_log
 from flowdet.training.run import AnnotatedImages, RunOptions, default_augmentation, default_plan, fit
@@ -289,6 +290,19 @@ def test_messages_and_progress_are_kept_in_a_file(tmp_path: Path, weights: Path)
     steps = [message for message in messages if message.startswith("epoch 1/1 step ")]
     assert [step.split()[3] for step in steps] == ["1/3", "3/3"]
     assert all(step.endswith(" left") and " loss " in step for step in steps)
+
+
+def test_an_option_without_effect_is_an_error(tmp_path: Path, weights: Path) -> None:
+    config = recipe("single-nano")
+    options = replace(options_for(tmp_path, weights), config=config, weights=weights_of("single-nano"))
+    said: list[str] = []
+    plan = replace(PLAN, backbone_factor=0.2, gradient_checkpointing=True)
+    with pytest.raises(ConfigError, match="single-nano has no backbone whose activations could be recomputed"):
+        fit(options, plan, say=said.append)
+    assert "single-nano has no backbone apart from its neck: all of it is trained at the full learning rate" in said
+    options = replace(options, weights=None, backbone_weights=weights)
+    with pytest.raises(ConfigError, match=r"single-nano has no backbone that could start from .*tiny\.safetensors"):
+        fit(options, plan)
 
 
 def test_a_lack_of_memory_is_told_with_advice(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,3 +304,36 @@ def test_a_host_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) ->
     for address in ("rtsp://user:secret@camera.invalid/live", "http://camera.invalid:8080/clip.mp4"):
         with pytest.raises(VideoError, match=r"there is no host camera\.invalid, or the network is down"):
             open_video(address)
+
+
+def without_packet(path: Path, number: int) -> Path:
+    """The clip as a demuxer sees it that has lost one packet without a word."""
+    copy = path.with_stem("lossy")
+    with av.open(str(path)) as source, av.open(str(copy), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for read, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            if read != number:
+                packet.stream = stream
+                target.mux(packet)
+    return copy
+
+
+def test_a_frame_that_a_transport_stream_lost_is_told(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", [grey(i) for i in range(30)])
+    video = open_video(without_packet(clip, 17))
+    assert len(list(video)) == 29
+    assert video.problems == ["1 frame seems to be missing from the stream, first near 0.6 s"]
+
+
+def test_frames_that_an_avi_declares_and_does_not_hold_are_told(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.avi", list(noise(40)), codec="mpeg4")
+    with av.open(str(path)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][20]
+    assert place is not None
+    content = bytearray(path.read_bytes())
+    start = content.rindex(b"00dc", 0, place + 8)
+    content[start : start + 4] = b"JUNK"
+    path.write_bytes(content)
+    video = open_video(path)
+    assert len(list(video)) == 39
+    assert "1 of 40 frames are missing from the file" in video.problems

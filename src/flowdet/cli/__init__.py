@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 from cyclopts import App
 
@@ -57,8 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     keep_memory()
     console.mend_streams()
-    _end_in_order()
-    code = _run(arguments)
+    before = _end_in_order()
+    try:
+        code = _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     with suppress(OSError):
         console.flush()
     sys.exit(code)
@@ -93,13 +98,17 @@ def _failed(message: str, code: int = 1) -> int:
     return code
 
 
-def _end_in_order() -> None:
-    """Lets SIGTERM and SIGHUP end the process as an error does, so that files are finished."""
+def _end_in_order() -> dict[signal.Signals, Any]:
+    """Lets SIGTERM and SIGHUP end the process as an error does, so that files are finished.
+
+    Returns:
+        The handlers that were there.
+    """
     if threading.current_thread() is not threading.main_thread():
-        return
-    for number in _ENDING:
-        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has SIGHUP ignored
-            signal.signal(number, _end)
+        return {}
+    # `nohup` has SIGHUP ignored.
+    default = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    return {number: signal.signal(number, _end) for number in default}
 
 
 def _end(number: int, frame: FrameType | None) -> None:

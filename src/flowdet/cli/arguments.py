@@ -1,11 +1,33 @@
 """Arguments that several commands take, and their checks."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from flowdet.errors import ConfigError
+from flowdet.systems.options import SystemOptions
 
-__all__ = ["check_outputs", "parse_size"]
+__all__ = ["DEFAULTS", "Options", "check_outputs", "for_making", "parse_size"]
+
+Options = Annotated[SystemOptions, Parameter(name="*")]
+"""The options of `SystemOptions`, each as one of the command."""
+
+DEFAULTS = SystemOptions()
+
+
+def for_making(options: SystemOptions, system: str | None) -> SystemOptions:
+    """Returns the options of a command that makes something of the modules of a system, on the CPU.
+
+    Raises:
+        ConfigError: An option of detecting came, which has no effect there.
+    """
+    for name in ("device", "backend"):
+        if getattr(options, name) != getattr(DEFAULTS, name):
+            raise ConfigError(f"--{name} has no effect here: what this command writes is made on the CPU; leave it out")
+    return replace(options, system=system, backend="torch")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from flowdet.benchmark.benchmark import benchmark as measure
 from flowdet.benchmark.contender import Contender
 from flowdet.benchmark.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
 from flowdet.cli import console
-from flowdet.cli.arguments import check_outputs, parse_size
+from flowdet.cli.arguments import DEFAULTS, Options, check_outputs, parse_size
 from flowdet.cli.console import status
 from flowdet.files import write_text
 from flowdet.systems.options import SystemOptions
@@ -48,13 +48,13 @@ class _Other(SystemOptions):
     backend: Annotated[str, Parameter(show_default=False)] = ""
 
 
-_DEFAULTS, _NO_OTHER = SystemOptions(), _Other()
+_NO_OTHER = _Other()
 
 
 def benchmark(
     system: str | None = None,
     *,
-    options: Annotated[SystemOptions, Parameter(name="*")] = _DEFAULTS,
+    options: Options = DEFAULTS,
     size: str | None = None,
     frames: int = 20,
     threads: int | None = None,
@@ -66,7 +66,7 @@ def benchmark(
     Times are for one stream in its steady state, one step after the other. Without weights at hand they are random.
 
     Args:
-        system: One of `flowdet models`. [default: fgfa-lite]
+        system: One of `flowdet models`. [default: fgfa-nano]
         options: Which system, and how it detects.
         size: Height x width of the frames. [default: the largest the system takes, 600x1000 for published ones]
         frames: The least number of frames to measure: whole key frame intervals, and three of them.

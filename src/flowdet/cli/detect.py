@@ -13,13 +13,14 @@ from cyclopts import Parameter
 import flowdet
 from flowdet.class_names import check_class_names
 from flowdet.cli import console
+from flowdet.cli.arguments import DEFAULTS, Options
 from flowdet.cli.console import progress_bar
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import SHIPPED_FOLDER, load_system, weights_of
-from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
+from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
+from flowdet.systems.options import SystemOptions
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
@@ -28,9 +29,7 @@ from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
 
-Options = Annotated[SystemOptions, Parameter(name="*")]
 
-_DEFAULTS = SystemOptions()
 _NOT_COMPARED = {"flowdet", "source", "weights"}
 
 
@@ -51,6 +50,7 @@ class _Settings:
     variant: str | None
     key_frame_interval: int | None
     flow: str | None
+    agnostic_nms: bool
     backend: str
     show: list[str]
 
@@ -89,7 +89,7 @@ class _Job:
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        record = {"source": self.described.label, **asdict(self.settings)}
+        record = {"source": self.described.label.strip("'"), **asdict(self.settings)}
         if self.described.path:
             state = self.described.path.stat()
             record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
@@ -99,7 +99,7 @@ class _Job:
 def detect(
     *sources: str,
     system: str | None = None,
-    options: Options = _DEFAULTS,
+    options: Options = DEFAULTS,
     score: float = 0.3,
     classes: Names = (),
     every: int = 1,
@@ -121,7 +121,7 @@ def detect(
     Args:
         sources: Video files, pictures, folders of frames or videos, patterns such as "frames/*.jpg", camera numbers, or
             rtsp:// and http:// addresses.
-        system: One of `flowdet models`. [default: fgfa-lite]
+        system: One of `flowdet models`. [default: fgfa-nano]
         options: Which system, and how it detects.
         score: Leave out detections below this score.
         classes: Keep only these classes; name several by repeating the option or with commas.
@@ -155,7 +155,7 @@ def detect(
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
     options = replace(options, system=system)
-    file = options.weights or weights_of(system or DEFAULT_SYSTEM)
+    file = weight_file(options)
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
@@ -173,6 +173,7 @@ def detect(
         variant=options.variant,
         key_frame_interval=options.key_frame_interval,
         flow=options.flow,
+        agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
         show=shown,
     )
@@ -281,7 +282,14 @@ def _is_done(job: _Job) -> bool:
 
 def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a result; version 0.1 said mode and runtime for variant and backend."""
-    old = {"show": [], "mode": "exact", "runtime": "torch", "key_frame_interval": None, **settings}
+    old = {
+        "show": [],
+        "mode": "exact",
+        "runtime": "torch",
+        "key_frame_interval": None,
+        "agnostic_nms": False,
+        **settings,
+    }
     mode, runtime = old.pop("mode"), old.pop("runtime")
     return {"variant": None if mode == "exact" else mode, "backend": runtime, **old}
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.cli import console
-from flowdet.cli.arguments import check_outputs
+from flowdet.cli.arguments import DEFAULTS, Options, check_outputs
 from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
@@ -32,13 +32,12 @@ from flowdet.weights.zoo import PUBLISHED, SHIPPED
 
 __all__ = ["evaluate"]
 
-Options = Annotated[SystemOptions, Parameter(name="*")]
 Protocol = Literal["coco", "ilsvrc", "ilsvrc-motion"]
 Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=False)]
 Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
-_DEFAULTS = SystemOptions()
 _PICTURES = 12
+_SHOWN = 5
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
 
@@ -81,7 +80,7 @@ def evaluate(
     system: str | None = None,
     *,
     data: Path,
-    options: Options = _DEFAULTS,
+    options: Options = DEFAULTS,
     results: Paths = (),
     images: Path | None = None,
     protocol: Protocols = ("coco",),
@@ -176,7 +175,7 @@ def _check_source(results: Paths, options: SystemOptions) -> None:
         raise ConfigError(
             "name a system, as in `flowdet evaluate fgfa-lite --data val.json`, or a results file with --results"
         )
-    if results and options != _DEFAULTS:
+    if results and options != DEFAULTS:
         raise ConfigError("--results evaluates detections that are there already: leave out the system and its options")
 
 
@@ -267,12 +266,14 @@ def _class_notes(
     if renamed:
         notes.append(f"Classes of other names were mapped: {', '.join(f'{a} = {b}' for a, b in renamed.items())}.")
     if left_out:
-        counts = ", ".join(f"{name} {count}" for name, count in left_out.items())
+        most = sorted(left_out, key=left_out.__getitem__, reverse=True)[:_SHOWN]
+        counts = ", ".join(f"{name} {left_out[name]}" for name in most)
+        counts += f" and {len(left_out) - _SHOWN} more classes" if len(left_out) > _SHOWN else ""
         notes.append(
             f"{sum(left_out.values())} detections of classes that the data set does not have were left out: {counts}."
         )
     annotated = {data.class_names[label] for label in np.unique(data.objects.labels)}
-    unknown = sorted(annotated - set(class_names) - set(renamed.values()))
+    unknown = sorted(annotated - {renamed.get(name, name) for name in class_names})
     if unknown:
         notes.append(f"The system does not know {', '.join(unknown)}: these classes count with an AP of 0.")
     return notes

@@ -11,9 +11,10 @@ from flowdet.cli.console import progress_bar
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
-from flowdet.systems.load import weights_of
+from flowdet.systems.load import flow_net_of, weights_of
 from flowdet.systems.recipes import RECIPES, recipe
 from flowdet.weights.download import download as fetch
+from flowdet.weights.download import download_unpublished
 from flowdet.weights.native import read_native, read_system, save_native
 from flowdet.weights.zoo import (
     PUBLISHED,
@@ -127,7 +128,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
 
     Args:
         systems: Names such as fgfa-r50 or yolox-s.
-        mirror: Address to use in place of https://download.openmmlab.com; also $FLOWDET_MIRROR.
+        mirror: Address to use in place of the publisher's; also $FLOWDET_MIRROR.
         log: Download the training log instead of the weights.
         start: Download what the training of these systems starts from instead: backbone and flow net.
     """
@@ -141,13 +142,15 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
             continue
         for weights in _files_of(system, start=start):
-            url, digest = weights.url, None if isinstance(weights, YOLOXWeights) else weights.sha256_prefix
-            if log and isinstance(weights, PublishedWeights):
-                url, digest = weights.log_url, None
-            elif log:
+            if log and not isinstance(weights, PublishedWeights):
                 raise ConfigError(f"no training log of {system} was published; leave out --log")
             with progress_bar(system, None, "bytes") as progress:
-                path = fetch(url, digest, mirror=mirror, progress=progress)
+                if isinstance(weights, YOLOXWeights):
+                    path = download_unpublished(weights.url, mirror=mirror, progress=progress)
+                elif log and isinstance(weights, PublishedWeights):
+                    path = fetch(weights.log_url, mirror=mirror, progress=progress)
+                else:
+                    path = fetch(weights.url, weights.sha256_prefix, mirror=mirror, progress=progress)
             console.out.print(f"{system}: {path}")
 
 
@@ -175,5 +178,7 @@ def convert(weights: Path, out: Path, *, system: str, half: bool = False) -> Non
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"native weights are written to a .safetensors file, not to {out}")
-    save_native(read_system(weights, recipe(system)), out, torch.float16 if half else torch.float32)
+    config = recipe(system)
+    read = read_system(weights, config, flow_net=flow_net_of(config))
+    save_native(read, out, torch.float16 if half else torch.float32)
     console.out.print(f"{weights} -> {out}")

@@ -1,4 +1,4 @@
-"""flowdet quantise: a system's heavy parts in int8."""
+"""flowdet quantise: the parts of a system in int8."""
 
 from itertools import islice
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from flowdet.backends.int8 import Calibration
 from flowdet.backends.int8 import quantise as make
 from flowdet.cli import console
+from flowdet.cli.arguments import DEFAULTS, Options, for_making
 from flowdet.cli.console import status
 from flowdet.errors import ConfigError
 from flowdet.systems.load import load_system
-from flowdet.systems.options import SystemOptions
 from flowdet.types import Frame
 from flowdet.video.reader import open_video
 
@@ -17,32 +17,32 @@ __all__ = ["quantise"]
 
 
 def quantise(
-    system: str,
     *clips: str,
     out: Path,
-    weights: Path | None = None,
+    system: str | None = None,
+    options: Options = DEFAULTS,
     frames: int = 60,
     every: int = 3,
     tolerance: float = 0.1,
 ) -> int:
-    """Make the heavy parts of a system int8, calibrated on your clips.
+    """Make the parts of a system int8, calibrated on your clips.
 
     The folder is then a backend: `flowdet detect clip.mp4 --backend FOLDER`. It is for frames of one size.
 
     Args:
-        system: One of `flowdet models`.
         clips: Videos or folders of frames like those that the system will see, all of one size.
         out: The folder to write.
-        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
+        system: One of `flowdet models`; may be left out for a native weight file.
+        options: Which weights, and in which form.
         frames: Take this many frames, equally many of each clip.
         every: Take every Nth frame.
         tolerance: Largest error of a part's output, relative to the output; layers stay in float32 to meet it.
     """
     if not clips:
-        raise ConfigError("name at least one clip to calibrate on: `flowdet quantise fgfa-lite clip.mp4 --out int8`")
+        raise ConfigError("name at least one clip to calibrate on: `flowdet quantise clip.mp4 --out int8`")
     if frames < 1 or every < 1 or not tolerance > 0:
         raise ConfigError("--frames and --every are whole numbers from 1 on, and --tolerance is above 0")
-    detector = load_system(SystemOptions(system=system, weights=weights, backend="torch"))
+    detector = load_system(for_making(options, system))
     each = -(-frames // len(clips))
     calibration = Calibration(
         tuple(Path(clip).name for clip in clips), tuple(_frames(clip, each, every) for clip in clips)

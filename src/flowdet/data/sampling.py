@@ -19,12 +19,14 @@ class ReferenceSampling:
         reach: Largest distance of a reference from the current frame, in frame numbers.
         both_sides: Draw half of the references before the current frame and half after it.
         itself: Whether the current frame may be its own reference.
+        only_past: Draw from the frames before the current one only; else from those after it, too.
     """
 
     count: int
     reach: int = 9
     both_sides: bool = False
     itself: bool = False
+    only_past: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "count")
@@ -32,6 +34,8 @@ class ReferenceSampling:
             raise ConfigError(f"references lie 0 or more frames from the current one, not {self.reach}")
         if self.both_sides and self.count % 2:
             raise ConfigError(f"references on both sides are an even number, not {self.count}")
+        if self.both_sides and self.only_past:
+            raise ConfigError("references come from both sides or from the past only, not both")
 
 
 def sample_references(
@@ -52,7 +56,7 @@ def sample_references(
         Positions of `count` frames, rising.
     """
     first, last = np.searchsorted(frames, (frames[current] - sampling.reach, frames[current] + sampling.reach + 1))
-    left, right = np.arange(first, current), np.arange(current + 1, last)
+    left, right = np.arange(first, current), np.arange(current + 1, current if sampling.only_past else last)
     own = np.arange(current, current + sampling.itself)
     sides = [np.r_[left, own], np.r_[own, right]] if sampling.both_sides else [np.r_[left, own, right]]
     most = sampling.count // len(sides)

@@ -138,6 +138,14 @@ class DetectorConfig(ABC):
             ConfigError: There is an attention, and the detector has no RoI head.
         """
 
+    def with_agnostic_nms(self) -> "DetectorConfig":
+        """Returns the detector in which detections of different classes suppress each other, too.
+
+        Raises:
+            ConfigError: The detector knows no such choice.
+        """
+        raise ConfigError(f"{self.label} has no suppression across classes: leave that option out")
+
     @property
     @abstractmethod
     def label(self) -> str:

@@ -1,7 +1,7 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) on one map of stride 16, as in the published DFF and FGFA."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import assert_never
 
@@ -90,6 +90,7 @@ class RoIHeadConfig:
         class_specific_boxes: One set of box deltas for each class, or one for all.
         score_threshold: Detections below it are dropped.
         nms_iou: IoU above which the weaker of two detections of one class goes.
+        class_agnostic_nms: Whether detections of different classes suppress each other, too.
         max_detections: Detections kept an image.
         sampled: RoIs an image in the loss, at most a quarter of them positive.
     """
@@ -99,6 +100,7 @@ class RoIHeadConfig:
     class_specific_boxes: bool = True
     score_threshold: float = 1e-4
     nms_iou: float = 0.5
+    class_agnostic_nms: bool = False
     max_detections: int = 100
     sampled: int = 256
 
@@ -123,6 +125,10 @@ class FasterRCNNConfig(DetectorConfig):
         attending = attention((hidden, hidden)) if attention else None
         roi_head = RoIHead(self.roi_head, channels, classes, attending)
         return FasterRCNN(self, backbone, neck, RPN(self.rpn, channels), roi_head)
+
+    def with_agnostic_nms(self) -> "FasterRCNNConfig":
+        """Returns the detector in which detections of different classes suppress each other, too."""
+        return replace(self, roi_head=replace(self.roi_head, class_agnostic_nms=True))
 
     @property
     def label(self) -> str:
@@ -409,20 +415,21 @@ def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Te
     if boxes.device.type == "cpu":
         rois, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
     else:  # a GPU sorts them all sooner than it tells the host how many there are
-        rois, labels = _all_positions(*scores.shape, boxes.device)
+        rois, labels = _all_positions(scores)
     scores = scores[rois, labels]
     candidates = moved[rois, labels if config.class_specific_boxes else 0]
     scores, order = scores.sort(descending=True, stable=True)
     candidates, labels = candidates[order], labels[order]
+    apart = None if config.class_agnostic_nms else labels
     good = scores > config.score_threshold
-    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, labels, valid=good)
+    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, apart, valid=good)
     return candidates[kept], scores[kept], labels[kept]
 
 
-def _all_positions(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _all_positions(table: Tensor) -> tuple[Tensor, Tensor]:
     """The row and the column of each position of a table, row by row."""
-    positions = torch.arange(rows * columns, device=device)
-    return positions // max(columns, 1), positions % max(columns, 1)
+    positions = torch.arange(table.numel(), device=table.device)
+    return positions // table.shape[1], positions % table.shape[1]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

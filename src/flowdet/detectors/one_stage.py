@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -54,6 +54,10 @@ class OneStageConfig(DetectorConfig):
         if attention is not None:
             raise ConfigError("RoI-level methods need a two-stage detector; a one-stage detector has no RoI head")
         return self.build_one_stage(classes)
+
+    def with_agnostic_nms(self) -> "OneStageConfig":
+        """Returns the detector in which detections of different classes suppress each other, too."""
+        return replace(self, class_agnostic_nms=True)
 
     @abstractmethod
     def build_one_stage(self, classes: int) -> "OneStage":

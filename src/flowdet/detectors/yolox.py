@@ -117,8 +117,8 @@ class _CSP(nn.Module):
         self.blocks = nn.Sequential(*(_Bottleneck(half, residual=residual, depthwise=depthwise) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat((self.blocks(self.conv1(x)), self.conv2(x)), dim=1)
-        y: Tensor = self.conv3(x)
+        inner, outer = self.conv1(x), self.conv2(x)
+        y: Tensor = self.conv3(torch.cat((self.blocks(inner), outer), dim=1))
         return y
 
 
@@ -208,8 +208,9 @@ class _Head(nn.Module):
 
     def _level(self, level: int, x: Tensor) -> Tensor:
         x = self.stems[level](x)
-        box, classes = self.box_convs[level](x), self.class_convs[level](x)
-        return torch.cat((self.boxes[level](box), self.objectness[level](box), self.classes[level](classes)), dim=1)
+        classes = self.classes[level](self.class_convs[level](x))
+        box = self.box_convs[level](x)
+        return torch.cat((self.boxes[level](box), self.objectness[level](box), classes), dim=1)
 
 
 class YOLOX(OneStage):

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.devices import full_precision
 from flowdet.types import NetworkInput
 
 __all__ = ["MatchingFlow", "MatchingFlowConfig"]
@@ -115,7 +114,7 @@ class MatchingFlow(nn.Module):
 
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
         """Returns the similarity [b, h * w, k] of each cell of the current frame and k places of the reference."""
-        with full_precision(current.device):
+        with torch.autocast(current.device.type, enabled=False):
             cells = F.normalize(F.avg_pool2d(current.float(), self.places_a_side), dim=1).flatten(2)
             return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference.float(), dim=1).flatten(2))
 
@@ -123,7 +122,7 @@ class MatchingFlow(nn.Module):
         """Returns the flow after each match and after each refinement; `forward` returns the last one."""
         # Coordinates and the odds of a match need float32; the convolutions do not.
         autocasts = torch.is_autocast_enabled(current.device.type)
-        with full_precision(current.device):
+        with torch.autocast(current.device.type, enabled=False):
             return self._predict(current.float(), reference.float(), autocasts=autocasts)
 
     def _predict(self, current: Tensor, reference: Tensor, *, autocasts: bool) -> list[Tensor]:

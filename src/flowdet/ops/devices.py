@@ -1,4 +1,4 @@
-"""Tensors on the device on which they are needed, without making the host wait for a GPU, and in full precision."""
+"""Tensors on the device on which they are needed, without making the host wait for a GPU."""
 
 from functools import lru_cache
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "full_precision", "upload"]
+__all__ = ["constant", "upload"]
 
 
 @lru_cache(maxsize=1024)
@@ -21,8 +21,3 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def full_precision(device: torch.device) -> torch.autocast:
-    """Returns a context without autocast, for coordinates and whatever else half precision would spoil."""
-    return torch.autocast(device.type, enabled=False)

@@ -10,7 +10,7 @@ from torchvision import ops
 
 from flowdet.ops.devices import constant
 
-__all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "weighted_cells"]
+__all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "warp_maps", "weighted_cells"]
 
 WarpConvention = Literal["identity", "published"]
 """`identity`: zero flow changes nothing. `published`: zero flow shrinks the sampling positions by (n - 1) / n towards
@@ -77,6 +77,11 @@ def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:
     factors = (width / flow.shape[-1], height / flow.shape[-2])
     scale = constant(factors, flow.dtype, flow.device)[:, None, None]
     return F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * scale
+
+
+def warp_maps(maps: Sequence[Tensor], flow: Tensor, convention: WarpConvention) -> tuple[Tensor, ...]:
+    """Warps maps [b, c_i, h_i, w_i] of several strides along one flow [b, 2, h, w], which is resized for each."""
+    return tuple(warp(each, resize_flow(flow, each.shape[-2:]), convention) for each in maps)
 
 
 def taps(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:

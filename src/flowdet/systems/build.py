@@ -11,7 +11,7 @@ from flowdet.inputs import InputConfig
 from flowdet.systems.config import FlowConfig, SystemConfig
 from flowdet.systems.detector import FlowModule, VideoDetector
 
-__all__ = ["build", "build_flow_net"]
+__all__ = ["build"]
 
 
 def build(config: SystemConfig) -> VideoDetector:
@@ -22,12 +22,12 @@ def build(config: SystemConfig) -> VideoDetector:
     """
     detector = config.detector.build(len(config.class_names), config.method.attention)
     modules = config.method.modules(detector.channels)
-    flow_net = build_flow_net(config.flow_net, config.inputs) if config.flow_net else None
+    flow_net = _flow_net(config.flow_net, config.inputs) if config.flow_net else None
     # Whatever torch's default type is.
     return VideoDetector(config, detector, flow_net, modules).to(torch.float32).eval()
 
 
-def build_flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
+def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
     """Returns the flow net of a system with random weights."""
     match config:
         case FlowNetConfig():

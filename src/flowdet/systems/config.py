@@ -3,12 +3,18 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
 from cattrs.v import format_exception
 
+import flowdet.detectors
+import flowdet.temporal
 from flowdet.detectors.base import DetectorConfig
 from flowdet.detectors.faster_rcnn import BackboneConfig, NeckConfig
 from flowdet.errors import ConfigError
@@ -18,6 +24,7 @@ from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import InputConfig
 from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.single import SingleFrameConfig
+from flowdet.weights.limits import strict_numbers
 
 __all__ = [
     "FlowConfig",
@@ -105,11 +112,12 @@ def _tag_subclasses(base: type, converter: cattrs.Converter) -> None:
         return kind is base
 
     def structure(value: Any, _: Any) -> Any:
-        kinds = {each.__name__: each for each in _subclasses(base)}
+        _import_own_kinds()
+        kinds = {each.__name__: each for each in _subclasses(base) if not isabstract(each)}
         if (kind := value["kind"]) not in kinds:
             raise ConfigError(
-                f"{kind} is none of {', '.join(kinds)}: it is of another version of flowdet, or of a module that must "
-                "be imported first"
+                f"{kind} is not known here: import the file that defines it, or run that file in place of flowdet; "
+                f"else it is of another version, for this one has {', '.join(kinds)}"
             )
         return converter.structure({key: each for key, each in value.items() if key != "kind"}, kinds[kind])
 
@@ -118,6 +126,14 @@ def _tag_subclasses(base: type, converter: cattrs.Converter) -> None:
 
     converter.register_structure_hook_func(is_base, structure)
     converter.register_unstructure_hook_func(is_base, unstructure)
+
+
+@cache
+def _import_own_kinds() -> None:
+    """Makes the detectors and methods of the package known, whichever were imported before."""
+    for package in (flowdet.detectors, flowdet.temporal):
+        for module in iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
 
 
 def _subclasses(base: type) -> Iterator[type]:
@@ -150,6 +166,7 @@ def _structured(document: Any, kind: type[Structured], converter: cattrs.Convert
 
 
 _CONVERTER = tagging_converter(BackboneConfig, NeckConfig, FlowConfig)
+strict_numbers(_CONVERTER, 65_536)
 _WHAT = "the configuration of a flowdet system"
 
 

@@ -135,7 +135,13 @@ class VideoDetector(nn.Module):
         config = self.config
         check_class_names(classes or (), config.class_names)
         outcomes = stream(
-            sources, self.method, self.parts.detector, config.inputs, config.class_names, preview=config.method.preview
+            sources,
+            self.method,
+            self.parts.detector,
+            config.inputs,
+            config.class_names,
+            device=next(self.parameters()).device,
+            preview=config.method.preview,
         )
         return (replace(each, detections=each.detections.select(score, classes)) for each in outcomes)
 

@@ -7,16 +7,25 @@ import torch
 
 from flowdet.backends.choice import with_backend
 from flowdet.errors import CheckpointError, ConfigError
-from flowdet.systems.build import build, build_flow_net
+from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
-from flowdet.systems.recipes import recipe
+from flowdet.systems.recipes import RECIPES, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
-from flowdet.weights.zoo import PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
+from flowdet.weights.zoo import FLOW_NET_FILE, PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
 
-__all__ = ["SHIPPED_FOLDER", "load", "load_random", "load_system", "starting_weights", "weights_of"]
+__all__ = [
+    "SHIPPED_FOLDER",
+    "flow_net_of",
+    "load",
+    "load_random",
+    "load_system",
+    "starting_weights",
+    "weight_file",
+    "weights_of",
+]
 
 _PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
@@ -31,6 +40,7 @@ def load(
     variant: str | None = None,
     key_frame_interval: int | None = None,
     flow: Literal["dis"] | None = None,
+    agnostic_nms: bool = False,
     backend: str = "torch",
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
@@ -38,13 +48,15 @@ def load(
     Args:
         system: A name that `flowdet models` lists; it means the recipe of that name. May be left out for a native
             weight file, which is built as it was saved; without weights it is the default system.
-        weights: A native file (".safetensors") or an mmtracking checkpoint (".pth"). Without it the shipped or the
-            downloaded weights of the system are taken; nothing is downloaded here.
+        weights: A native file (".safetensors"), a checkpoint of mmtracking or YOLOX (".pth"), or the name of a system
+            whose weights are taken. Without it the shipped or the downloaded weights of the system are taken;
+            nothing is downloaded here.
         device: Where the system runs.
         causal: The form that looks at no later frame, for live video; not the published protocol.
         variant: A cheaper form of the method, see `MethodConfig.variants`.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which needs no training.
+        agnostic_nms: Whether detections of different classes suppress each other, too.
         backend: What computes, see `with_backend`. With any but "torch" the weights must not change any more.
 
     Raises:
@@ -60,6 +72,7 @@ def load(
             variant=variant,
             key_frame_interval=key_frame_interval,
             flow=flow,
+            agnostic_nms=agnostic_nms,
             backend=backend,
         )
     )
@@ -70,38 +83,39 @@ def load_system(options: SystemOptions) -> VideoDetector:
     config = None
     if options.system is not None or options.weights is None:
         config = recipe(options.system or DEFAULT_SYSTEM)
-    path = options.weights or weights_of(options.system or DEFAULT_SYSTEM)
+    path = weight_file(options)
+    flow_net = flow_net_of(config) if config else None
     with torch.device("cpu"):  # whatever torch's default device is
-        system = read_system(path, config)
+        system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
     return _ready(system, options)
+
+
+def weight_file(options: SystemOptions) -> Path:
+    """Returns the weight file that the options name: a file, or that of a system.
+
+    Raises:
+        CheckpointError: The system has no weights here.
+    """
+    if options.weights is None:
+        return weights_of(options.system or DEFAULT_SYSTEM)
+    name = str(options.weights)
+    return weights_of(name) if name in RECIPES and not options.weights.exists() else options.weights
 
 
 def load_random(options: SystemOptions) -> VideoDetector:
     """As `load_system`, with random weights, the same ones each time."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
-        system = build(recipe(options.system or DEFAULT_SYSTEM))
+        system = build(apply_options(recipe(options.system or DEFAULT_SYSTEM), options))
     return _ready(system, options)
 
 
 def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
-    system = _in_form(system, apply_options(system.config, options))
     try:
         system = system.to(options.device).eval()
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error
     return with_backend(system, options.backend)
-
-
-def _in_form(system: VideoDetector, config: SystemConfig) -> VideoDetector:
-    """The same detector and weights with the method and flow of this configuration."""
-    flow_net, modules = system.flow_net, system.method_modules
-    if config.flow_net != system.config.flow_net:
-        flow_net = build_flow_net(config.flow_net, config.inputs) if config.flow_net else None
-    wanted = config.method.modules(system.detector.channels)
-    if wanted.keys() - modules.keys():
-        raise ConfigError(f"the weights of {config.name} have no {', '.join(wanted.keys() - modules.keys())}")
-    return VideoDetector(config, system.detector, flow_net, {name: modules[name] for name in wanted})
 
 
 def weights_of(system: str) -> Path:
@@ -126,6 +140,11 @@ def weights_of(system: str) -> Path:
             "or name a weight file of your own"
         )
     return path
+
+
+def flow_net_of(config: SystemConfig) -> Path | None:
+    """Returns the shipped file with a flow net for this system; None if it needs none or one of another kind."""
+    return SHIPPED_FOLDER / FLOW_NET_FILE if config.flow_net == SHIPPED_FLOW else None
 
 
 def starting_weights(system: str) -> dict[str, Path]:

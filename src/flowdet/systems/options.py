@@ -13,7 +13,7 @@ from flowdet.temporal.base import MethodConfig
 
 __all__ = ["DEFAULT_SYSTEM", "SystemOptions", "apply_options"]
 
-DEFAULT_SYSTEM = "fgfa-lite"
+DEFAULT_SYSTEM = "fgfa-nano"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,14 @@ class SystemOptions:
     Attributes:
         system: One of `flowdet models`, which each command takes in its own place; None: the default system, or the one
             that the weight file was saved from.
-        weights: A weight file of your own: native (.safetensors) or an mmtracking checkpoint (.pth).
+        weights: A weight file of your own, native (.safetensors) or a checkpoint of mmtracking or YOLOX (.pth); or the
+            name of a system whose weights to take.
         device: Where the system runs, "cuda" for instance.
-        causal: FGFA for live video: no waiting for later frames. Not the published protocol.
+        causal: For live video, no waiting for later frames: FGFA with half its window. Not the published protocol.
         variant: A cheaper form of the method; results change slightly. FGFA has early, composed, fast and recursive.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which needs no training.
+        agnostic_nms: Let detections of different classes suppress each other: one box for one object.
         backend: What computes: torch, optimised, openvino, a folder of `flowdet quantise`, or auto, which chooses
             one for the system and this machine.
     """
@@ -40,6 +42,7 @@ class SystemOptions:
     variant: str | None = None
     key_frame_interval: int | None = None
     flow: Literal["dis"] | None = None
+    agnostic_nms: Annotated[bool, Parameter(negative=())] = False
     backend: str = "auto"
 
 
@@ -61,9 +64,10 @@ def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
         if options.flow != "dis":
             raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {options.flow!r}')
         if flow_net is None:
-            raise ConfigError(f"{config.name} takes every frame by itself and has no flow to replace")
+            raise ConfigError(f"{config.name} uses no flow, so there is none to replace: leave that option out")
         flow_net = DISFlowConfig()
-    return replace(config, method=method, flow_net=flow_net)
+    detector = config.detector.with_agnostic_nms() if options.agnostic_nms else config.detector
+    return replace(config, detector=detector, method=method, flow_net=flow_net)
 
 
 def _variant(config: SystemConfig, name: str) -> MethodConfig:

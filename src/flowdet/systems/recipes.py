@@ -7,6 +7,7 @@ the name of a system is built with its own configuration.
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 
 from flowdet.class_names import COCO_CLASSES, VID_CLASSES
@@ -27,14 +28,19 @@ from flowdet.temporal.single import SingleFrameConfig
 
 __all__ = [
     "RECIPES",
+    "SHIPPED_FLOW",
     "dff_lite",
+    "dff_nano",
     "dff_r50",
     "dff_r101",
     "dff_x101",
+    "dff_yolox",
     "fgfa_lite",
+    "fgfa_nano",
     "fgfa_r50",
     "fgfa_r101",
     "fgfa_x101",
+    "fgfa_yolox",
     "recipe",
     "single_lite",
     "single_nano",
@@ -47,6 +53,15 @@ __all__ = [
 _R50 = ResNetConfig(depth=50)
 _R101 = ResNetConfig(depth=101)
 _X101 = ResNetConfig(depth=101, groups=64, group_width=4)
+
+SHIPPED_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
+"""The flow net whose weights ship with the package; it sees pictures only, so it serves every detector."""
+
+# Chosen on other clips than those that docs/nano.md measures; nothing temporal is trained.
+_UNTRAINED_FGFA = FGFAConfig(
+    past=5, future=5, aligns=False, sharpness=3.0, norm_power=2.0, embedding_channels=None, references_at_once=5
+)
+_UNTRAINED_DFF = DFFConfig(key_frame_interval=3)
 
 
 def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
@@ -122,7 +137,7 @@ def fgfa_lite() -> SystemConfig:
             RoIHeadConfig(bins=5, hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=64),
         ),
         method=FGFAConfig(past=5, future=5, sharpness=4.0, embedding_channels=64, references_at_once=5),
-        flow_net=MatchingFlowConfig(rounds=2, shrink=2),
+        flow_net=SHIPPED_FLOW,
     )
 
 
@@ -162,6 +177,16 @@ def single_nano() -> SystemConfig:
     )
 
 
+def fgfa_nano() -> SystemConfig:
+    """NanoDet-g, its maps averaged over a window where they are, by their own similarity; no part is trained for it."""
+    return replace(single_nano(), name="fgfa-nano", method=_UNTRAINED_FGFA)
+
+
+def dff_nano() -> SystemConfig:
+    """NanoDet-g on key frames, its maps carried along the flow of the shipped flow net."""
+    return replace(single_nano(), name="dff-nano", method=_UNTRAINED_DFF, flow_net=SHIPPED_FLOW)
+
+
 def single_yolox(size: str) -> SystemConfig:
     """YOLOX of a published size on every frame by itself; pixels are not normalised, and the padding is grey."""
     side = 416 if size in {"nano", "tiny"} else 640
@@ -174,7 +199,25 @@ def single_yolox(size: str) -> SystemConfig:
     )
 
 
+def fgfa_yolox(size: str) -> SystemConfig:
+    """YOLOX with the aggregation of fgfa-nano."""
+    return replace(single_yolox(size), name=f"fgfa-yolox-{size}", method=_UNTRAINED_FGFA)
+
+
+def dff_yolox(size: str) -> SystemConfig:
+    """YOLOX with the propagation of dff-nano."""
+    return replace(single_yolox(size), name=f"dff-yolox-{size}", method=_UNTRAINED_DFF, flow_net=SHIPPED_FLOW)
+
+
 RECIPES: dict[str, Callable[[], SystemConfig]] = {
+    "fgfa-nano": fgfa_nano,
+    "dff-nano": dff_nano,
+    "single-nano": single_nano,
+    **{
+        f"{method}-yolox-{size}": partial(make, size)
+        for size in YOLOX_SIZES
+        for method, make in (("fgfa", fgfa_yolox), ("dff", dff_yolox), ("single", single_yolox))
+    },
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
     "single-lite": single_lite,
@@ -187,8 +230,6 @@ RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "single-r50": single_r50,
     "single-r101": single_r101,
     "single-x101": single_x101,
-    "single-nano": single_nano,
-    **{f"single-yolox-{size}": partial(single_yolox, size) for size in YOLOX_SIZES},
 }
 """Every system by its name; code that adds a system puts its recipe here."""
 
@@ -200,5 +241,7 @@ def recipe(name: str) -> SystemConfig:
         ConfigError: There is no such system.
     """
     if name not in RECIPES:
-        raise ConfigError(f"there is no system {name!r}; the systems are {', '.join(RECIPES)}")
+        near = get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the systems are {', '.join(RECIPES)}"
+        raise ConfigError(f"there is no system {name!r}; {hint}")
     return RECIPES[name]()

@@ -13,7 +13,7 @@ from torch import Tensor
 from flowdet.detectors.base import Detector, Found
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
-from flowdet.ops.devices import constant, full_precision
+from flowdet.ops.devices import constant
 from flowdet.temporal.base import TemporalMethod
 from flowdet.types import Detections, Frame, FrameFeatures, Geometry
 
@@ -54,6 +54,7 @@ def stream(
     inputs: InputConfig,
     class_names: tuple[str, ...],
     *,
+    device: torch.device | str = "cpu",
     preview: int = 0,
 ) -> Iterator[Outcome]:
     """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
@@ -69,13 +70,15 @@ def stream(
         detector: Turns features into detections.
         inputs: How frames become network inputs.
         class_names: In the order of the labels.
+        device: Where the network inputs go.
         preview: The number of frames of the whole video that the method sees first.
 
     Raises:
         ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
             other ones than float32.
     """
-    device = _device_of(detector)
+    _check_weights(detector)
+    device = torch.device(device)
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}
@@ -111,20 +114,19 @@ def stream(
         raise failures[0]
 
 
-def _device_of(detector: Detector) -> torch.device:
+def _check_weights(detector: Detector) -> None:
     weights = [parameter for parameter in detector.parameters() if parameter.is_floating_point()]
     if any(weight.is_meta for weight in weights):
         raise ConfigError('the system has no weights: it was built on the device "meta"; load it again without that')
     others = {str(weight.dtype).removeprefix("torch.") for weight in weights if weight.dtype != torch.float32}
     if others:
         raise ConfigError(f"a system detects in float32, and has weights in {', '.join(sorted(others))}: call .float()")
-    return weights[0].device if weights else torch.device("cpu")
 
 
 @contextmanager
 def _computing(device: torch.device) -> Iterator[None]:
     """Without gradients, and in float32 whatever autocast the caller is in."""
-    with torch.inference_mode(), full_precision(device):
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         yield
 
 

@@ -11,7 +11,7 @@ from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import check_positive
 from flowdet.flow.base import FlowNet
 from flowdet.ops.devices import constant
-from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
 
@@ -87,7 +87,8 @@ class DFF:
             output = FrameFeatures(now, maps, inputs.geometries, Propagation(now))
             return [output], DFFState(now + 1, maps, self.flow_net.as_reference(flow_input))
         flow = self.flow_net(self.flow_net.as_current(flow_input), state.flow_reference)
-        output = FrameFeatures(now, self._warp(state.maps, flow), inputs.geometries, Propagation(now - past, flow))
+        maps = warp_maps(state.maps, flow, self.config.warp)
+        output = FrameFeatures(now, maps, inputs.geometries, Propagation(now - past, flow))
         return [output], DFFState(now + 1, state.maps, state.flow_reference)
 
     def flush(self, state: DFFState) -> list[FrameFeatures]:
@@ -103,8 +104,6 @@ class DFF:
             flow_net.as_current(flow_net.prepare(clips.current)), flow_net.as_reference(flow_net.prepare(reference))
         )
         still = constant(tuple(clips.still), torch.bool, flow.device)[:, None, None, None]
-        warped = tuple(torch.where(still, own, moved) for own, moved in zip(maps, self._warp(maps, flow), strict=True))
+        moved = warp_maps(maps, flow, self.config.warp)
+        warped = tuple(torch.where(still, own, other) for own, other in zip(maps, moved, strict=True))
         return FrameFeatures(0, warped, clips.current.geometries)
-
-    def _warp(self, maps: Maps, flow: Tensor) -> Maps:
-        return tuple(warp(each, resize_flow(flow, each.shape[-2:]), self.config.warp) for each in maps)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +12,16 @@ from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
 from flowdet.ops.devices import constant
 from flowdet.ops.flow import follow, hop
-from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.temporal.recursive import RecursiveConfig
 from flowdet.temporal.similarity import (
     Embed,
     add_weighted,
     aggregate_clips,
-    cosine_similarity,
     embedding_modules,
     flow_to_references,
+    log_odds,
     stack_streams,
     with_modules,
 )
@@ -39,9 +38,13 @@ class FGFAConfig(MethodConfig):
         past: Reference frames before the current one.
         future: Reference frames after it; 0 is the causal form, which the paper does not have.
         stride: Frames from one reference frame to the next.
+        aligns: References are warped along the flow to them, as published; else they are averaged where they are, and
+            there is no flow net. Without it neighbours that stand still or that the camera follows are nearly in place.
         warp: Which sampling grid, see `WarpConvention`.
         sharpness: Factor on the similarities before the softmax; with 1, as published, the larger weight of two maps
             is at most e^2 times the other.
+        norm_power: Power of an embedding's length, by which the weight is multiplied; 0 as published. Blurred frames
+            have shorter maps than sharp ones, so that a power above 0 takes more from the sharp ones.
         embedding_channels: Channels of the maps that are compared for the weights; None: the maps themselves.
         references_at_once: Reference frames that go through flow net and warp together.
         embeds_early: Each frame is embedded once, before the warp, as in the authors' test code; else after it, as
@@ -56,8 +59,10 @@ class FGFAConfig(MethodConfig):
     past: int = 15
     future: int = 15
     stride: int = 1
+    aligns: bool = True
     warp: WarpConvention = "identity"
     sharpness: float = 1.0
+    norm_power: float = 0.0
     embedding_channels: int | None = 512
     references_at_once: int = 4
     embeds_early: bool = False
@@ -65,19 +70,32 @@ class FGFAConfig(MethodConfig):
     drift_limit: float | None = 3.0
     is_sparse: bool = False
 
-    uses_flow = True
     references = ReferenceSampling(count=2, reach=9, both_sides=True)
     kinds = ("frame",)
-    overlays: ClassVar[frozenset[Overlay]] = frozenset(("flow", "weights"))
 
     def __post_init__(self) -> None:
         if min(self.past, self.future) < 0:
             raise ConfigError(f"a window has 0 or more frames on each side, not {self.past} and {self.future}")
-        if self.sharpness < 0:
-            raise ConfigError(f"the sharpness of aggregation weights is 0 or more, not {self.sharpness}")
+        if min(self.sharpness, self.norm_power) < 0:
+            raise ConfigError(
+                "the sharpness of aggregation weights and the power of lengths are 0 or more, "
+                f"not {self.sharpness} and {self.norm_power}"
+            )
         if self.drift_limit is not None and self.drift_limit < 0:
             raise ConfigError(f"the drift limit is a distance in cells, 0 or more, not {self.drift_limit}")
+        if self.composes_flows and not self.aligns:
+            raise ConfigError("a window that is not aligned has no flows to compose")
         check_positive(self, "stride", "embedding_channels", "references_at_once")
+
+    @property
+    def uses_flow(self) -> bool:
+        """Whether references are warped."""
+        return self.aligns
+
+    @property
+    def overlays(self) -> frozenset[Overlay]:
+        """Aggregation weights, and the flow if there is one."""
+        return frozenset(("flow", "weights") if self.aligns else ("weights",))
 
     @property
     def window(self) -> tuple[int, int]:
@@ -90,7 +108,8 @@ class FGFAConfig(MethodConfig):
 
     def build(self, parts: MethodParts) -> "FGFA":
         """Returns the method over these parts."""
-        return FGFA(parts.detector, parts.flow_net, with_modules(parts.modules), self)
+        flow_net = parts.flow_net if self.aligns else None
+        return FGFA(parts.detector, flow_net, with_modules(parts.modules), self)
 
     def causal(self) -> "FGFAConfig":
         """Returns the same window without frames after the current one; not the published protocol."""
@@ -100,7 +119,12 @@ class FGFAConfig(MethodConfig):
 
     @property
     def variants(self) -> Mapping[str, MethodConfig]:
-        """Early embedding; composed flows as well; few references as well; a recursive memory in place of a window."""
+        """Early embedding; composed flows as well; few references as well; a recursive memory in place of a window.
+
+        Without alignment few references only.
+        """
+        if not self.aligns:
+            return {"fast": replace(self, is_sparse=True)}
         early = replace(self, embeds_early=True)
         composed = replace(early, composes_flows=True)
         recursive = RecursiveConfig(
@@ -150,7 +174,7 @@ class WindowFrame:
         index: Its number in the stream.
         maps: [b, c_i, h, w], its own.
         warped: What is warped: the maps, each with its embedding beside it if that is early.
-        flow_input: What the flow net needs of it, prepared.
+        flow_input: What the flow net needs of it, prepared; [b, 0] without a flow net.
         flow_reference: The same in the role of a reference.
         back: [b, 3, h, w] the hop to the frame before; None if there is none or flows are not composed.
         ahead: [b, 3, h, w] the hop from the frame before to this one.
@@ -179,18 +203,18 @@ class FGFAState:
 class _Average:
     """The weighted average of one map of the current frame and of its references, added up as they come.
 
-    No similarity exceeds 1, so that the softmax needs no look at all of them before it begins.
+    Weights are against that of the current frame, so that the softmax needs no look at all of them before it begins.
 
     Args:
         own: [b, c, h, w] map of the current frame.
         query: [b, e, h, w] its embedding.
         slots: The number of slots of the window that the current frame fills.
-        sharpness: Factor on the similarities.
+        config: How weights come from embeddings.
     """
 
-    def __init__(self, own: Tensor, query: Tensor, slots: int, sharpness: float) -> None:
+    def __init__(self, own: Tensor, query: Tensor, slots: int, config: FGFAConfig) -> None:
         self._query = query
-        self._sharpness = sharpness
+        self._config = config
         self._odds = [self._odds_of(query[:, None]) * slots]
         self._total = self._odds[0] * own
 
@@ -215,8 +239,8 @@ class _Average:
         return self._total / whole, odds / whole
 
     def _odds_of(self, keys: Tensor) -> Tensor:
-        """Unnormalised weights exp(s (cos - 1)) [b, n, h, w]; 1 for the current frame itself."""
-        return (self._sharpness * (cosine_similarity(self._query, keys) - 1)).exp()
+        """Unnormalised weights [b, n, h, w]; 1 for the current frame itself."""
+        return log_odds(self._query, keys, self._config.sharpness, self._config.norm_power).exp()
 
 
 @dataclass(frozen=True)
@@ -224,7 +248,7 @@ class FGFA:
     """Inference as in section 3.3 of the paper; the centred window makes it late."""
 
     detector: MapSource
-    flow_net: FlowNet
+    flow_net: FlowNet | None
     embed: Embed
     config: FGFAConfig
 
@@ -266,11 +290,15 @@ class FGFA:
             self.embed,
             convention=self.config.warp,
             sharpness=self.config.sharpness,
+            norm_power=self.config.norm_power,
         )
 
     def _enter(self, inputs: NetworkInput, state: FGFAState) -> WindowFrame:
-        maps, flow_input = self.detector.extract(inputs.images), self.flow_net.prepare(inputs)
-        reference = self.flow_net.as_reference(flow_input)
+        maps = self.detector.extract(inputs.images)
+        flow_input = reference = inputs.images.new_zeros(len(inputs.images), 0)
+        if self.flow_net is not None:
+            flow_input = self.flow_net.prepare(inputs)
+            reference = self.flow_net.as_reference(flow_input)
         warped = maps
         if self.config.embeds_early:
             warped = tuple(torch.cat(pair, dim=1) for pair in zip(maps, self.embed(maps), strict=True))
@@ -281,6 +309,7 @@ class FGFA:
 
     def _hops(self, flow_input: Tensor, reference: Tensor, before: WindowFrame) -> tuple[Tensor, Tensor]:
         """The hop from a frame to the one before and the one in the other direction, [b, 3, h, w] each."""
+        assert self.flow_net is not None
         now = self.flow_net.as_current(flow_input)
         if self.config.drift_limit is None and not self.config.future:
             back = _without_drift(self.flow_net(now, before.flow_reference))
@@ -292,21 +321,23 @@ class FGFA:
     def _emit(self, current: int, last: int, window: Sequence[WindowFrame]) -> FrameFeatures:
         config, frames = self.config, {frame.index: frame for frame in window}
         now, slots = frames[current], Counter(window_slots(current, last, config))
-        # There is no hop from a frame to itself; where flows are evaluated, that one is too, as published.
-        own = 1 + (slots.pop(current, 0) if config.composes_flows else 0)
+        # Where flows are evaluated, that from a frame to itself is too, as published.
+        own = 1 + (0 if config.aligns and not config.composes_flows else slots.pop(current, 0))
         references = [frames[index] for index in sorted(slots)]
         composed, fallbacks = self._compose(frames, now, references) if config.composes_flows else ({}, None)
         queries = self._split(now.warped, now.maps)[1] if config.embeds_early else self.embed(now.maps)
-        averages = [_Average(maps, query, own, config.sharpness) for maps, query in zip(now.maps, queries, strict=True)]
-        flow_current = None if config.composes_flows else self.flow_net.as_current(now.flow_input)
-        flows = [now.flow_input.new_zeros(len(queries[0]), 0, 2, *queries[0].shape[2:])]
+        averages = [_Average(maps, query, own, config) for maps, query in zip(now.maps, queries, strict=True)]
+        flows = [queries[0].new_zeros(len(queries[0]), 0, 2, *queries[0].shape[2:])]
         for start in range(0, len(references), config.references_at_once):
             chunk = references[start : start + config.references_at_once]
-            if flow_current is None:
+            flow = None
+            if config.composes_flows:
                 flow = torch.stack([composed[frame.index][:, :2] for frame in chunk], dim=1)
-            else:
-                flow = flow_to_references(self.flow_net, flow_current, [frame.flow_reference for frame in chunk])
-            flows.append(flow)
+            elif self.flow_net is not None:
+                query = self.flow_net.as_current(now.flow_input)
+                flow = flow_to_references(self.flow_net, query, [frame.flow_reference for frame in chunk])
+            if flow is not None:
+                flows.append(flow)
             maps, keys = self._warp(now, chunk, flow)
             for average, values, key in zip(averages, maps, keys, strict=True):
                 average.add(values, key, [slots[frame.index] for frame in chunk])
@@ -314,16 +345,17 @@ class FGFA:
         origin = Aggregation(
             references=tuple(frame.index for frame in references),
             weights=_at_stride_of_flow(weights, flows[-1]),
-            flows=torch.cat(flows[1:] or flows, dim=1),
+            flows=torch.cat(flows[1:] or flows, dim=1) if config.aligns else None,
             fallbacks=fallbacks,
         )
         return FrameFeatures(current, averaged, now.geometries, origin)
 
-    def _warp(self, now: WindowFrame, chunk: Sequence[WindowFrame], flow: Tensor) -> tuple[Maps, Maps]:
+    def _warp(self, now: WindowFrame, chunk: Sequence[WindowFrame], flow: Tensor | None) -> tuple[Maps, Maps]:
         """The maps of n references, warped along flows [b, n, 2, h, w], and their embeddings, [b, n, ...] each."""
-        shape, along = flow.shape[:2], flow.flatten(0, 1)
-        stacked = [stack_streams(level) for level in zip(*(frame.warped for frame in chunk), strict=True)]
-        warped = tuple(warp(each, resize_flow(along, each.shape[-2:]), self.config.warp) for each in stacked)
+        shape = (len(now.geometries), len(chunk))
+        warped = tuple(stack_streams(level) for level in zip(*(frame.warped for frame in chunk), strict=True))
+        if flow is not None:
+            warped = warp_maps(warped, flow.flatten(0, 1), self.config.warp)
         maps, keys = self._split(warped, now.maps) if self.config.embeds_early else (warped, self.embed(warped))
         return tuple(each.unflatten(0, shape) for each in maps), tuple(each.unflatten(0, shape) for each in keys)
 
@@ -377,6 +409,7 @@ class FGFA:
         drifted = self._have_drifted(path).nonzero().flatten()
         if not len(drifted):
             return path, []
+        assert self.flow_net is not None
         current = self.flow_net.as_current(now.flow_input[drifted])
         flow = self.flow_net(current, reference.flow_reference[drifted])
         return path.index_copy(0, drifted, _without_drift(flow)), drifted.tolist()

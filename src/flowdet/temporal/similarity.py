@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.flow.base import FlowNet
-from flowdet.ops.devices import full_precision
-from flowdet.ops.sampling import WarpConvention, resize_flow, warp
+from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource
 from flowdet.types import ClipBatch, FrameFeatures, Maps
 
@@ -19,11 +18,13 @@ __all__ = [
     "cosine_similarity",
     "embedding_modules",
     "flow_to_references",
+    "log_odds",
     "stack_streams",
     "with_modules",
 ]
 
 _LEAST_LENGTH = 1e-12
+_LARGEST_RATIO = 1e3
 
 Embed = Callable[[Maps], Maps]
 """Maps to the maps whose cosine similarity weighs them, one for one."""
@@ -81,10 +82,32 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     """
     if query.dtype in {torch.float16, torch.bfloat16}:  # a sum of squares soon exceeds the largest float16, 65504
         query, keys = query.float(), keys.float()
-    with full_precision(query.device):
+    with torch.autocast(query.device.type, enabled=False):
         dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
         lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
         return dot / lengths.clamp(min=_LEAST_LENGTH)
+
+
+def log_odds(query: Tensor, keys: Tensor, sharpness: float, norm_power: float = 0.0) -> Tensor:
+    """Returns the logarithm of the weight of n maps against that of the current frame, cell by cell.
+
+    It is sharpness * (cos - 1) + norm_power * log(|key| / |query|), so 0 for the current frame itself.
+
+    Args:
+        query: [b, e, h, w] embedding of the current frame.
+        keys: [b, n, e, h, w] embeddings of the maps to compare it with.
+        sharpness: Factor on the cosine similarity.
+        norm_power: Power of the ratio of lengths, which is limited so that no weight overflows.
+
+    Returns:
+        [b, n, h, w].
+    """
+    odds = sharpness * (cosine_similarity(query, keys) - 1)
+    if norm_power:
+        own, others = query.norm(dim=1).unsqueeze(1), keys.norm(dim=2)
+        ratio = others.clamp(min=_LEAST_LENGTH) / own.clamp(min=_LEAST_LENGTH)
+        odds = odds + norm_power * ratio.clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO).log()
+    return odds
 
 
 def add_weighted(total: Tensor, maps: Tensor, weights: Tensor) -> None:
@@ -119,27 +142,30 @@ def aggregate(maps: Tensor, similarity: Tensor, multiplicity: Tensor) -> tuple[T
 def aggregate_clips(
     clips: ClipBatch,
     detector: MapSource,
-    flow_net: FlowNet,
+    flow_net: FlowNet | None,
     embed: Embed,
     *,
     convention: WarpConvention,
     sharpness: float,
+    norm_power: float = 0.0,
 ) -> FrameFeatures:
-    """Returns the warped references, averaged; the current frame is only compared (section 3.4, temporal dropout)."""
+    """Returns the warped references, averaged; the current frame is only compared (section 3.4, temporal dropout).
+
+    Without a flow net they are averaged where they are.
+    """
     inputs = (clips.current, *clips.references)
     together = detector.extract(torch.cat([each.images for each in inputs]))
     own, *others = zip(*(level.chunk(len(inputs)) for level in together), strict=True)
-    prepared, *references = [flow_net.prepare(each) for each in inputs]
-    flow = flow_to_references(
-        flow_net, flow_net.as_current(prepared), [flow_net.as_reference(each) for each in references]
-    ).flatten(0, 1)
-    levels = zip(*others, strict=True)
-    warped = tuple(
-        warp(maps := stack_streams(level), resize_flow(flow, maps.shape[-2:]), convention) for level in levels
-    )
+    warped = tuple(stack_streams(level) for level in zip(*others, strict=True))
+    if flow_net is not None:
+        prepared, *references = [flow_net.prepare(each) for each in inputs]
+        flow = flow_to_references(
+            flow_net, flow_net.as_current(prepared), [flow_net.as_reference(each) for each in references]
+        )
+        warped = warp_maps(warped, flow.flatten(0, 1), convention)
     averaged = []
     for query, keys, level in zip(embed(own), embed(warped), warped, strict=True):
         shape = (len(query), len(others))
-        similarity = sharpness * cosine_similarity(query, keys.unflatten(0, shape))
-        averaged.append(aggregate(level.unflatten(0, shape), similarity, similarity.new_ones(len(others)))[0])
+        odds = log_odds(query, keys.unflatten(0, shape), sharpness, norm_power)
+        averaged.append(aggregate(level.unflatten(0, shape), odds, odds.new_ones(len(others)))[0])
     return FrameFeatures(0, tuple(averaged), clips.current.geometries)

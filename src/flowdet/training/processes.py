@@ -52,7 +52,7 @@ class Processes:
     def share(self, module: nn.Module) -> nn.Module:
         """Wraps a module so that backward averages its gradients over the processes; starts all with rank 0's weights.
 
-        Buffers are not sent at every pass: the statistics of a frozen batch norm never change.
+        Buffers are not sent at every pass: a frozen batch norm never changes, and of another rank 0's values are saved.
         """
         if self.world == 1:
             return module

@@ -24,12 +24,14 @@ from flowdet.ops.boxes import seeded_choosers
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import flow_net_of
 from flowdet.training.dataset import ClipDataset
 from flowdet.training.feed import ClipFeed, TrainingBatch, clips_of
 from flowdet.training.loop import AfterEpoch, RunDescription, TrainingTask, train
 from flowdet.training.plan import Plan, fine_tuning_plan, lite_plan, published_plan
 from flowdet.training.processes import Processes
 from flowdet.training.records import Throttle, TrainingProgress, add_message
+from flowdet.training.state import recomputable_blocks
 from flowdet.weights.native import read_native, save_native, start_from, weights_digest
 from flowdet.weights.pretrained import load_backbone, load_flow_net
 
@@ -218,6 +220,7 @@ def _fit(options: RunOptions, plan: Plan, processes: Processes, reports: _Report
         device=processes.device,
     )
     plan = _with_shorter_warm_up(plan, feed.steps_per_epoch, reports.say)
+    _check_effect(plan, system, reports.say)
     after_epoch = _after_epoch(options, system.config, processes, reports)
     with _memory_advice(
         f"too little memory for {plan.clips_per_device} clip(s) at a time",
@@ -267,7 +270,7 @@ def _class_names(options: RunOptions, data: CocoVID) -> tuple[str, ...]:
 def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], None]) -> VideoDetector:
     """The system with its starting weights."""
     if options.weights:
-        start = start_from(options.weights, config)
+        start = start_from(options.weights, config, flow_net=flow_net_of(config))
         system = start.system
         say(
             f"starts from {options.weights}: {start.taken} tensors taken; {len(start.shared_classes)} of "
@@ -278,7 +281,7 @@ def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], Non
     else:
         assert options.backbone_weights
         system = build(config)
-        backbone = dict(system.detector.named_children()).get("backbone")
+        backbone = _backbone(system)
         if backbone is None:
             raise ConfigError(f"{config.name} has no backbone that could start from {options.backbone_weights}")
         load_backbone(backbone, options.backbone_weights)
@@ -302,6 +305,18 @@ def _with_shorter_warm_up(plan: Plan, steps_per_epoch: int, say: Callable[[str],
         return plan
     say(f"the warm-up is shortened from {plan.warm_up_steps} to {longest} steps, a tenth of the training")
     return replace(plan, warm_up_steps=longest)
+
+
+def _check_effect(plan: Plan, system: VideoDetector, say: Callable[[str], None]) -> None:
+    name = system.config.name
+    if plan.backbone_factor != 1 and _backbone(system) is None:
+        say(f"{name} has no backbone apart from its neck: all of it is trained at the full learning rate")
+    if plan.gradient_checkpointing and next(recomputable_blocks(system), None) is None:
+        raise ConfigError(f"{name} has no backbone whose activations could be recomputed; leave that option out")
+
+
+def _backbone(system: VideoDetector) -> nn.Module | None:
+    return dict(system.detector.named_children()).get("backbone")
 
 
 def _description(options: RunOptions, config: SystemConfig) -> RunDescription:

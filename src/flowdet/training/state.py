@@ -21,7 +21,7 @@ from flowdet.errors import CheckpointError, FlowdetError
 from flowdet.files import replacing
 from flowdet.training.plan import SGD, AdamW, Plan
 
-__all__ = ["TrainingState", "begin", "differences", "restore", "save", "save_activation_memory"]
+__all__ = ["TrainingState", "begin", "differences", "recomputable_blocks", "restore", "save", "save_activation_memory"]
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _SHOWN_DIFFERENCES = 8
@@ -135,11 +135,12 @@ def save_activation_memory(model: nn.Module) -> None:
 
     Weights, gradients and results stay as they are.
     """
-    for block in _trained_blocks(model):
+    for block in recomputable_blocks(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def _trained_blocks(model: nn.Module) -> Iterator[nn.Module]:
+def recomputable_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yields the trained blocks of every ResNet and EfficientNet in a model."""
     for module in model.modules():
         stages: Iterator[nn.Module] = iter(())
         if isinstance(module, ResNet):

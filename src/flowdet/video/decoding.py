@@ -40,6 +40,7 @@ __all__ = [
 
 _READ_FAILURES = 100  # a reader that fails this often in a row will not recover
 _WIDEST_PIXEL = 4
+_RARE = 0.1  # of the steps of a stream with a constant rate, at most
 _SEAM_PACKETS = 4  # before a restart, which the demuxer flags
 _LONGEST_GAP = 10.0  # seconds; in a format that may restart its clock, a longer step is a restart
 
@@ -205,6 +206,7 @@ class Timeline:
     Attributes:
         damage: What was lost or broken.
         packets: The number of packets read.
+        repeats: The number of empty packets, which repeat a picture.
         last: Stamp of the last picture.
         restarts: How often the stamps began again.
         reorders: Some packet is shown before one that was decoded earlier.
@@ -223,6 +225,7 @@ class Timeline:
     ) -> None:
         self.damage = Damage()
         self.packets = 0
+        self.repeats = 0
         self.restarts = 0
         self.reorders = False
         self.last: int | None = None
@@ -234,6 +237,9 @@ class Timeline:
         self._next = first
         self._floor = floor
         self._time = self._lost_until = -math.inf
+        self._is_piecewise = False
+        self._regular_steps = self._missing = 0
+        self._first_hole: float | None = None
         self._began = 0.0
         self._shift = 0.0
         self._offset = 0  # ticks that undo restarts of the stamps
@@ -268,6 +274,7 @@ class Timeline:
             may_restart: A large step of the stamps is a restart, as well as a step back.
         """
         self.packets += 1
+        self._is_piecewise = may_restart
         self._undo_restart(packet, may_restart)
         if packet.pts is not None:
             self.reorders |= packet.pts < self._highest
@@ -305,13 +312,19 @@ class Timeline:
                 heapq.heappop(self._pending)
         self.last = stamp
         self._next += 1
-        self._time = self._seconds(stamp)
+        before, self._time = self._time, self._seconds(stamp)
+        self._watch_step(before)
         return self._next - 1, self._time
 
     def finish(self) -> None:
         """No picture will come any more."""
         while self._one_to_one and self._pending:
             self._lose(heapq.heappop(self._pending))
+        # A transport stream may lose a picture before anyone sees a packet of it; only the rate tells.
+        missing = self._missing - self.damage.lost.count
+        if self._is_piecewise and missing > 0 and self._missing < _RARE * self._regular_steps:
+            noun = "frame seems" if missing == 1 else "frames seem"
+            self.damage.short = f"{missing} {noun} to be missing from the stream, first near {self._first_hole:.1f} s"
 
     def reconnect(self, time_base: Fraction | None, gap: float) -> None:
         """Goes on with a new connection to the same source, this many seconds after the last picture."""
@@ -320,6 +333,15 @@ class Timeline:
         self._offset = 0
         self._pending.clear()
         self._shift = self.end - self._step + gap
+
+    def _watch_step(self, before: float) -> None:
+        """Counts the pictures that would fit between the last two."""
+        fitting = 0 if before == -math.inf else round((self._time - before) / self._step) - 1 if self._step else 0
+        if fitting > 0:
+            self._missing += fitting
+            self._first_hole = before if self._first_hole is None else self._first_hole
+        else:
+            self._regular_steps += 1
 
     def _undo_restart(self, packet: Packet[VideoStream], may_restart: bool) -> None:
         if packet.dts is None:
@@ -372,6 +394,8 @@ def packets(container: InputContainer, stream: VideoStream, timeline: Timeline) 
                 if packet.size:  # an empty one would tell the decoder that the stream has ended
                     timeline.packet(packet, may_restart=may_restart)
                     yield packet
+                elif packet.dts is not None:  # AVI: the picture before is shown once more
+                    timeline.repeats += 1
         except av.error.InvalidDataError:
             failures += 1
         except av.error.ExitError:

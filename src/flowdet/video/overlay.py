@@ -167,7 +167,7 @@ def _draw_flow(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel], gr
 def _draw_weights(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel], gray: NDArray[np.float32]) -> None:
     weights = [panel.weight for panel in panels if panel.weight is not None]
     # Equal shares get a colour from the lower half.
-    full = round_up(float(max(np.percentile(weights, _HEAVY), 2 * np.mean(weights)))) if weights else 1.0
+    full = min(round_up(float(max(np.percentile(weights, _HEAVY), 2 * np.mean(weights)))), 1.0) if weights else 1.0
     pictures = [None if panel.weight is None else heat_colors(panel.weight, full, gray) for panel in panels]
     _draw_row(canvas, layout, "weights", pictures)
     bar_at = _write_caption(canvas, layout, "weights", "weight of each frame, 0")

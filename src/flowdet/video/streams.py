@@ -79,6 +79,7 @@ class FileSource:
             self._one_to_one = is_one_to_one and first.pts is not None
             self._by_stamp = self._one_to_one and self._order == "presentation"
             self._declared = stream.frames if "mp4" in container.format.name else 0
+            self._declared_steps = stream.frames if container.format.name == "avi" else 0
             self._duration = stream_duration(container, stream)
             self.fps = frame_rate(stream)
             self.total = _total(stream.frames, self._duration or container_duration(container), self.fps)
@@ -119,7 +120,7 @@ class FileSource:
         at_end = yield from selected(found, selection, self._layout, timeline)
         if at_end:
             timeline.finish()
-            timeline.damage.short = self._shortage(timeline, entry.packets if entry else 0)
+            timeline.damage.short = self._shortage(timeline, entry.packets if entry else 0) or timeline.damage.short
 
     def _timeline(self, stream: VideoStream, entry: _Entry | None = None) -> Timeline:
         return Timeline(
@@ -197,6 +198,8 @@ class FileSource:
         missing = (self._duration or 0.0) - end
         if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
             return f"the file seems to be cut short: it announces {self._duration:.1f} s, {end:.1f} s are there"
+        if (missing_steps := self._declared_steps - packets_read - timeline.repeats) > 0:
+            return f"{missing_steps} of {self._declared_steps} frames are missing from the file"
         return ""
 
 

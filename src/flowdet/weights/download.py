@@ -15,17 +15,18 @@ from itertools import chain, repeat
 from pathlib import Path
 
 from flowdet.errors import ConfigError, DownloadError
-from flowdet.files import file_sha256, try_lock
-from flowdet.weights.zoo import ORIGIN
+from flowdet.files import file_sha256, try_lock, write_text
+from flowdet.weights.zoo import ORIGIN, YOLOX_ORIGIN
 
-__all__ = ["DownloadProgress", "cache_folder", "download"]
+__all__ = ["DownloadProgress", "cache_folder", "download", "download_unpublished"]
 
 DownloadProgress = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and the bytes in all, None where the server does not say."""
 
 _MIRROR_VARIABLE = "FLOWDET_MIRROR"
 _MIRROR = re.compile(r"https?://(\[[^\s/?#@\[\]]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[!-~]*)?")
-_MIRROR_HINT = f"or set {_MIRROR_VARIABLE} to a server that holds a copy of {ORIGIN}"
+_ORIGINS = (ORIGIN, YOLOX_ORIGIN)
+_MIRROR_HINT = f"or set {_MIRROR_VARIABLE} to a server that holds a copy of {' or of '.join(_ORIGINS)}"
 _LARGEST = 2 << 30  # bytes; the largest published system has 161 million parameters of 4 bytes
 _CHUNK = 1 << 18
 _ATTEMPTS = 4
@@ -73,7 +74,7 @@ def download(
         url: The address of the file; its last part is the name of the file.
         sha256_prefix: The hexadecimal digits with which the file's SHA-256 begins; None if none were published.
         folder: Where the file goes; `cache_folder()` if None. It is made if it does not exist.
-        mirror: Replaces https://download.openmmlab.com in the address; $FLOWDET_MIRROR if None.
+        mirror: Replaces the origin, `ORIGIN` or `YOLOX_ORIGIN`, in the address; $FLOWDET_MIRROR if None.
         progress: Called before the first byte and after every piece.
         timeout: Seconds without a byte after which a connection counts as dropped.
 
@@ -113,16 +114,34 @@ def download(
     return target
 
 
+def download_unpublished(
+    url: str, folder: Path | None = None, *, mirror: str | None = None, progress: DownloadProgress | None = None
+) -> Path:
+    """As `download`, for a file whose digest was not published.
+
+    The digest of the first download is kept beside the file, in `<name>.sha256`. From then on the file, and whatever a
+    server sends in its place, is checked against it.
+    """
+    folder = cache_folder() if folder is None else folder
+    record = folder / f"{url.rpartition('/')[2]}.sha256"
+    known = record.read_text(encoding="utf-8").strip() if record.is_file() else None
+    path = download(url, known, folder, mirror=mirror, progress=progress)
+    if known is None:
+        write_text(record, f"{file_sha256(path)}\n", error=DownloadError)
+    return path
+
+
 def _mirrored(url: str, mirror: str | None) -> str:
     mirror = mirror or os.environ.get(_MIRROR_VARIABLE)
-    if not mirror or not url.startswith(f"{ORIGIN}/"):
+    origin = next((origin for origin in _ORIGINS if url.startswith(f"{origin}/")), None)
+    if not mirror or not origin:
         return url
     if not _MIRROR.fullmatch(mirror):
         raise DownloadError(
             f"a mirror is an address that begins with https:// or http:// and the name of a server, without spaces, "
             f"accents or passwords, not {mirror!r}"
         )
-    return mirror.rstrip("/") + url.removeprefix(ORIGIN)
+    return mirror.rstrip("/") + url.removeprefix(origin)
 
 
 def _is_there(path: Path, sha256_prefix: str | None) -> bool:

@@ -1,7 +1,7 @@
 """Weights in files: the native format (safetensors) and the published mmtracking checkpoints."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
 from flowdet.weights.fill import fill, published_to_native
+from flowdet.weights.limits import check_size
 from flowdet.weights.openmmlab import openmmlab_checkpoint, read_pickled, tensors_by_name
 from flowdet.weights.yolox import is_yolox, yolox_to_native
 
@@ -32,9 +33,10 @@ __all__ = [
 
 _CONFIG_KEY = "flowdet.config"
 _DETECTOR = "detector"
+_FLOW_NET = "flow_net"
 
 
-def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_native(system: VideoDetector, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
     """Writes weights, resolved configuration and class names as one safetensors file, atomically.
 
     Args:
@@ -54,7 +56,7 @@ def save_native(system: VideoDetector, path: Path, dtype: torch.dtype = torch.fl
         raise CheckpointError(
             f"{overflown[0]} has values that are not finite numbers in {dtype}; {path} is not written"
         )
-    with replacing(path, error=CheckpointError) as partial:
+    with replacing(Path(path), error=CheckpointError) as partial:
         partial.write_bytes(save(weights, metadata={_CONFIG_KEY: config_to_json(system.config)}))
 
 
@@ -91,7 +93,13 @@ def read_native(path: Path) -> tuple[SystemConfig, dict[str, Tensor]]:
     return config, {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
-def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector:
+def read_system(
+    path: Path,
+    config: SystemConfig | None = None,
+    *,
+    flow_net: Path | None = None,
+    adapt: Callable[[SystemConfig], SystemConfig] = lambda own: own,
+) -> VideoDetector:
     """Builds a system and fills it with the weights of a file, native or published by mmtracking or YOLOX.
 
     Parts of the file that the system does not have, such as the embedding of FGFA for DFF, are left out.
@@ -100,18 +108,23 @@ def read_system(path: Path, config: SystemConfig | None = None) -> VideoDetector
         path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, for other classes if the file knows others. None: a native file is built with the
             configuration that was saved in it.
+        flow_net: A native file whose flow net is taken if `path` has none.
+        adapt: Returns the configuration to build in place of that one, of a system that takes the same weights.
 
     Raises:
-        CheckpointError: The file cannot be read, or its weights do not fit the system.
+        CheckpointError: A file cannot be read, or its weights do not fit the system.
     """
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
+        if config is None:
+            check_size(lambda: build(own), _with_flow_net(weights, flow_net), path)
         config, class_names = config or own, own.class_names
     elif config is None:
         raise CheckpointError(f'{path} does not say which system it is of: name one, "fgfa-r50" for instance')
     else:
         weights, class_names = _read_published(path)
-    system = build(config.with_classes(class_names or config.class_names))
+    weights = _with_flow_net(weights, flow_net)
+    system = build(adapt(config.with_classes(class_names or config.class_names)))
     wanted = system.state_dict().keys()
     given = _of_parts(weights, _parts(wanted))
     # Where they are not enough, the message names all that the file has.
@@ -142,7 +155,7 @@ class StartedSystem:
     unused: tuple[str, ...]
 
 
-def start_from(path: Path, config: SystemConfig) -> StartedSystem:
+def start_from(path: Path, config: SystemConfig, *, flow_net: Path | None = None) -> StartedSystem:
     """Builds a system for training and fills it with all that fits of a trained one, for other classes or methods too.
 
     The rows of the classifier, and of boxes that each class has of its own, are carried over by class name, those of
@@ -152,11 +165,14 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
     Args:
         path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, with its class names.
+        flow_net: A native file whose flow net is taken if `path` has none.
+        adapt: Returns the configuration to build in place of that one, of a system that takes the same weights.
 
     Raises:
-        CheckpointError: The file cannot be read, or its weights are of another network.
+        CheckpointError: A file cannot be read, or its weights are of another network.
     """
     weights, known = _read_with_classes(path, config)
+    weights = _with_flow_net(weights, flow_net)
     system = build(config)
     own = system.state_dict()
     in_file, in_system = _parts(weights), _parts(own)
@@ -175,6 +191,13 @@ def start_from(path: Path, config: SystemConfig) -> StartedSystem:
         fresh=fresh,
         unused=tuple(part for part in in_file if part not in in_system and part != _DETECTOR),
     )
+
+
+def _with_flow_net(weights: dict[str, Tensor], path: Path | None) -> dict[str, Tensor]:
+    """The weights, with the flow net of another native file if they have none."""
+    if path is None or _FLOW_NET in _parts(weights):
+        return weights
+    return {**weights, **{key: each for key, each in read_native(path)[1].items() if _part(key) == _FLOW_NET}}
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

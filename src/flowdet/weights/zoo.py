@@ -14,11 +14,13 @@ from types import MappingProxyType
 from typing import Literal
 
 __all__ = [
+    "FLOW_NET_FILE",
     "ORIGIN",
     "PUBLISHED",
     "SHIPPED",
     "STARTING",
     "YOLOX",
+    "YOLOX_ORIGIN",
     "PublishedWeights",
     "ShippedWeights",
     "StartingWeights",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 ORIGIN = "https://download.openmmlab.com"
+YOLOX_ORIGIN = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,14 +212,20 @@ class ShippedWeights:
 
 _LITE = "EfficientNet-Lite0"
 _LITE_FILE = "lite.safetensors"
+_NANO = "NanoDet-g"
 _NANO_FILE = "nanodet-g.safetensors"
+
+FLOW_NET_FILE = _LITE_FILE
+"""The shipped file whose flow net serves every detector."""
 
 SHIPPED: Mapping[str, ShippedWeights] = MappingProxyType(
     {
+        "fgfa-nano": ShippedWeights("fgfa-nano", "FGFA", _NANO, _NANO_FILE, 3_786_068, 2.6),
+        "dff-nano": ShippedWeights("dff-nano", "DFF", _NANO, _NANO_FILE, 4_204_525, 1.2, gflop_key=2.7),
+        "single-nano": ShippedWeights("single-nano", "single frame", _NANO, _NANO_FILE, 3_786_068, 2.6),
         "fgfa-lite": ShippedWeights("fgfa-lite", "FGFA", _LITE, _LITE_FILE, 4_705_735, 8.2),
         "dff-lite": ShippedWeights("dff-lite", "DFF", _LITE, _LITE_FILE, 4_631_943, 0.9, gflop_key=2.8),
         "single-lite": ShippedWeights("single-lite", "single frame", _LITE, _LITE_FILE, 4_213_486, 2.6),
-        "single-nano": ShippedWeights("single-nano", "single frame", "NanoDet-g", _NANO_FILE, 3_786_068, 2.6),
     }
 )
 """The small systems by name; those of one detector read the same file."""
@@ -287,7 +296,7 @@ class YOLOXWeights:
     @property
     def url(self) -> str:
         """Where the file is."""
-        return f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{self.file_name}"
+        return f"{YOLOX_ORIGIN}/0.1.1rc0/{self.file_name}"
 
 
 _YOLOX = (

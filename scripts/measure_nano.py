@@ -1,0 +1,223 @@
+"""Measures the nano systems on the six labelled real clips, clean and with three of every ten frames degraded.
+
+    python scripts/measure_nano.py REAL_VID
+
+Needs OpenCV. The metrics go to docs/evidence/nano.json, the tables into docs/nano.md between their marks. REAL_VID is a
+folder in the layout of ImageNet VID, with annotations/davis_vid_val.json.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from cyclopts import App
+from evidence_pages import fill, interval, table
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.data.image_files import read_picture
+from flowdet.detectors.base import RoIs
+from flowdet.inputs import prepare
+from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
+from flowdet.metrics.intervals import bootstrap_difference
+from flowdet.metrics.protocols import evaluate
+from flowdet.metrics.restrict import restrict
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load
+from flowdet.temporal.base import MethodParts
+from flowdet.tracking.seq_nms import seq_nms
+from flowdet.types import Geometry, Maps, NetworkInput
+
+app = App(help=__doc__)
+
+_ROOT = Path(__file__).parents[1]
+_METRICS = _ROOT / "docs" / "evidence" / "nano.json"
+_PAGE = _ROOT / "docs" / "nano.md"
+_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
+    "single-nano": {"system": "single-nano"},
+    "fgfa-nano": {"system": "fgfa-nano"},
+    "fgfa-nano, causal": {"system": "fgfa-nano", "causal": True},
+    "dff-nano": {"system": "dff-nano"},
+}
+_DEGRADED = (4, 5, 6)  # of every ten frames
+_BLUR = range(15, 33, 2)  # px
+_NOISE = 12.0  # grey levels
+_RECALL_SCORE, _RECALL_IOU = 0.3, 0.5
+
+
+@app.default
+def measure(real: Path, *, samples: int = 1000, threads: int = 1) -> None:
+    """Measures everything and writes the page.
+
+    Args:
+        real: The folder of the labelled real clips.
+        samples: Resamples of the confidence intervals.
+        threads: Of torch and OpenCV.
+    """
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    data = read_cocovid(real / "annotations" / "davis_vid_val.json")
+    spoilt = np.array([(image.frame or 0) % 10 in _DEGRADED for image in data.images])
+    clean = pictures_of(data, real / "Data" / "VID")
+    degraded = [
+        degrade(picture, seed) if bad else picture
+        for seed, (picture, bad) in enumerate(zip(clean, spoilt, strict=True))
+    ]
+    systems = {name: load(**options) for name, options in _SYSTEMS.items()}
+    source = Once(systems["single-nano"])
+    metrics: dict[str, Any] = {}
+    for condition, pictures in (("clean", clean), ("degraded", degraded)):
+        found = detect(systems, source, data, pictures)
+        two = list(found.items())[:2]
+        found |= {f"{name}, NMS across classes": across_classes(each) for name, each in two}
+        found |= {f"{name}, Seq-NMS": seq_nms(data, each) for name, each in two}
+        metrics[condition] = {}
+        for name, each in found.items():
+            metrics[condition][name] = judged(data, each, found["single-nano"], spoilt, samples)
+    _METRICS.write_text(json.dumps(metrics, indent=1, default=asdict) + "\n")
+    fill(_PAGE, tables_of(json.loads(_METRICS.read_bytes())))
+
+
+def pictures_of(data: CocoVID, folder: Path) -> list[NDArray[np.uint8]]:
+    """Returns the pictures of the data set in its order."""
+    return [read_picture(folder / each.file_name, (each.height, each.width), f"{data.path}") for each in data.images]
+
+
+def degrade(picture: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """Returns the picture with motion blur along a straight line, and with noise."""
+    random = np.random.default_rng(seed)
+    length, angle = int(random.choice(_BLUR)), random.uniform(0, np.pi)
+    reach = length // 2 * np.array([np.cos(angle), np.sin(angle)])
+    ends = [np.round(length // 2 + sign * reach).astype(int).tolist() for sign in (-1, 1)]
+    kernel = cv2.line(np.zeros((length, length), np.float32), *ends, 1.0)
+    blurred = cv2.filter2D(picture, -1, kernel / kernel.sum())
+    return (blurred + random.normal(0, _NOISE, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+class Once:
+    """Network inputs and maps of pictures, each computed once; the systems share one detector."""
+
+    def __init__(self, system: VideoDetector) -> None:
+        self.system = system
+        self.inputs: dict[int, NetworkInput] = {}
+        self.maps: dict[int, Maps] = {}
+
+    def input_of(self, picture: NDArray[np.uint8]) -> NetworkInput:
+        """Returns the network input of a picture, which must live as long as this."""
+        if id(picture) not in self.inputs:
+            self.inputs[id(picture)] = prepare([picture], self.system.config.inputs)
+        return self.inputs[id(picture)]
+
+    def extract(self, images: Tensor) -> Maps:
+        """Returns the maps of the images of one of these network inputs."""
+        if images.data_ptr() not in self.maps:
+            self.maps[images.data_ptr()] = self.system.detector.extract(images)
+        return self.maps[images.data_ptr()]
+
+    def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
+        """Returns the proposals of the detector."""
+        return self.system.detector.rois(maps, geometries)
+
+
+@torch.inference_mode()
+def detect(
+    systems: Mapping[str, VideoDetector], source: Once, data: CocoVID, pictures: Sequence[NDArray[np.uint8]]
+) -> dict[str, DetectionTable]:
+    """Returns what each system finds in all videos, each of them one stream."""
+    labels = torch.from_numpy(map_classes(source.system.config.class_names, data).labels)
+    found = {}
+    for name, system in systems.items():
+        method = system.config.method.build(MethodParts(source, system.flow_net))
+        parts = []
+        for video in data.videos:
+            state, features = method.initial_state(), []
+            for place in video.frames:
+                ready, state = method.step(source.input_of(pictures[place]), state)
+                features += ready
+            for place, each in zip(video.frames, [*features, *method.flush(state)], strict=True):
+                ((boxes, scores, classes),) = system.detector.detect(each)
+                known = labels[classes] >= 0
+                columns = (labels[classes[known]], boxes[known].double(), scores[known].double())
+                parts.append(DetectionTable(np.full(int(known.sum()), place), *(column.numpy() for column in columns)))
+        found[name] = concatenate(parts)
+    return found
+
+
+def across_classes(found: DetectionTable, iou: float = 0.6) -> DetectionTable:
+    """Returns the detections that non-maximum suppression across classes keeps."""
+    kept = []
+    for image in np.unique(found.images):
+        rows = np.flatnonzero(found.images == image)
+        boxes, scores = torch.from_numpy(found.boxes[rows]), torch.from_numpy(found.scores[rows])
+        kept.append(rows[nms(boxes, scores, iou).numpy()])
+    return found.select(np.sort(np.concatenate(kept)))
+
+
+def judged(
+    data: CocoVID, found: DetectionTable, single: DetectionTable, spoilt: NDArray[np.bool_], samples: int
+) -> dict[str, Any]:
+    """Returns AP50 and AP on all frames, AP50 on the spoilt ones and the others, recall, and the gain over `single`."""
+    whole = evaluate(data, found, "coco").headline
+    parts = {name: restrict(data, found, images=images) for name, images in (("bad", spoilt), ("good", ~spoilt))}
+    recalls = list(recalls_of(data, found))
+    return {
+        "AP50": whole["AP50"],
+        "AP": whole["AP"],
+        **{f"AP50 {name}": evaluate(*part, "coco").headline["AP50"] for name, part in parts.items()},
+        "recall": float(np.mean(recalls)),
+        "recalls": dict(zip((video.name for video in data.videos), recalls, strict=True)),
+        "gain": bootstrap_difference(data, single, found, "coco", samples=samples)["AP50"],
+        "gain bad": bootstrap_difference(
+            parts["bad"][0], restrict(data, single, images=spoilt)[1], parts["bad"][1], "coco", samples=samples
+        )["AP50"],
+    }
+
+
+def recalls_of(data: CocoVID, found: DetectionTable) -> Iterator[float]:
+    """Yields for each video the share of its objects with a detection of their class that is sure and near enough."""
+    objects = data.objects
+    for video in data.videos:
+        mine = np.flatnonzero(np.isin(objects.images, video.frames))
+        hits = 0
+        for number in mine:
+            near = (found.images == objects.images[number]) & (found.labels == objects.labels[number])
+            boxes = torch.from_numpy(found.boxes[near & (found.scores >= _RECALL_SCORE)])
+            overlaps = box_iou(torch.from_numpy(objects.boxes[number][None]), boxes)
+            hits += bool((overlaps >= _RECALL_IOU).any())
+        yield hits / len(mine)
+
+
+def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the tables in Markdown, by the name of their marks."""
+
+    def percent(row: Mapping[str, Any], *names: str) -> list[str]:
+        return [f"{100 * row[name]:.1f}" for name in names]
+
+    clean, degraded = metrics["clean"], metrics["degraded"]
+    return {
+        "clean": table(
+            ["", "AP50", "AP", "recall", "AP50 over single-nano"],
+            [
+                [name, *percent(row, "AP50", "AP"), f"{row['recall']:.2f}", interval(row["gain"])]
+                for name, row in clean.items()
+            ],
+        ),
+        "degraded": table(
+            ["", "AP50", "AP", "degraded frames", "the others", "degraded frames over single-nano"],
+            [
+                [name, *percent(row, "AP50", "AP", "AP50 bad", "AP50 good"), interval(row["gain bad"])]
+                for name, row in degraded.items()
+            ],
+        ),
+    }
+
+
+if __name__ == "__main__":
+    app()
