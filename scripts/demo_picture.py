@@ -18,8 +18,8 @@ CROP = (640, 340, 1280, 620)  # left, top, right, bottom
 
 
 def spoil(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Returns the picture [h, w, 3] with a horizontal motion blur of 31 px and noise of 12 grey levels."""
-    blurred = convolve1d(image.astype(np.float32), np.full(31, 1 / 31), axis=1, mode="nearest")
+    """Returns the picture [h, w, 3] with a horizontal motion blur of 61 px and noise of 12 grey levels."""
+    blurred = convolve1d(image.astype(np.float32), np.full(61, 1 / 61), axis=1, mode="nearest")
     return (blurred + rng.normal(0, 12, image.shape)).round().clip(0, 255).astype(np.uint8)
 
 

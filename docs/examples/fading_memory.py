@@ -84,4 +84,4 @@ def fading_lite() -> SystemConfig:
 RECIPES["fading-lite"] = fading_lite
 
 if __name__ == "__main__":
-    main()  # python fading_memory.py detect clip.mp4 --system fading-lite --weights lite.safetensors
+    main()  # python fading_memory.py detect clip.mp4 --system fading-lite --weights fgfa-lite
