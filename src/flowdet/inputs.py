@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
+from flowdet.ops.devices import constant
 from flowdet.ops.resize import fit_size, resize_bilinear
 from flowdet.types import Geometry, NetworkInput
 
@@ -73,11 +74,12 @@ def prepare(
     resized = torch.stack(
         [resize_bilinear(torch.from_numpy(np.require(i, requirements=("C", "W"))), valid) for i in images]
     )
-    mean, std = (torch.tensor(values, device=device) for values in (config.mean, config.std))
     # Bytes travel, a quarter of what floats would be; to a GPU from pinned memory, while it is still busy.
     if torch.device(device).type == "cuda":
         resized = resized.pin_memory()
-    normalised = ((resized.to(device, non_blocking=True).to(torch.float32) - mean) / std).permute(0, 3, 1, 2)
+    pixels = resized.to(device, non_blocking=True).to(torch.float32)
+    mean, std = (constant(tuple(values), torch.float32, pixels.device) for values in (config.mean, config.std))
+    normalised = ((pixels - mean) / std).permute(0, 3, 1, 2)
     padding = (0, padded[1] - valid[1], 0, padded[0] - valid[0])
     geometry = Geometry(original=original, valid=valid, padded=(padded[0], padded[1]))
     return NetworkInput(F.pad(normalised, padding, value=config.padding).contiguous(), (geometry,) * len(images))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import assert_never
 
 import torch
@@ -24,6 +25,7 @@ from flowdet.detectors.resnet import ResNet, ResNetConfig
 from flowdet.errors import ConfigError, check_positive
 from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
+from flowdet.ops.devices import constant
 from flowdet.ops.sampling import roi_align
 from flowdet.types import FrameFeatures, Geometry, Maps, Targets
 
@@ -268,7 +270,7 @@ class FasterRCNN(Detector):
         """Returns the four losses of Faster R-CNN."""
         (maps,) = features.maps
         config, geometries = self.config, features.geometries
-        objectness, deltas = self.rpn(maps)
+        objectness, deltas = (each.float() for each in self.rpn(maps))
         losses = _rpn_losses(config.rpn, objectness, deltas, geometries, targets=targets, choosers=choosers)
         proposals = propose(config.rpn, objectness, deltas, geometries, config.rpn.training_post_nms_top_n)
         batch = _sample_rois(config.roi_head, proposals, targets, choosers, background=self.classes)
@@ -301,7 +303,7 @@ class FasterRCNN(Detector):
         return other
 
     def _propose(self, maps: Maps, geometries: Sequence[Geometry], count: int) -> list[Tensor]:
-        objectness, deltas = self.rpn(*maps)
+        objectness, deltas = (each.float() for each in self.rpn(*maps))
         return propose(self.config.rpn, objectness, deltas, geometries, count)
 
     def _pool(self, maps: Maps, boxes: Sequence[Tensor]) -> Tensor:
@@ -313,13 +315,15 @@ class FasterRCNN(Detector):
             pooled = head.attention.pool(pooled, boxes, features.maps, features.support)
             return head.attend(pooled, [len(of_image) for of_image in boxes], features.support)
         logits, deltas = head(pooled)
-        return logits, deltas
+        return logits.float(), deltas.float()
 
 
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # training may use what detection has made
 def anchors(config: RPNConfig, height: int, width: int, device: torch.device) -> Tensor:
     """Returns anchors [height * width * a, 4] xyxy px, network input; cell (j, i) has its centre at (16 j, 16 i)."""
-    ratios = torch.tensor(config.ratios, device=device).sqrt()[:, None]
-    side = torch.tensor(config.scales, device=device) * FEATURE_STRIDE
+    ratios = torch.tensor(config.ratios, dtype=torch.float32, device=device).sqrt()[:, None]
+    side = torch.tensor(config.scales, dtype=torch.float32, device=device) * FEATURE_STRIDE
     half = torch.stack(((side / ratios).flatten(), (side * ratios).flatten()), dim=1) / 2
     y, x = torch.meshgrid(
         torch.arange(height, device=device) * FEATURE_STRIDE,
@@ -328,6 +332,15 @@ def anchors(config: RPNConfig, height: int, width: int, device: torch.device) ->
     )
     centres = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
     return torch.cat((centres - half, centres + half), dim=-1).reshape(-1, 4)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _inner_anchors(config: RPNConfig, cells: torch.Size, valid: tuple[int, int], device: torch.device) -> Tensor:
+    """The numbers of the anchors that lie within an image."""
+    boxes = anchors(config, *cells, device)
+    limit = torch.tensor([valid[1], valid[0]], dtype=boxes.dtype, device=device)
+    return ((boxes[:, :2] >= 0) & (boxes[:, 2:] < limit)).all(dim=1).nonzero().flatten()
 
 
 @torch.no_grad()
@@ -351,8 +364,8 @@ def propose(
         order = order[: config.pre_nms_top_n]
         boxes = clamp(decode(all_anchors[order], moves[order, None], _ANCHOR_STDS)[:, 0], geometry.valid)
         solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        boxes, scores = boxes[solid], scores[: config.pre_nms_top_n][solid]
-        proposals.append(boxes[best_apart(boxes, scores, config.nms_iou, count)])
+        kept = best_apart(boxes, scores[: config.pre_nms_top_n], config.nms_iou, count, valid=solid)
+        proposals.append(boxes[kept])
     return proposals
 
 
@@ -376,9 +389,7 @@ def _rpn_losses(
     for logits, moves, geometry, target, choose in zip(
         _by_anchor(objectness, 1), _by_anchor(deltas, 4), geometries, targets, choosers, strict=True
     ):
-        height, width = geometry.valid
-        limit = all_anchors.new_tensor([width, height])
-        inside = ((all_anchors[:, :2] >= 0) & (all_anchors[:, 2:] < limit)).all(dim=1)
+        inside = _inner_anchors(config, objectness.shape[-2:], geometry.valid, objectness.device)
         inner = all_anchors[inside]
         matches = assign(inner, target.boxes, positive=0.7, negative=0.3, weakest_positive=0.3)
         chosen = sample(matches, config.sampled, 0.5, choose)
@@ -399,15 +410,26 @@ def _rpn_losses(
 def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Tensor, geometry: Geometry) -> Found:
     scores = logits.softmax(dim=1)[:, :-1]
     x, y = geometry.scale
-    moved = clamp(decode(boxes, deltas, _ROI_STDS), geometry.valid) / boxes.new_tensor([x, y, x, y])
-    rois, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+    scale = constant((x, y, x, y), boxes.dtype, boxes.device)
+    moved = clamp(decode(boxes, deltas, _ROI_STDS), geometry.valid) / scale
+    if boxes.device.type == "cpu":
+        rois, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+    else:  # a GPU sorts them all sooner than it tells the host how many there are
+        rois, labels = _all_positions(scores)
     scores = scores[rois, labels]
     candidates = moved[rois, labels if config.class_specific_boxes else 0]
     scores, order = scores.sort(descending=True, stable=True)
     candidates, labels = candidates[order], labels[order]
     apart = None if config.class_agnostic_nms else labels
-    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, apart)
+    good = scores > config.score_threshold
+    kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, apart, valid=good)
     return candidates[kept], scores[kept], labels[kept]
+
+
+def _all_positions(table: Tensor) -> tuple[Tensor, Tensor]:
+    """The row and the column of each position of a table, row by row."""
+    positions = torch.arange(table.numel(), device=table.device)
+    return positions // table.shape[1], positions % table.shape[1]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision.ops import box_iou
 from flowdet.detectors.base import Computed, Detector, DetectorConfig, Found, RoIAttention, Run, shallow_copy
 from flowdet.errors import ConfigError, check_positive
 from flowdet.ops.boxes import Chooser, best_apart, clamp
+from flowdet.ops.devices import constant
 from flowdet.types import FrameFeatures, Geometry, Maps, Targets
 
 __all__ = ["PRIOR_LOGIT", "Assignment", "Cells", "OneStage", "OneStageConfig", "assign_sim_ota"]
@@ -155,14 +157,9 @@ class OneStage(Detector):
     def predict(self, maps: Maps) -> tuple[Tensor, Cells]:
         """Returns float32 predictions [b, n, k] and their cells."""
         levels: tuple[Tensor, ...] = self.head(*maps)
-        centres, strides = [], []
-        for level, stride in zip(levels, self.strides, strict=True):
-            y, x = (torch.arange(side, device=level.device) + 0.5 for side in level.shape[-2:])
-            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
-            centres.append(grid * stride)
-            strides.append(torch.full_like(grid[:, :1], stride))
         predictions = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2).float()
-        return predictions, Cells(torch.cat(centres), torch.cat(strides))
+        sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        return predictions, _cells(sizes, self.strides, predictions.device)
 
     def _select(self, boxes: Tensor, scores: Tensor, geometry: Geometry) -> Found:
         config = self.config
@@ -172,8 +169,21 @@ class OneStage(Detector):
         apart = None if config.class_agnostic_nms else labels
         kept = best_apart(boxes, scores, config.nms_iou, config.max_detections, apart)
         x, y = geometry.scale
-        boxes = clamp(boxes[kept], geometry.valid) / boxes.new_tensor([x, y, x, y])
+        boxes = clamp(boxes[kept], geometry.valid) / constant((x, y, x, y), boxes.dtype, boxes.device)
         return boxes, scores[kept], labels[kept]
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # training may use what detection has made
+def _cells(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device) -> Cells:
+    """The cells of maps of these (height, width)."""
+    centres, sides = [], []
+    for size, stride in zip(sizes, strides, strict=True):
+        y, x = (torch.arange(side, dtype=torch.float32, device=device) + 0.5 for side in size)
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+        centres.append(grid * stride)
+        sides.append(torch.full_like(grid[:, :1], stride))
+    return Cells(torch.cat(centres), torch.cat(sides))
 
 
 @torch.no_grad()

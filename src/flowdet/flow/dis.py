@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
 from flowdet.inputs import FEATURE_STRIDE, InputConfig
+from flowdet.ops.devices import constant
 from flowdet.types import NetworkInput
 
 __all__ = ["DISFlow", "DISFlowConfig"]
@@ -54,8 +55,8 @@ class DISFlow(nn.Module):
         super().__init__()
         _opencv()
         self.config = config
-        self.register_buffer("_mean", torch.tensor(inputs.mean)[:, None, None], persistent=False)
-        self.register_buffer("_std", torch.tensor(inputs.std)[:, None, None], persistent=False)
+        self.register_buffer("_mean", torch.tensor(inputs.mean, dtype=torch.float32)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(inputs.std, dtype=torch.float32)[:, None, None], persistent=False)
         self._mean: Tensor
         self._std: Tensor
 
@@ -63,7 +64,7 @@ class DISFlow(nn.Module):
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """Returns the frame in grey, [b, 1, H / stride, W / stride] uint8, its edges repeated into the padding."""
         pixels = inputs.images * self._std + self._mean
-        grey = (pixels * pixels.new_tensor(_GREY)[:, None, None]).sum(dim=1, keepdim=True)
+        grey = (pixels * constant(_GREY, pixels.dtype, pixels.device)[:, None, None]).sum(dim=1, keepdim=True)
         for image, geometry in zip(grey, inputs.geometries, strict=True):
             height, width = geometry.valid
             image[:, height:] = image[:, height - 1 : height]

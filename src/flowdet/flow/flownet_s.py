@@ -39,7 +39,7 @@ def _inside(inputs: NetworkInput) -> Tensor:
     masks = []
     for geometry in inputs.geometries:
         (height, width), (padded_height, padded_width) = geometry.valid, geometry.padded
-        mask = torch.ones(1, height, width, device=inputs.images.device)
+        mask = inputs.images.new_ones(1, height, width)
         masks.append(F.pad(mask, (0, padded_width - width, 0, padded_height - height)))
     return torch.stack(masks)
 
@@ -69,11 +69,11 @@ class FlowNetS(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.startswith(("conv", "deconvs")):
                 nn.init.kaiming_normal_(parameter, a=0.1)
-        mean = torch.tensor(inputs.mean)[:, None, None]
-        std = torch.tensor(inputs.std)[:, None, None]
+        mean = torch.tensor(inputs.mean, dtype=torch.float32)[:, None, None]
+        std = torch.tensor(inputs.std, dtype=torch.float32)[:, None, None]
         self.register_buffer("_mean", mean, persistent=False)
         self.register_buffer("_std", std, persistent=False)
-        self.register_buffer("_flow_mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("_flow_mean", torch.tensor(_MEAN, dtype=torch.float32)[:, None, None], persistent=False)
         self._mean: Tensor
         self._std: Tensor
         self._flow_mean: Tensor
@@ -146,7 +146,7 @@ class FlowNetS(nn.Module):
         Returns:
             [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells of 16 px.
         """
-        return F.avg_pool2d(self.predict(current, reference)[0], 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
+        return F.avg_pool2d(self.predict(current, reference)[0].float(), 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
 
     @staticmethod
     def to_image(prediction: Tensor) -> Tensor:

@@ -114,11 +114,18 @@ class MatchingFlow(nn.Module):
 
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
         """Returns the similarity [b, h * w, k] of each cell of the current frame and k places of the reference."""
-        cells = F.normalize(F.avg_pool2d(current, self.places_a_side), dim=1).flatten(2)
-        return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference, dim=1).flatten(2))
+        with torch.autocast(current.device.type, enabled=False):
+            cells = F.normalize(F.avg_pool2d(current.float(), self.places_a_side), dim=1).flatten(2)
+            return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference.float(), dim=1).flatten(2))
 
     def predict(self, current: Tensor, reference: Tensor) -> list[Tensor]:
         """Returns the flow after each match and after each refinement; `forward` returns the last one."""
+        # Coordinates and the odds of a match need float32; the convolutions do not.
+        autocasts = torch.is_autocast_enabled(current.device.type)
+        with torch.autocast(current.device.type, enabled=False):
+            return self._predict(current.float(), reference.float(), autocasts=autocasts)
+
+    def _predict(self, current: Tensor, reference: Tensor, *, autocasts: bool) -> list[Tensor]:
         finer = self.places_a_side
         cells = F.avg_pool2d(current, finer)
         batch, channels, height, width = cells.shape
@@ -137,7 +144,9 @@ class MatchingFlow(nn.Module):
             match = (odds @ places - here).transpose(1, 2).unflatten(2, (height, width))
             certainty = odds.amax(dim=2).unflatten(1, (height, width))[:, None]
             seen = torch.cat((look * channels**0.5, match / _UNIT, (match - flow) / _UNIT, certainty), dim=1)
-            trust, correction = refinement(seen).split((1, 2), dim=1)
+            with torch.autocast(current.device.type, enabled=autocasts):
+                refined: Tensor = refinement(seen)
+            trust, correction = refined.float().split((1, 2), dim=1)
             flow = torch.lerp(flow, match, trust.sigmoid()) + correction
             found += [match, flow]
         return found

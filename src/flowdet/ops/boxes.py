@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
+from flowdet.ops.devices import constant, upload
+
 __all__ = [
     "Chooser",
     "Sample",
@@ -43,7 +45,7 @@ def encode(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
     size = boxes[:, 2:] - boxes[:, :2]
     target_size = targets[:, 2:] - targets[:, :2]
     shift = ((targets[:, :2] + targets[:, 2:]) - (boxes[:, :2] + boxes[:, 2:])) * 0.5 / size
-    return torch.cat((shift, (target_size / size).log()), dim=1) / boxes.new_tensor(stds)
+    return torch.cat((shift, (target_size / size).log()), dim=1) / constant(tuple(stds), boxes.dtype, boxes.device)
 
 
 def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
@@ -57,7 +59,7 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
     Returns:
         [n, k, 4] xyxy px.
     """
-    deltas = deltas * deltas.new_tensor(stds)
+    deltas = deltas * constant(tuple(stds), deltas.dtype, deltas.device)
     size = (boxes[:, 2:] - boxes[:, :2])[:, None]
     centre = ((boxes[:, :2] + boxes[:, 2:]) * 0.5)[:, None] + size * deltas[..., :2]
     half = size * deltas[..., 2:].clamp(-_LARGEST_LOG_SIZE_DELTA, _LARGEST_LOG_SIZE_DELTA).exp() * 0.5
@@ -67,7 +69,7 @@ def decode(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
 def clamp(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Returns boxes [..., 4] xyxy px, cut to an image of this (height, width)."""
     height, width = size
-    limit = boxes.new_tensor([width, height, width, height])
+    limit = constant((width, height, width, height), boxes.dtype, boxes.device)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
@@ -94,11 +96,11 @@ def assign(boxes: Tensor, ground_truth: Tensor, *, positive: float, negative: fl
     best, matches = overlaps.max(dim=0)
     matches[best < positive] = -2
     matches[best < negative] = -1
-    best_of_truth = overlaps.max(dim=1).values
-    for number, overlap in enumerate(best_of_truth.tolist()):
-        if overlap >= weakest_positive:
-            matches[overlaps[number] == best_of_truth[number]] = number
-    return matches
+    best_of_truth = overlaps.max(dim=1, keepdim=True).values
+    claims = (overlaps == best_of_truth) & (best_of_truth >= weakest_positive)
+    numbers = torch.arange(len(ground_truth), device=boxes.device)[:, None]
+    claimed = torch.where(claims, numbers, -1).amax(dim=0)
+    return torch.where(claimed >= 0, claimed, matches)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,7 +111,15 @@ class Sample:
     negatives: Tensor
 
 
-def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Tensor | None = None) -> Tensor:
+def best_apart(
+    boxes: Tensor,
+    scores: Tensor,
+    iou: float,
+    count: int,
+    labels: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+) -> Tensor:
     """Returns the first `count` boxes that non-maximum suppression keeps; it stops when it has them.
 
     Args:
@@ -118,16 +128,21 @@ def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Te
         iou: Boxes that overlap a kept one by more are dropped.
         count: The most to keep.
         labels: [n]; if given, only boxes of one label suppress each other.
+        valid: [n] bool; if given, all other boxes are passed over.
 
     Returns:
         [k] int64 positions, best first.
     """
+    if boxes.device.type != "cpu" and iou < 1:
+        return _best_apart_at_once(boxes, scores, iou, count, labels=labels, valid=valid)
+    if valid is not None:
+        places = valid.nonzero().flatten()
+        own = None if labels is None else labels[places]
+        return places[best_apart(boxes[places], scores[places], iou, count, own)]
     kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     separate = boxes
     if labels is not None and len(boxes):
-        # Each label in a place of its own; in double precision that changes no overlap.
-        separate, scores = boxes.double(), scores.double()
-        separate = separate + (labels * (separate.max() - separate.min() + 1))[:, None]
+        separate, scores = _by_label(boxes, labels), scores.double()
     for start in range(0, len(boxes), _BOXES_AT_ONCE):
         near = torch.arange(start, min(start + _BOXES_AT_ONCE, len(boxes)), device=boxes.device)
         apart = box_iou(boxes[near], boxes[kept]) <= iou
@@ -140,6 +155,29 @@ def best_apart(boxes: Tensor, scores: Tensor, iou: float, count: int, labels: Te
     return kept[:count]
 
 
+def _best_apart_at_once(
+    boxes: Tensor, scores: Tensor, iou: float, count: int, *, labels: Tensor | None, valid: Tensor | None
+) -> Tensor:
+    """As `best_apart` for an IoU below 1, with one wait of the host for a GPU, which compares all pairs at once."""
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    if labels is not None:
+        boxes, scores = _by_label(boxes, labels), scores.double()
+    # A best box, away from all others; those that are not valid lie on it and are suppressed.
+    corner = boxes.min() - 2
+    first = torch.stack((corner, corner, corner + 1, corner + 1))[None]
+    if valid is not None:
+        boxes = torch.where(valid[:, None], boxes, first)
+    kept: Tensor = nms(torch.cat((first, boxes)), torch.cat((torch.full_like(scores[:1], torch.inf), scores)), iou)
+    return kept[1 : count + 1] - 1
+
+
+def _by_label(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Boxes [n, 4] with those of each label in a place of their own; in double precision that changes no overlap."""
+    boxes = boxes.double()
+    return boxes + (labels * (boxes.max() - boxes.min() + 1))[:, None]
+
+
 def choose_randomly(indices: Tensor, count: int) -> Tensor:
     """Picks `count` of the indices at random, from torch's global generator."""
     return indices[torch.randperm(len(indices), device=indices.device)[:count]]
@@ -149,7 +187,7 @@ def seeded_choosers(seeds: Sequence[int]) -> list[Chooser]:
     """Returns a chooser for each seed, which picks the same on every device and in every process."""
 
     def choose(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        return indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]
+        return indices[upload(torch.randperm(len(indices), generator=generator, device="cpu")[:count], indices.device)]
 
     return [partial(choose, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
 

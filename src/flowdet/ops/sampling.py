@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import ops
 
+from flowdet.ops.devices import constant
+
 __all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "warp_maps", "weighted_cells"]
 
 WarpConvention = Literal["identity", "published"]
@@ -27,20 +29,23 @@ def warp(reference: Tensor, flow: Tensor, convention: WarpConvention) -> Tensor:
         convention: Which sampling grid, see `WarpConvention`.
 
     Returns:
-        [b, c, h, w] features.
+        [b, c, h, w] features, of the type of the given ones; positions are float32 at least.
     """
     batch, _, height, width = reference.shape
     if flow.shape != (batch, 2, height, width):
         raise ValueError(f"flow for features {list(reference.shape)} is [b, 2, h, w], not {list(flow.shape)}")
+    flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
     x = flow[:, 0] + torch.arange(width, dtype=flow.dtype, device=flow.device)
     y = flow[:, 1] + torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
     if flow.device.type == "cpu" and not torch.is_grad_enabled():
         return _warp_cells(reference, x, y, convention)
     grid = torch.stack((x / width, y / height), dim=-1) * 2 - 1
-    if convention == "published":
-        return F.grid_sample(reference, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    half_cell = grid.new_tensor([1 / width, 1 / height])
-    return F.grid_sample(reference, grid + half_cell, mode="bilinear", padding_mode="border", align_corners=False)
+    if convention == "identity":
+        grid = grid + constant((1 / width, 1 / height), grid.dtype, grid.device)
+    corners = convention == "published"
+    maps = reference.to(grid.dtype)
+    warped = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=corners)
+    return warped.to(reference.dtype)
 
 
 def _warp_cells(reference: Tensor, x: Tensor, y: Tensor, convention: WarpConvention) -> Tensor:
@@ -49,7 +54,7 @@ def _warp_cells(reference: Tensor, x: Tensor, y: Tensor, convention: WarpConvent
     if convention == "published":
         x, y = x * ((width - 1) / width), y * ((height - 1) / height)
     (columns, x_shares), (rows, y_shares) = taps(x, width), taps(y, height)
-    rows = rows + height * torch.arange(batch)[:, None, None, None]
+    rows = rows + height * torch.arange(batch, device=rows.device)[:, None, None, None]
     cells = rows[..., :, None] * width + columns[..., None, :]
     shares = y_shares[..., :, None] * x_shares[..., None, :]
     warped = weighted_cells(reference, cells.reshape(-1, 4), shares.reshape(-1, 4))
@@ -69,7 +74,8 @@ def resize_flow(flow: Tensor, size: Sequence[int]) -> Tensor:
     height, width = size
     if flow.shape[-2:] == (height, width):
         return flow
-    scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]])[:, None, None]
+    factors = (width / flow.shape[-1], height / flow.shape[-2])
+    scale = constant(factors, flow.dtype, flow.device)[:, None, None]
     return F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * scale
 
 
@@ -108,7 +114,7 @@ def weighted_cells(maps: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
     """
     # The rows of a single map in the usual order would be a view, which PyTorch sums eight times slower.
     rows = maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).contiguous()
-    return F.embedding_bag(cells, rows, mode="sum", per_sample_weights=shares)
+    return F.embedding_bag(cells, rows.to(shares.dtype), mode="sum", per_sample_weights=shares).to(maps.dtype)
 
 
 _SAMPLES = 2
@@ -130,11 +136,12 @@ def roi_align(features: Tensor, boxes: Sequence[Tensor], window: int, stride: in
         pooled: Tensor = ops.roi_align(features, list(boxes), window, 1 / stride, _SAMPLES, aligned=True)
         return pooled
     batch, channels, height, width = features.shape
-    counts = torch.tensor([len(of_image) for of_image in boxes])
-    image = torch.arange(batch).repeat_interleave(counts)
+    counts = torch.tensor([len(of_image) for of_image in boxes], device=features.device)
+    image = torch.arange(batch, device=features.device).repeat_interleave(counts)
     # Half a cell, as "aligned" means: a cell's value belongs to its centre.
     corners = torch.cat(list(boxes)) / stride - 0.5
-    steps = (torch.arange(window * _SAMPLES) + 0.5) / (window * _SAMPLES)
+    samples = torch.arange(window * _SAMPLES, dtype=corners.dtype, device=corners.device)
+    steps = (samples + 0.5) / (window * _SAMPLES)
     x, y = (corners[:, side, None] + (corners[:, side + 2] - corners[:, side])[:, None] * steps for side in (0, 1))
     (columns, x_shares), (rows, y_shares) = _roi_taps(x, width, window), _roi_taps(y, height, window)
     cells = (rows[:, :, None, :, None] + height * image[:, None, None, None, None]) * width
@@ -150,5 +157,5 @@ def _roi_taps(positions: Tensor, length: int, window: int) -> tuple[Tensor, Tens
     cells, shares = taps(positions, length)
     # What lies more than a cell beyond the border counts as zero.
     seen = (positions >= -1) & (positions <= length)
-    shares = shares * (seen / _SAMPLES)[..., None]
+    shares = shares * (seen.to(shares.dtype) / _SAMPLES)[..., None]
     return cells.unflatten(1, (window, _SAMPLES)).flatten(2), shares.unflatten(1, (window, _SAMPLES)).flatten(2)

@@ -2,6 +2,8 @@
 
 from typing import assert_never
 
+import torch
+
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
 from flowdet.flow.matching import MatchingFlow, MatchingFlowConfig
@@ -21,7 +23,8 @@ def build(config: SystemConfig) -> VideoDetector:
     detector = config.detector.build(len(config.class_names), config.method.attention)
     modules = config.method.modules(detector.channels)
     flow_net = _flow_net(config.flow_net, config.inputs) if config.flow_net else None
-    return VideoDetector(config, detector, flow_net, modules).eval()
+    # Whatever torch's default type is.
+    return VideoDetector(config, detector, flow_net, modules).to(torch.float32).eval()
 
 
 def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:

@@ -85,7 +85,8 @@ def load_system(options: SystemOptions) -> VideoDetector:
         config = recipe(_name_of(options))
     path = weight_file(options)
     flow_net = flow_net_of(config) if config else None
-    system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
+    with torch.device("cpu"):  # whatever torch's default device is
+        system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
     return _ready(system, options)
 
 
@@ -103,7 +104,7 @@ def weight_file(options: SystemOptions) -> Path:
 
 def load_random(options: SystemOptions) -> VideoDetector:
     """As `load_system`, with random weights, the same ones each time."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(0)
         system = build(apply_options(recipe(_name_of(options)), options))
     return _ready(system, options)

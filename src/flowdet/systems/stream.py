@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -12,6 +13,7 @@ from torch import Tensor
 from flowdet.detectors.base import Detector, Found
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.inputs import InputConfig, prepare
+from flowdet.ops.devices import constant
 from flowdet.temporal.base import TemporalMethod
 from flowdet.types import Detections, Frame, FrameFeatures, Geometry
 
@@ -72,8 +74,11 @@ def stream(
         preview: The number of frames of the whole video that the method sees first.
 
     Raises:
-        ConfigError: The method wants a preview, and a source can be read only once.
+        ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
+            other ones than float32.
     """
+    _check_weights(detector)
+    device = torch.device(device)
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}
@@ -88,18 +93,18 @@ def stream(
             except FlowdetError as error:
                 failures.append(error)
                 del live[number]
-        with torch.inference_mode():
+        with _computing(device):
             ready = [group.leave(method, arrived) for group in groups]
         for streams, features in ready:
             yield from _finish(streams, features, detector, class_names)
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived):
-            with torch.inference_mode():
+            with _computing(device):
                 shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
-            with torch.inference_mode():
+            with _computing(device):
                 network_input = prepare([frame.image for frame in frames], inputs, device)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
@@ -107,6 +112,22 @@ def stream(
             yield from _finish(group.streams, features, detector, class_names)
     if failures:
         raise failures[0]
+
+
+def _check_weights(detector: Detector) -> None:
+    weights = [parameter for parameter in detector.parameters() if parameter.is_floating_point()]
+    if any(weight.is_meta for weight in weights):
+        raise ConfigError('the system has no weights: it was built on the device "meta"; load it again without that')
+    others = {str(weight.dtype).removeprefix("torch.") for weight in weights if weight.dtype != torch.float32}
+    if others:
+        raise ConfigError(f"a system detects in float32, and has weights in {', '.join(sorted(others))}: call .float()")
+
+
+@contextmanager
+def _computing(device: torch.device) -> Iterator[None]:
+    """Without gradients, and in float32 whatever autocast the caller is in."""
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -181,7 +202,7 @@ def _finish(
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
-        with torch.inference_mode():
+        with _computing(features.maps[0].device):
             found = _to_host(detector.detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):
@@ -223,7 +244,7 @@ def select_streams(value: Value, rows: Sequence[int]) -> Value:
 
 def _select(value: Any, rows: list[int]) -> Any:
     if isinstance(value, Tensor):
-        return value[rows]
+        return value.index_select(0, constant(tuple(rows), torch.int64, value.device))
     if isinstance(value, tuple):
         if value and isinstance(value[0], Geometry):
             return tuple(value[row] for row in rows)

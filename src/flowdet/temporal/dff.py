@@ -10,6 +10,7 @@ from torch import Tensor
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import check_positive
 from flowdet.flow.base import FlowNet
+from flowdet.ops.devices import constant
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
@@ -102,7 +103,7 @@ class DFF:
         flow = flow_net(
             flow_net.as_current(flow_net.prepare(clips.current)), flow_net.as_reference(flow_net.prepare(reference))
         )
-        still = torch.tensor(clips.still, device=flow.device)[:, None, None, None]
+        still = constant(tuple(clips.still), torch.bool, flow.device)[:, None, None, None]
         moved = warp_maps(maps, flow, self.config.warp)
         warped = tuple(torch.where(still, own, other) for own, other in zip(maps, moved, strict=True))
         return FrameFeatures(0, warped, clips.current.geometries)

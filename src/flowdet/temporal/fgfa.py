@@ -1,7 +1,7 @@
 """Flow-Guided Feature Aggregation (ICCV 2017): maps of nearby frames, warped and averaged by similarity."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
+from flowdet.ops.devices import constant
 from flowdet.ops.flow import follow, hop
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
@@ -227,7 +228,7 @@ class _Average:
         """
         odds = self._odds_of(keys)
         if any(count > 1 for count in repeats):
-            odds = odds * odds.new_tensor(repeats)[:, None, None]
+            odds = odds * constant(tuple(repeats), odds.dtype, odds.device)[:, None, None]
         self._odds.append(odds)
         add_weighted(self._total, maps, odds)
 
@@ -368,8 +369,21 @@ class FGFA:
     ) -> tuple[dict[int, Tensor], Tensor]:
         """The path [b, 3, h, w] from the current frame to each reference, and how often each stream fell back, [b]."""
         wanted = {frame.index for frame in references}
+        fallbacks = torch.zeros(len(now.geometries), dtype=torch.int64, device="cpu")
+        if self.config.drift_limit is not None and now.flow_input.device.type == "cpu":
+            return self._walk(frames, now, wanted, fallbacks), fallbacks
+        # One look at all paths, for a GPU makes the host wait at each; most often none has drifted.
+        paths = self._walk(frames, now, wanted, None)
+        far = [path for index, path in paths.items() if abs(index - now.index) > 1]
+        if far and self.config.drift_limit is not None and self._have_drifted(torch.cat(far)).any():
+            paths = self._walk(frames, now, wanted, fallbacks)
+        return paths, fallbacks
+
+    def _walk(
+        self, frames: Mapping[int, WindowFrame], now: WindowFrame, wanted: Set[int], fallbacks: Tensor | None
+    ) -> dict[int, Tensor]:
+        """The paths to the wanted frames; those that drift are replaced and counted in `fallbacks` [b], if given."""
         paths: dict[int, Tensor] = {}
-        fallbacks = torch.zeros(len(now.geometries), dtype=torch.int64)
         for direction in (-1, 1):
             path: Tensor | None = None
             farthest = max((index * direction for index in wanted), default=now.index * direction)
@@ -379,16 +393,20 @@ class FGFA:
                 assert following is not None
                 path = following if path is None else follow(path, following)
                 if index in wanted:
-                    path, drifted = self._check_drift(path, now, frames[index])
-                    fallbacks[drifted] += 1
+                    if fallbacks is not None and distance > now.index * direction + 1:
+                        path, drifted = self._without_drifted(path, now, frames[index])
+                        fallbacks[drifted] += 1
                     paths[index] = path
-        return paths, fallbacks
+        return paths
 
-    def _check_drift(self, path: Tensor, now: WindowFrame, reference: WindowFrame) -> tuple[Tensor, list[int]]:
+    def _have_drifted(self, paths: Tensor) -> Tensor:
+        """Whether each path [b, 3, h, w] has drifted beyond the limit, [b]."""
+        assert self.config.drift_limit is not None
+        return paths[:, 2].mean(dim=(1, 2)) > self.config.drift_limit
+
+    def _without_drifted(self, path: Tensor, now: WindowFrame, reference: WindowFrame) -> tuple[Tensor, list[int]]:
         """The path, with a direct flow and no drift so far in the streams where it has drifted too far; and these."""
-        if self.config.drift_limit is None or abs(reference.index - now.index) == 1:
-            return path, []
-        drifted = (path[:, 2].mean(dim=(1, 2)) > self.config.drift_limit).nonzero().flatten()
+        drifted = self._have_drifted(path).nonzero().flatten()
         if not len(drifted):
             return path, []
         assert self.flow_net is not None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
+from flowdet.ops.devices import constant
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.temporal.similarity import (
@@ -131,7 +132,7 @@ class Recursive:
         pairs = []
         for query, key, mine, memory in zip(self.embed(own), self.embed(carried), own, carried, strict=True):
             similarity = self.config.sharpness * cosine_similarity(query, torch.stack((query, key), dim=1))
-            shares = mine.new_tensor([1, self.config.memory])
+            shares = constant((1, self.config.memory), mine.dtype, mine.device)
             pairs.append(aggregate(torch.stack((mine, memory), dim=1), similarity, shares))
         averages, weights = zip(*pairs, strict=True)
         return averages, weights

@@ -80,9 +80,12 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     Returns:
         [b, n, h, w] in [-1, 1]; 0 where an embedding is zero.
     """
-    dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
-    lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
-    return dot / lengths.clamp(min=_LEAST_LENGTH)
+    if query.dtype in {torch.float16, torch.bfloat16}:  # a sum of squares soon exceeds the largest float16, 65504
+        query, keys = query.float(), keys.float()
+    with torch.autocast(query.device.type, enabled=False):
+        dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
+        lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)
+        return dot / lengths.clamp(min=_LEAST_LENGTH)
 
 
 def log_odds(query: Tensor, keys: Tensor, sharpness: float, norm_power: float = 0.0) -> Tensor:

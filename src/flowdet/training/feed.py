@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive
 from flowdet.inputs import InputConfig, prepare
+from flowdet.ops.devices import upload
 from flowdet.training.dataset import Clip, ClipDataset
 from flowdet.types import ClipBatch, NetworkInput, Targets
 
@@ -186,7 +187,9 @@ def to_training_batch(
     batch = ClipBatch(
         current=current,
         references=tuple(references),
-        targets=tuple(Targets(clip.targets.boxes.to(device), clip.targets.labels.to(device)) for clip in clips),
+        targets=tuple(
+            Targets(upload(clip.targets.boxes, device), upload(clip.targets.labels, device)) for clip in clips
+        ),
         still=tuple(clip.still for clip in clips),
     )
     return TrainingBatch(batch, tuple(clip.name for clip in clips), tuple(seeds))

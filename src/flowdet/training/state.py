@@ -163,7 +163,7 @@ def save(state: TrainingState, step: int, identity: Mapping[str, Any], folder: P
         CheckpointError: A weight is not a finite number, or the file cannot be written.
     """
     saved = {"format": _FORMAT, "step": step, "identity": json.dumps(identity), **state.to_dict()}
-    bad = next((name for name, tensor in _tensors(saved) if not torch.isfinite(tensor).all()), None)
+    bad = _first_not_finite(saved)
     if bad:
         raise CheckpointError(f"after step {step} {bad} is not a finite number any more; the checkpoint is not written")
     newest = folder / NEWEST
@@ -177,6 +177,18 @@ def save(state: TrainingState, step: int, identity: Mapping[str, Any], folder: P
                 newest.replace(folder / PREVIOUS)
     except (CheckpointError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
         raise CheckpointError(f"the checkpoint {newest} cannot be written: {error}; the one before is kept") from error
+
+
+def _first_not_finite(saved: Mapping[str, Any]) -> str | None:
+    """The name of a tensor with a value that is not finite; the host waits once for each device."""
+    checks: dict[torch.device, dict[str, Tensor]] = {}
+    for name, tensor in _tensors(saved):
+        checks.setdefault(tensor.device, {})[name] = torch.isfinite(tensor).all()
+    for finite in checks.values():
+        for name, is_finite in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):
+            if not is_finite:
+                return name
+    return None
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,72 @@
+"""What a program has set in torch changes no detection: its default type and device, autocast."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flowdet.errors import ConfigError
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load
+from tests.tiny import frames_of, tiny_system, video
+
+SYSTEMS = [
+    ("single-lite", None),
+    ("dff-lite", None),
+    ("fgfa-lite", None),
+    ("fgfa-lite", "composed"),
+    ("single-nano", None),
+]
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """As if the program had set it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "float64": lambda: default_dtype(torch.float64),
+    "float16": lambda: default_dtype(torch.float16),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+}
+
+
+def boxes_of(system: VideoDetector) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """All that is found in six frames: boxes, scores and labels."""
+    frames = frames_of(video(6, size=(64, 96)))
+    return np.concatenate([np.c_[found.boxes, found.scores, found.labels] for found in system.detect(frames)])
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(("name", "variant"), SYSTEMS, ids=str)
+@pytest.mark.parametrize("backend", ["torch", "optimised"])
+def test_detections_stay_the_same(name: str, variant: str | None, state: str, backend: str) -> None:
+    system = load(name, variant=variant, backend=backend)
+    wanted = boxes_of(system)
+    assert len(wanted)
+    with STATES[state]():
+        found = boxes_of(system)
+        loaded_inside = boxes_of(load(name, variant=variant, backend=backend))
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(loaded_inside, wanted)
+
+
+def test_a_system_without_weights_is_refused() -> None:
+    with pytest.raises(ConfigError, match='the system has no weights: it was built on the device "meta"'):
+        boxes_of(tiny_system().to("meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_system_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ConfigError, match=f"a system detects in float32, and has weights in {str(dtype)[6:]}: call"):
+        boxes_of(tiny_system().to(dtype))
