@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.ops.resize import fit_size, resize_bilinear
+from flowdet.inputs import fit_size, resize_bilinear
 from tests.comparison import CASES, TOLERANCES, Case, compare_case, read_full
 from tests.seeded import seeded_system, synthetic_clip
 

@@ -13,8 +13,7 @@ from flowdet.data.augmentation import (
     draw_transform,
 )
 from flowdet.errors import ConfigError
-from flowdet.inputs import InputConfig, prepare
-from flowdet.ops.resize import resize_bilinear
+from flowdet.inputs import InputConfig, prepare, resize_bilinear
 from tests.data.pictures import waves
 
 INPUTS = InputConfig(long_side=100, short_side=60)

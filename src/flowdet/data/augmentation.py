@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowdet.errors import ConfigError
-from flowdet.ops.resize import resize_bilinear
+from flowdet.inputs import resize_bilinear
 
 __all__ = [
     "PUBLISHED_AUGMENTATION",

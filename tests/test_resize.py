@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.ops.resize import fit_size, resize_bilinear
+from flowdet.inputs import fit_size, resize_bilinear
 
 SIZES = [
     ((135, 240), (113, 200)),
