@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.inputs import prepare
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import RECIPES
 from flowdet.types import Geometry, NetworkInput
+from flowdet.weights.zoo import PUBLISHED
 from tests.recording import Recording, record, roi_outputs
 from tests.seeded import synthetic_clip
 
@@ -115,7 +115,7 @@ class Case:
 
 
 CASES = (
-    *(Case(name, "a160x224") for name in RECIPES if name.startswith(("dff", "fgfa")) and "lite" not in name),
+    *(Case(name, "a160x224") for name in PUBLISHED),
     *(Case(name, "b113x200pad128x208") for name in ("dff-r50", "fgfa-r50")),
 )
 

@@ -27,7 +27,7 @@ def test_tensors_of_mmtracking(case: Case) -> None:
 @pytest.mark.parametrize("system", ["dff-r50", "fgfa-r50"])
 def test_tensors_of_mmtracking_by_an_optimised_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # On maps as small as these the way of large ones would not be taken else.
-    monkeypatch.setattr("flowdet.backends.optimised._LEAST_TILES", 1)
+    monkeypatch.setattr("flowdet.backends.convolutions._LEAST_TILES", 1)
     case = Case(system, "b113x200pad128x208")
     frames = read_compact(case, SYSTEMS_FILE)[:_FRAMES]
     worst = compare_case(optimise(seeded_system(system)), case, frames)
