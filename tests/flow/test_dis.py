@@ -117,7 +117,7 @@ def test_it_has_nothing_to_learn_or_save_and_can_be_copied() -> None:
 
 def test_without_opencv_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"needs OpenCV.*pip install 'flowdet\[opencv\]'"):
+    with pytest.raises(ConfigError, match=r"needs OpenCV.*pip install opencv-python-headless"):
         DISFlow(DISFlowConfig(), INPUTS)
 
 
