@@ -132,7 +132,7 @@ def test_the_authors_file_of_another_data_set(tmp_path: Path) -> None:
 
 def test_without_scipy_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(DataError, match=r"needs SciPy: pip install 'flowdet\[eval\]'"):
+    with pytest.raises(DataError, match=r"needs SciPy: pip install scipy"):
         read_motion_iou(tmp_path / "motion.mat", MADE.data)
 
 

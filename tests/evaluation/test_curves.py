@@ -92,7 +92,7 @@ def test_without_matplotlib_there_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     check_plotting()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for call in (check_plotting, lambda: save_curves([], tmp_path / "x.png"), lambda: save_summary([], tmp_path / "x")):
-        with pytest.raises(ConfigError, match=r"pip install 'flowdet\[eval\]'"):
+        with pytest.raises(ConfigError, match=r"pip install matplotlib"):
             call()
 
 

@@ -171,6 +171,9 @@ def test_no_weights_of_an_unknown_system() -> None:
 
 
 def test_a_published_file_needs_a_name(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(CheckpointError, match=r"there is no weight file .*nowhere"):
+        load(weights=tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="does not say which system it is of"):
         load(weights=tmp_path / "x.pth")
 

@@ -54,7 +54,7 @@ def keep_memory() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process.
 
-    A user's mistake ends with one message and exit code 1, Ctrl-C with 130, SIGTERM with 143.
+    A user's mistake ends with one message and exit code 1, a wrong option with 2, Ctrl-C with 130, SIGTERM with 143.
     """
     keep_memory()
     console.mend_streams()

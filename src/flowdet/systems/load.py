@@ -66,7 +66,7 @@ def load(
     return load_system(
         SystemOptions(
             system=system,
-            weights=Path(weights) if weights else None,
+            weights=None if weights is None else Path(weights),
             device=device,
             causal=causal,
             variant=variant,
@@ -119,7 +119,7 @@ def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
         if torch.device(options.device).type == "meta":
             raise ConfigError("the device meta holds no numbers, so nothing can be detected there; name cpu or cuda")
         system = system.to(options.device).eval()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error
     return with_backend(system, options.backend)
 

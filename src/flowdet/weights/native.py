@@ -114,6 +114,8 @@ def read_system(
     Raises:
         CheckpointError: A file cannot be read, or its weights do not fit the system.
     """
+    if not path.is_file():
+        raise CheckpointError(f"there is no weight file {path}")
     if path.suffix == ".safetensors":
         own, weights = read_native(path)
         if config is None:
@@ -166,7 +168,6 @@ def start_from(path: Path, config: SystemConfig, *, flow_net: Path | None = None
         path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
         config: The system to build, with its class names.
         flow_net: A native file whose flow net is taken if `path` has none.
-        adapt: Returns the configuration to build in place of that one, of a system that takes the same weights.
 
     Raises:
         CheckpointError: A file cannot be read, or its weights are of another network.
