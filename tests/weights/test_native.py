@@ -357,6 +357,7 @@ def test_dis_takes_the_place_of_a_flow_net_in_a_file(tmp_path: Path) -> None:
 
 
 def test_a_published_checkpoint_needs_to_be_named(tmp_path: Path) -> None:
+    (tmp_path / "epoch_7.pth").touch()
     with pytest.raises(CheckpointError, match='name one, "fgfa-r50"'):
         read_system(tmp_path / "epoch_7.pth")
 
