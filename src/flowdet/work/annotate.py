@@ -1,8 +1,11 @@
 """One source through a video detector, into an annotated video or picture and a results file."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
+from flowdet.systems.stream import Outcome
 from flowdet.types import Frame
 from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
@@ -69,7 +73,7 @@ def annotate(
     overlay: Overlay = _BARE,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
-    """Detects, draws and writes frame by frame; decoding runs ahead in its own thread.
+    """Detects, draws and writes frame by frame; decoding runs ahead and writing behind, each in its own thread.
 
     Whatever ends the run, the frames done so far are in a playable video and a valid results file.
 
@@ -97,15 +101,41 @@ def annotate(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
         write = _writer(video_path, overlay.picture_size((first.image.shape[0], first.image.shape[1])), video, stack)
+        behind = stack.enter_context(_behind())
         for outcome in system.detect_many([_Frames(video, chain([first], frames))], score=score, classes=classes):
-            frame, detections = outcome.frame, outcome.detections
+            detections = outcome.detections
             lines.write(detections)
             if write:
-                write(draw_overlay(frame.image, detections, outcome.features, overlay), frame.time)
+                behind(partial(_draw, write, outcome, overlay))
             done += 1
             found += len(detections)
             progress(done)
     return Annotated(done, found, tuple(video.problems))
+
+
+def _draw(write: _Write, outcome: Outcome, overlay: Overlay) -> None:
+    frame = outcome.frame
+    write(draw_overlay(frame.image, outcome.detections, outcome.features, overlay), frame.time)
+
+
+@contextmanager
+def _behind(most: int = 4) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Yields what runs jobs in their order in one thread; the error of a job is raised by a later call or at the end.
+
+    Args:
+        most: Jobs that wait before the caller has to; each holds its pictures.
+    """
+    waiting: deque[Future[None]] = deque()
+
+    def run(job: Callable[[], None]) -> None:
+        waiting.append(thread.submit(job))
+        if len(waiting) > most:
+            waiting.popleft().result()
+
+    with ThreadPoolExecutor(1, "flowdet-write-behind") as thread:
+        yield run
+        for job in waiting:
+            job.result()
 
 
 @dataclass(frozen=True)
