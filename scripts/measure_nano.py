@@ -90,10 +90,10 @@ def pictures_of(data: CocoVID, folder: Path) -> list[NDArray[np.uint8]]:
     return [read_picture(folder / each.file_name, (each.height, each.width), f"{data.path}") for each in data.images]
 
 
-def degrade(picture: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Returns the picture with motion blur along a straight line, and with noise."""
+def degrade(picture: NDArray[np.uint8], seed: int, blur: Sequence[int] = _BLUR) -> NDArray[np.uint8]:
+    """Returns the picture with motion blur of one of these lengths along a straight line, and with noise."""
     random = np.random.default_rng(seed)
-    length, angle = int(random.choice(_BLUR)), random.uniform(0, np.pi)
+    length, angle = int(random.choice(blur)), random.uniform(0, np.pi)
     reach = length // 2 * np.array([np.cos(angle), np.sin(angle)])
     ends = [np.round(length // 2 + sign * reach).astype(int).tolist() for sign in (-1, 1)]
     kernel = cv2.line(np.zeros((length, length), np.float32), *ends, 1.0)
