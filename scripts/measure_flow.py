@@ -431,21 +431,19 @@ def crossing_scenes(coco: Path, backgrounds: Path, count: int) -> list[Scene]:
     ]
     empty = empty_pictures(backgrounds, count, random)
     scenes: list[Scene] = []
-    for side in _SIDES:
+    for number in range(count):
+        side = _SIDES[number % len(_SIDES)]
         big = [(label, cutout) for label, cutout in turns if max(cutout.shape) >= side]
-        for place in range(count // len(_SIDES)):
-            label, cutout = big[place % len(big)]
-            height, width = (round(n * side / max(cutout.shape[:2])) for n in cutout.shape[:2])
-            cutout = cv2.resize(cutout, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_AREA)
-            rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
-            x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
-            y = int(random.integers(0, _SIZE[0] - height + 1))
-            box = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
-            forward = int(random.choice((-1, 1)))
-            picture = empty[len(scenes) % len(empty)]
-            scenes.append(
-                Scene(len(scenes), picture, cutout, (x, y), np.array([box], float), np.array([label]), forward)
-            )
+        label, cutout = big[number // len(_SIDES) % len(big)]
+        height, width = (round(n * side / max(cutout.shape[:2])) for n in cutout.shape[:2])
+        cutout = cv2.resize(cutout, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_AREA)
+        rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
+        x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
+        y = int(random.integers(0, _SIZE[0] - height + 1))
+        box = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
+        forward = int(random.choice((-1, 1)))
+        picture = empty[len(scenes) % len(empty)]
+        scenes.append(Scene(len(scenes), picture, cutout, (x, y), np.array([box], float), np.array([label]), forward))
     return scenes
 
 
