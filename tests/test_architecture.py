@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "systems": _SYSTEMS,
     "weights": _SYSTEMS,
     "backends": _SYSTEMS,
-    "work": _SYSTEMS,
+    "work": _SYSTEMS | {"metrics", "tracking"},
     "evaluation": _SYSTEMS | {"metrics", "tracking", "work"},
     "training": _SYSTEMS | {"metrics", "evaluation"},
     "benchmark": _SYSTEMS | {"training"},

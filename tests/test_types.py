@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,8 +39,9 @@ def test_records_hold_plain_values() -> None:
         "y1": 6.0,
         "x2": 7.0,
         "y2": 8.0,
+        "track_id": None,
     }
-    assert {type(value) for value in record.values()} == {int, float, str}
+    assert {type(value) for value in record.values()} == {int, float, str, type(None)}
 
 
 @pytest.mark.parametrize("shapes", [((3, 5), (3,), (3,)), ((3, 4), (2,), (3,)), ((3, 4), (3,), (3, 1))])
@@ -62,3 +65,15 @@ def test_a_frame_without_objects_has_columns() -> None:
     nothing = detections().select(score=1.0)
     assert nothing.records() == []
     assert tuple(detections().records()[0]) == nothing.columns == Detections.columns
+
+
+def test_track_ids_go_with_their_detections() -> None:
+    tracked = replace(detections(), track_ids=np.array([7, -1, 9]))
+    turned = tracked.rows(np.arange(len(tracked))[::-1])
+    assert turned.ids()[::-1] == tracked.ids()
+    assert tracked.ids() == [7, None, 9]
+    assert [each["track_id"] for each in tracked.records()] == tracked.ids()
+    assert tracked.select(2.0).ids() == []
+    assert detections().ids() == [None] * len(detections())
+    with pytest.raises(ValueError, match="one for each box"):
+        replace(tracked, track_ids=np.array([1]))

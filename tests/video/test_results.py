@@ -1,6 +1,7 @@
+import csv
 import json
 import tracemalloc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,8 @@ def test_an_earlier_result_is_replaced_only_at_the_end(tmp_path: Path) -> None:
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\.json or \.jsonl"):
-        write(tmp_path / "out.csv")
+    with pytest.raises(ConfigError, match=r"\.json, \.jsonl or \.csv"):
+        write(tmp_path / "out.txt")
     with pytest.raises(VideoError, match="cannot be written"):
         write(tmp_path / "missing" / "out.json")
     with pytest.raises(ConfigError, match="finite"):
@@ -227,3 +228,34 @@ def test_converting_needs_no_memory_for_the_whole(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert path.stat().st_size > 5e5
     assert peak < 2e5
+
+
+def tracked() -> list[Detections]:
+    return [replace(each, track_ids=np.arange(len(each)) - (len(each) == 5) * 2) for each in EXAMPLES]
+
+
+def test_csv_has_a_row_for_each_detection(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with ResultsWriter(path, video=Clip(), class_names=NAMES, settings=SETTINGS) as writer:
+        for example in tracked():
+            writer.write(example)
+        assert read_finished(path) is None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frame_index"]) for row in rows] == [0, 0, 6, 6, 6, 6, 6]
+    assert [row["track_id"] for row in rows] == ["", "1", "", "", "", "1", "2"]
+    boxes = np.array([[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in rows])
+    assert np.allclose(boxes, np.concatenate([example.boxes for example in EXAMPLES]), atol=5.1e-4)
+    assert [row["category_name"] for row in rows] == [name for example in EXAMPLES for name in example.names]
+    assert read_finished(path) == {"complete": True, "frames": 3, "problems": [], "settings": SAVED_SETTINGS}
+    path.unlink()
+    assert read_finished(path) is None
+
+
+def test_track_ids_are_saved(tmp_path: Path) -> None:
+    write(tmp_path / "out.jsonl", examples=tracked())
+    write(tmp_path / "out.json", examples=tracked())
+    lines = [line["track_ids"] for line in lines_of(tmp_path / "out.jsonl")[1:-1]]
+    assert lines == [[None, 1], [], [None, None, None, 1, 2]]
+    annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert [annotation.get("track_id") for annotation in annotations] == [None, 1, None, None, None, 1, 2]

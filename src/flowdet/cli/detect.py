@@ -21,10 +21,11 @@ from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
+from flowdet.tracking.online import TrackConfig
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
-from flowdet.work.annotate import annotate, overlay_of
+from flowdet.work.annotate import Linking, annotate, overlay_of
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
@@ -53,6 +54,16 @@ class _Settings:
     agnostic_nms: bool
     backend: str
     show: list[str]
+    track: bool
+    agnostic_tracks: bool
+    rescore: str | None
+    trail: float
+
+    @property
+    def linking(self) -> Linking:
+        """How detections are linked over time."""
+        config = TrackConfig(start=self.score, agnostic=self.agnostic_tracks, rescore=self.rescore == "mean")
+        return Linking(tracks=config if self.track else None, seq_nms=self.rescore == "seq-nms", trail=self.trail)
 
 
 @dataclass(frozen=True)
@@ -106,9 +117,13 @@ def detect(
     start: float | None = None,
     end: float | None = None,
     out: Path = Path("detections"),
-    results: Literal["json", "jsonl"] = "json",
+    results: Literal["json", "jsonl", "csv"] = "json",
     video: bool = True,
     show: Names = (),
+    track: Annotated[bool, Parameter(negative=())] = False,
+    agnostic_tracks: Annotated[bool, Parameter(negative=())] = False,
+    rescore: Literal["mean", "seq-nms"] | None = None,
+    trail: float = 0.0,
     overwrite: bool = False,
     processes: int = 1,
     source: Annotated[str | None, Parameter(show=False)] = None,
@@ -129,10 +144,15 @@ def detect(
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
-        results: json is one CocoVID document, jsonl one line a frame while running.
+        results: json is one CocoVID document, jsonl one line a frame while running, csv one row a detection.
         video: Write the annotated video.
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
+        track: Give each object a number that stays the same in all its frames.
+        agnostic_tracks: Let a track take detections of any class.
+        rescore: New scores along time: mean is that of each track so far and needs --track; seq-nms looks at the whole
+            video first and suits files only.
+        trail: Draw this many seconds of the way of each track behind it; needs --track.
         overwrite: Do finished sources again.
         processes: The number of processes that share the sources, each with one thread.
         source: A mistake that others make; see the error.
@@ -154,6 +174,7 @@ def detect(
     wanted, shown = listed(classes), listed(show)
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
+    _check_linking(track=track, agnostic=agnostic_tracks, rescore=rescore, trail=trail, video=video, show=shown)
     options = replace(options, system=system)
     file = weight_file(options)
     detector = load_system(options)
@@ -176,6 +197,10 @@ def detect(
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
         show=shown,
+        track=track,
+        agnostic_tracks=agnostic_tracks,
+        rescore=rescore,
+        trail=trail,
     )
     jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
     errors: Iterator[FlowdetError | None]
@@ -189,6 +214,26 @@ def detect(
             failures += 1
             console.complain(error)
     return 1 if failures else 0
+
+
+def _check_linking(
+    *, track: bool, agnostic: bool, rescore: str | None, trail: float, video: bool, show: Sequence[str]
+) -> None:
+    """Checks the options that link detections over time.
+
+    Raises:
+        ConfigError: One would have no effect.
+    """
+    needs_track = {"--agnostic-tracks": agnostic, "--trail": trail, "--rescore mean": rescore == "mean"}
+    for name, is_given in needs_track.items():
+        if is_given and not track:
+            raise ConfigError(f"{name} is about tracks: add --track")
+    if not 0 <= trail < float("inf"):
+        raise ConfigError(f"--trail is a number of seconds from 0 on, not {trail}")
+    if trail and not video:
+        raise ConfigError("--trail draws into the annotated video; leave --no-video out")
+    if show and rescore == "seq-nms":
+        raise ConfigError("--rescore seq-nms draws in a second pass, which has nothing for --show; leave one out")
 
 
 def _jobs(
@@ -288,6 +333,10 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
         "runtime": "torch",
         "key_frame_interval": None,
         "agnostic_nms": False,
+        "track": False,
+        "agnostic_tracks": False,
+        "rescore": None,
+        "trail": 0.0,
         **settings,
     }
     mode, runtime = old.pop("mode"), old.pop("runtime")
@@ -316,6 +365,11 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
         progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
     ):
+        if video.is_live and settings.rescore == "seq-nms":
+            raise ConfigError(
+                f"--rescore seq-nms needs the whole video first, and {job.described.label} is live; "
+                "take --track --rescore mean"
+            )
         done = annotate(
             detector,
             video,
@@ -325,6 +379,7 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
             score=settings.score,
             classes=settings.classes or None,
             overlay=overlay_of(detector.config, settings.show),
+            linking=settings.linking,
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from flowdet.data.cocovid import CocoVID
 from flowdet.metrics.detections import DetectionTable
 from flowdet.metrics.matching import Pairs, overlaps, pair_up
+from flowdet.types import Detections
 
-__all__ = ["seq_nms"]
+__all__ = ["seq_nms", "seq_nms_video"]
 
 _NONE: Final = -1
 
@@ -57,15 +59,55 @@ def seq_nms(
         rows = order[first:last]
         rows = rows[np.argsort(numbers[detections.images[rows]], kind="stable")]
         found = detections.select(rows)
-        # A group is a class in a frame; the same class in the next frame is `groups` + the number of classes.
-        groups = numbers[found.images] * len(data.class_names) + found.labels
-        links = _overlapping(found.boxes, groups + len(data.class_names), groups, link_iou)
-        rivals = _overlapping(found.boxes, groups, groups, suppress_iou)
-        new = _Sequences(found.scores.tolist(), links, rivals).rescored(rescore)
+        new = _rescored(
+            found.boxes,
+            found.scores,
+            numbers[found.images],
+            found.labels,
+            len(data.class_names),
+            link_iou=link_iou,
+            suppress_iou=suppress_iou,
+            rescore=rescore,
+        )
         scores[rows], keep[rows] = new, ~np.isnan(new)
         progress(1)
     kept = detections.select(keep)
     return DetectionTable(kept.images, kept.labels, kept.boxes, scores[keep])
+
+
+def seq_nms_video(detections: Sequence[Detections]) -> list[Detections]:
+    """Returns the detections of all frames of one video after Seq-NMS with the paper's thresholds, see `seq_nms`."""
+    if not detections:
+        return []
+    labels = np.concatenate([found.labels for found in detections])
+    boxes = np.concatenate([found.boxes for found in detections]).astype(np.float64)
+    scores = np.concatenate([found.scores for found in detections]).astype(np.float64)
+    frames = np.repeat(np.arange(len(detections)), [len(found) for found in detections])
+    new = _rescored(boxes, scores, frames, labels, len(detections[0].class_names))
+    linked = []
+    for found, own in zip(detections, np.split(new, np.cumsum([len(found) for found in detections])[:-1]), strict=True):
+        order = np.argsort(-own, kind="stable")[: int((~np.isnan(own)).sum())]
+        linked.append(replace(found.rows(order), scores=own[order].astype(np.float32)))
+    return linked
+
+
+def _rescored(
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    frames: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    class_count: int,
+    *,
+    link_iou: float = 0.5,
+    suppress_iou: float = 0.3,
+    rescore: Literal["average", "max"] = "average",
+) -> NDArray[np.float64]:
+    """Returns [n] the new scores of the boxes of one video, NaN for removed ones; frames ascend from 0."""
+    # A group is a class in a frame; the same class in the next frame is `groups` + the number of classes.
+    groups = frames * class_count + labels
+    links = _overlapping(boxes, groups + class_count, groups, link_iou)
+    rivals = _overlapping(boxes, groups, groups, suppress_iou)
+    return _Sequences(scores.tolist(), links, rivals).rescored(rescore)
 
 
 def _overlapping(

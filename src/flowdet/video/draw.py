@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -37,14 +38,18 @@ _WIDE_FONTS = (
 )
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
+def draw_detections(
+    image: NDArray[np.uint8], detections: Detections, earlier: Sequence[Detections] = ()
+) -> NDArray[np.uint8]:
     """Returns a copy of the picture with a labelled box for each detection, such as "car 0.93".
 
-    A class has the same colour in every picture. Where boxes overlap, the one with the higher score is on top.
+    A class, or a track if there are tracks ("car #3 0.93"), has the same colour in every picture. Where boxes overlap,
+    the one with the higher score is on top.
 
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: Their boxes are in pixels of this image; what lies outside of it is not drawn.
+        earlier: Those of the frames before, in order: each track trails the centres of its boxes in them.
 
     Returns:
         [h, w, 3] uint8 RGB.
@@ -56,6 +61,8 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(height, width) / 300))
     size = max(_SMALLEST_TEXT, round(min(height, width) / 36))
+    _draw_trails(pen, [*earlier, detections], line)
+    ids = detections.ids()
     for index in np.argsort(detections.scores, kind="stable"):
         x1, y1, x2, y2 = detections.boxes[index]
         if not (x1 <= x2 and y1 <= y2 and x1 < width and y1 < height and x2 >= 0 and y2 >= 0):
@@ -64,11 +71,23 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
         name, font = _readable(detections.class_names[label], size)
         left, right = (round(float(np.clip(x, 0, width - 1))) for x in (x1, x2))
         top, bottom = (round(float(np.clip(y, 0, height - 1))) for y in (y1, y2))
-        color = _color(label)
+        color = _color(ids[index] or label)
         pen.rectangle((left, top, right, bottom), outline=color, width=line)
-        text = f"{name} {detections.scores[index]:.2f}"
+        number = f" #{ids[index]}" if ids[index] else ""
+        text = f"{name}{number} {detections.scores[index]:.2f}"
         write_label(pen, font, text, color=color, corner=(left, top), size=canvas.size)
     return np.array(canvas)
+
+
+def _draw_trails(pen: ImageDraw.ImageDraw, frames: Sequence[Detections], line: int) -> None:
+    """Draws the way of each track that is in the last frame."""
+    trails: dict[int, list[tuple[float, float]]] = {each: [] for each in frames[-1].ids() if each}
+    for found in frames:
+        for track_id, (x1, y1, x2, y2) in zip(found.ids(), found.boxes.tolist(), strict=True):
+            if track_id in trails:
+                trails[track_id].append(((x1 + x2) / 2, (y1 + y2) / 2))
+    for track_id, points in trails.items():
+        pen.line(points, fill=_color(track_id), width=2 * line, joint="curve")
 
 
 def font_of(size: int) -> Font:

@@ -100,7 +100,13 @@ class Panel:
     weight: _Map | None = None
 
 
-def draw_overlay(image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay) -> _Picture:
+def draw_overlay(
+    image: _Picture,
+    detections: Detections,
+    features: FrameFeatures | None,
+    overlay: Overlay,
+    earlier: Sequence[Detections] = (),
+) -> _Picture:
     """Draws the detections of a frame and, below it, how other frames took part in its features.
 
     All panels of a row share one scale, which is written above them. The columns are the frames of the window, by
@@ -109,15 +115,18 @@ def draw_overlay(image: _Picture, detections: Detections, features: FrameFeature
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: In pixels of this image.
-        features: The features of this frame, of one stream.
+        features: The features of this frame, of one stream; None if no part of them is drawn.
         overlay: What to draw.
+        earlier: The detections of the frames before, for the trails of tracks.
 
     Returns:
         [H, W, 3] uint8 RGB of the overlay's `picture_size`; a small picture is enlarged if there are panels.
     """
     layout = _Layout(overlay, (image.shape[0], image.shape[1]))
     canvas = Image.new("RGB", (layout.width, layout.height), _GROUND)
-    canvas.paste(_with_detections(image, detections, layout), (0, 0))
+    canvas.paste(_with_detections(image, detections, layout, earlier), (0, 0))
+    if features is None:
+        return np.array(canvas)
     if layout.rows:
         panels = panels_of(features, overlay.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
@@ -134,12 +143,14 @@ def draw_overlay(image: _Picture, detections: Detections, features: FrameFeature
     return np.array(canvas)
 
 
-def _with_detections(image: _Picture, detections: Detections, layout: _Layout) -> Image.Image:
+def _with_detections(
+    image: _Picture, detections: Detections, layout: _Layout, earlier: Sequence[Detections]
+) -> Image.Image:
     if layout.zoom == 1:
-        return Image.fromarray(draw_detections(image, detections))
+        return Image.fromarray(draw_detections(image, detections, earlier))
     large = Image.fromarray(image).resize((layout.frame[1], layout.frame[0]), Image.Resampling.BICUBIC)
-    boxes = detections.boxes * np.float32(layout.zoom)
-    return Image.fromarray(draw_detections(np.asarray(large), replace(detections, boxes=boxes)))
+    zoomed = [replace(found, boxes=found.boxes * np.float32(layout.zoom)) for found in (detections, *earlier)]
+    return Image.fromarray(draw_detections(np.asarray(large), zoomed[0], zoomed[1:]))
 
 
 def _write_labels(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel]) -> None:

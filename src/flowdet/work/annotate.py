@@ -1,7 +1,7 @@
 """One source through a video detector, into an annotated video or picture and a results file."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -16,18 +16,34 @@ from numpy.typing import NDArray
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.stream import Outcome
-from flowdet.types import Frame
+from flowdet.tracking.online import TrackConfig, TrackState, track_step
+from flowdet.tracking.seq_nms import seq_nms_video
+from flowdet.types import Detections, Frame, FrameFeatures
 from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.writer import VideoWriter, write_picture
 
-__all__ = ["Annotated", "annotate", "overlay_of"]
+__all__ = ["Annotated", "Linking", "annotate", "overlay_of"]
 
 _PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
 _BARE = Overlay(frozenset(), 0, 0)
 _Write = Callable[[NDArray[np.uint8], float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linking:
+    """How detections are linked over time.
+
+    Attributes:
+        tracks: How they get track ids; None: they get none.
+        seq_nms: Rescore them by Seq-NMS first, which needs the whole video before its first frame is written.
+        trail: Seconds of the way of each track that are drawn behind it.
+    """
+
+    tracks: TrackConfig | None = None
+    seq_nms: bool = False
+    trail: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ def annotate(
     score: float = 0.0,
     classes: Collection[str] | None = None,
     overlay: Overlay = _BARE,
+    linking: Linking = Linking(),
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead and writing behind, each in its own thread.
@@ -86,6 +103,7 @@ def annotate(
         score: Detections below it are left out.
         classes: Names of the classes to keep; all if not given.
         overlay: What to draw beside the detections, see `overlay_of`.
+        linking: How to link the detections over time.
         progress: Is called after every frame with the number of frames done.
 
     Raises:
@@ -102,20 +120,46 @@ def annotate(
         )
         write = _writer(video_path, overlay.picture_size((first.image.shape[0], first.image.shape[1])), video, stack)
         behind = stack.enter_context(_behind())
-        for outcome in system.detect_many([_Frames(video, chain([first], frames))], score=score, classes=classes):
-            detections = outcome.detections
+        earlier: deque[Detections] = deque()
+        source = _Frames(video, chain([first], frames))
+        for frame, detections, features in _linked(system, source, score, classes, linking):
             lines.write(detections)
             if write:
-                behind(partial(_draw, write, outcome, overlay))
+                while earlier and earlier[0].time < detections.time - linking.trail:
+                    earlier.popleft()
+                drawn = partial(draw_overlay, frame.image, detections, features, overlay, list(earlier))
+                behind(partial(_draw, write, drawn, frame.time))
+                if linking.trail:
+                    earlier.append(detections)
             done += 1
             found += len(detections)
             progress(done)
     return Annotated(done, found, tuple(video.problems))
 
 
-def _draw(write: _Write, outcome: Outcome, overlay: Overlay) -> None:
-    frame = outcome.frame
-    write(draw_overlay(frame.image, outcome.detections, outcome.features, overlay), frame.time)
+def _linked(
+    system: VideoDetector, source: "_Frames", score: float, classes: Collection[str] | None, linking: Linking
+) -> Iterator[tuple[Frame, Detections, FrameFeatures | None]]:
+    """Yields each frame with its detections, linked and selected, and with the features if it was read once."""
+    least = 0.0 if linking.seq_nms else min(score, linking.tracks.low) if linking.tracks else score
+    outcomes = system.detect_many([source], score=least, classes=classes)
+    found: Iterable[tuple[Frame, Detections, FrameFeatures | None]]
+    if linking.seq_nms:
+        rescored = seq_nms_video([outcome.detections for outcome in outcomes])
+        again = read_ahead(source.video)
+        found = ((frame, each, None) for frame, each in zip(again, rescored, strict=True))
+    else:
+        found = ((each.frame, each.detections, each.features) for each in outcomes)
+    state = TrackState()
+    for frame, each, features in found:
+        linked = each
+        if linking.tracks:
+            linked, state = track_step(each, state, linking.tracks)
+        yield frame, linked.select(score), features
+
+
+def _draw(write: _Write, drawn: Callable[[], NDArray[np.uint8]], time: float) -> None:
+    write(drawn(), time)
 
 
 @contextmanager
