@@ -35,11 +35,11 @@ MAY_IMPORT = {
     "systems": _SYSTEMS,
     "weights": _SYSTEMS,
     "backends": _SYSTEMS,
-    "work": _SYSTEMS,
+    "work": _SYSTEMS | {"tracking"},
     "evaluation": _SYSTEMS | {"metrics", "tracking", "work"},
     "training": _SYSTEMS | {"metrics", "evaluation"},
     "benchmark": _SYSTEMS | {"training"},
-    "flowdet": _SYSTEMS,
+    "flowdet": _SYSTEMS | {"tracking"},
     "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark"},
     "__main__": {"cli"},
 }
@@ -133,6 +133,7 @@ def test_the_public_names_of_flowdet() -> None:
         "DownloadError",
         "FlowdetError",
         "Frame",
+        "TrackerConfig",
         "Video",
         "VideoDetector",
         "VideoError",
@@ -143,6 +144,7 @@ def test_the_public_names_of_flowdet() -> None:
         "open_video",
         "read_ahead",
         "save_native",
+        "track",
         "weights_of",
     ]
 
