@@ -25,7 +25,7 @@ from restrict import restrict
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowdet.benchmark.contender import warm_up
+from flowdet.benchmark.meter import warm_up
 from flowdet.cli import keep_memory
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou

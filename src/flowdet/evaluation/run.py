@@ -22,6 +22,7 @@ from flowdet.data.image_files import read_picture
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import replacing
 from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
+from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
@@ -234,13 +235,9 @@ def _check_images(jobs: Sequence[_Job], origin: _Origin) -> None:
 
 def _alone(system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, threads: int) -> Generator[int, None, None]:
     """Does the jobs in this process; yields 1 after every frame."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for job in jobs:
             yield from _finish(system, origin, job)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _spread(
