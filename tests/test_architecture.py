@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "flow": _NETWORKS,
     "detectors": _NETWORKS,
     "temporal": _NETWORKS | {"flow.base", "detectors.base", "data.sampling"},
-    "metrics": _NETWORKS | {"data", "flow.base"},
+    "metrics": _NETWORKS | {"data"},
     "tracking": _PURE | {"data", "metrics"},
     "systems": _SYSTEMS,
     "weights": _SYSTEMS,
