@@ -44,6 +44,17 @@ def test_records_hold_plain_values() -> None:
     assert {type(value) for value in record.values()} == {int, float, str, type(None)}
 
 
+def test_track_ids_stay_with_their_detections() -> None:
+    tracked = replace(detections(), track_ids=np.array([4, 9, 2]))
+    assert [record["track_id"] for record in tracked.records()] == [4, 9, 2]
+    kept = tracked.select(float(tracked.scores.max()))
+    assert len(kept) == 1
+    assert kept.track_ids is not None
+    assert kept.track_ids.tolist() == [4]
+    with pytest.raises(ValueError, match="3 track ids"):
+        replace(tracked, track_ids=np.array([4]))
+
+
 @pytest.mark.parametrize("shapes", [((3, 5), (3,), (3,)), ((3, 4), (2,), (3,)), ((3, 4), (3,), (3, 1))])
 def test_parts_of_detections_fit_together(shapes: tuple[tuple[int, ...], ...]) -> None:
     boxes, scores, labels = (np.zeros(shape, np.float32) for shape in shapes)
@@ -65,15 +76,3 @@ def test_a_frame_without_objects_has_columns() -> None:
     nothing = detections().select(score=1.0)
     assert nothing.records() == []
     assert tuple(detections().records()[0]) == nothing.columns == Detections.columns
-
-
-def test_track_ids_go_with_their_detections() -> None:
-    tracked = replace(detections(), track_ids=np.array([7, -1, 9]))
-    turned = tracked.rows(np.arange(len(tracked))[::-1])
-    assert turned.ids()[::-1] == tracked.ids()
-    assert tracked.ids() == [7, None, 9]
-    assert [each["track_id"] for each in tracked.records()] == tracked.ids()
-    assert tracked.select(2.0).ids() == []
-    assert detections().ids() == [None] * len(detections())
-    with pytest.raises(ValueError, match="one for each box"):
-        replace(tracked, track_ids=np.array([1]))

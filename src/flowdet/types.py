@@ -187,12 +187,12 @@ class Detections:
         labels: [n] int64, positions in `class_names`.
         class_names: Every class the detector knows.
         image_size: (height, width) of the original image.
-        track_ids: [n] int64, the same for an object in all its frames, from 1; -1 where a detection belongs to no
-            track. None if nothing was tracked.
+        track_ids: [n] int64, the same number for the same object in all frames, from 1 on; None if not tracked.
     """
 
     columns: ClassVar[tuple[str, ...]] = (
-        *("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2", "track_id"),
+        *("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2"),
+        "track_id",
     )
     """The keys of each of `records`."""
 
@@ -212,9 +212,8 @@ class Detections:
                 "detections are boxes [n, 4], scores [n] and labels [n], not "
                 f"{list(self.boxes.shape)}, {list(self.scores.shape)} and {list(self.labels.shape)}"
             )
-        ids = self.track_ids
-        if ids is not None and (ids.shape != (count,) or ids.dtype != np.int64):
-            raise ValueError(f"track_ids are int64 [{count}], one for each box, not {ids.dtype} {list(ids.shape)}")
+        if self.track_ids is not None and self.track_ids.shape != (count,):
+            raise ValueError(f"{count} detections have {count} track ids, not {list(self.track_ids.shape)}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -235,26 +234,18 @@ class Detections:
             check_class_names(classes, self.class_names)
             wanted = [self.class_names.index(name) for name in classes]
             keep &= np.isin(self.labels, wanted)
-        return self.rows(keep)
-
-    def rows(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
-        """Returns the detections of some rows, given as a mask [n] or as positions."""
-        track_ids = None if self.track_ids is None else self.track_ids[rows]
         return replace(
-            self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], track_ids=track_ids
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            track_ids=None if self.track_ids is None else self.track_ids[keep],
         )
 
-    def ids(self) -> list[int | None]:
-        """Returns the track id of each detection, None where it belongs to no track."""
-        if self.track_ids is None:
-            return [None] * len(self)
-        return [track_id if track_id > 0 else None for track_id in self.track_ids.tolist()]
-
     def records(self) -> list[dict[str, Any]]:
-        """Returns a flat dictionary for each detection.
+        """Returns a flat dictionary for each detection; without tracking its track id is None.
 
         `pandas.DataFrame(detections.records(), columns=detections.columns)` is a table, also of a frame without any.
-        "track_id" is None where nothing was tracked.
         """
         return [
             {
@@ -264,13 +255,13 @@ class Detections:
                 "class_name": self.class_names[label],
                 "score": float(score),
                 **dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True)),
-                "track_id": track_id,
+                "track_id": None if self.track_ids is None else int(self.track_ids[place]),
             }
-            for box, score, label, track_id in zip(self.boxes, self.scores, self.labels, self.ids(), strict=True)
+            for place, (box, score, label) in enumerate(zip(self.boxes, self.scores, self.labels, strict=True))
         ]
 
     def to_supervision(self) -> supervision.Detections:
-        """Returns the same as `supervision.Detections`, track ids as `tracker_id`; needs the package supervision."""
+        """Returns the same as `supervision.Detections`; needs the package supervision."""
         import supervision  # noqa: PLC0415  (an optional extra)
 
         return supervision.Detections(

@@ -191,6 +191,34 @@ def test_an_earlier_result_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     assert path.read_bytes() != earlier
 
 
+def test_a_table_has_a_row_for_each_detection(tmp_path: Path) -> None:
+    tracked = [EXAMPLES[0], EXAMPLES[1], replace(EXAMPLES[2], track_ids=np.arange(5) + 1)]
+    write(tmp_path / "out.csv", examples=tracked)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frame_index"]) for row in rows] == [0] * 2 + [6] * 5
+    assert [row["track_id"] for row in rows] == ["", "", "1", "2", "3", "4", "5"]
+    for row, record in zip(rows, (record for frame in tracked for record in frame.records()), strict=True):
+        assert (row["category_name"], int(row["category_id"])) == (record["class_name"], record["label"] + 1)
+        for key in ("score", "x1", "y1", "x2", "y2"):
+            assert float(row[key]) == pytest.approx(record[key], abs=1e-3)
+    finished = read_finished(tmp_path / "out.csv")
+    assert finished is not None
+    assert finished["settings"] == SAVED_SETTINGS
+    (tmp_path / "out.csv").unlink()
+    assert read_finished(tmp_path / "out.csv") is None
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_track_ids_are_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    write(path, examples=[replace(EXAMPLES[0], track_ids=np.array([3, 8]))])
+    if suffix == "json":
+        assert [each["track_id"] for each in json.loads(path.read_text(encoding="utf-8"))["annotations"]] == [3, 8]
+    else:
+        assert lines_of(path)[1]["track_ids"] == [3, 8]
+
+
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\.json, \.jsonl or \.csv"):
         write(tmp_path / "out.txt")
@@ -228,34 +256,3 @@ def test_converting_needs_no_memory_for_the_whole(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert path.stat().st_size > 5e5
     assert peak < 2e5
-
-
-def tracked() -> list[Detections]:
-    return [replace(each, track_ids=np.arange(len(each)) - (len(each) == 5) * 2) for each in EXAMPLES]
-
-
-def test_csv_has_a_row_for_each_detection(tmp_path: Path) -> None:
-    path = tmp_path / "out.csv"
-    with ResultsWriter(path, video=Clip(), class_names=NAMES, settings=SETTINGS) as writer:
-        for example in tracked():
-            writer.write(example)
-        assert read_finished(path) is None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["frame_index"]) for row in rows] == [0, 0, 6, 6, 6, 6, 6]
-    assert [row["track_id"] for row in rows] == ["", "1", "", "", "", "1", "2"]
-    boxes = np.array([[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in rows])
-    assert np.allclose(boxes, np.concatenate([example.boxes for example in EXAMPLES]), atol=5.1e-4)
-    assert [row["category_name"] for row in rows] == [name for example in EXAMPLES for name in example.names]
-    assert read_finished(path) == {"complete": True, "frames": 3, "problems": [], "settings": SAVED_SETTINGS}
-    path.unlink()
-    assert read_finished(path) is None
-
-
-def test_track_ids_are_saved(tmp_path: Path) -> None:
-    write(tmp_path / "out.jsonl", examples=tracked())
-    write(tmp_path / "out.json", examples=tracked())
-    lines = [line["track_ids"] for line in lines_of(tmp_path / "out.jsonl")[1:-1]]
-    assert lines == [[None, 1], [], [None, None, None, 1, 2]]
-    annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
-    assert [annotation.get("track_id") for annotation in annotations] == [None, 1, None, None, None, 1, 2]

@@ -21,11 +21,11 @@ from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
-from flowdet.tracking.online import TrackConfig
+from flowdet.tracking.online import TrackerConfig
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
-from flowdet.work.annotate import Linking, annotate, overlay_of
+from flowdet.work.annotate import Shown, annotate, overlay_of
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
@@ -55,15 +55,23 @@ class _Settings:
     backend: str
     show: list[str]
     track: bool
-    agnostic_tracks: bool
+    across_classes: bool
     rescore: str | None
     trail: float
 
     @property
-    def linking(self) -> Linking:
-        """How detections are linked over time."""
-        config = TrackConfig(start=self.score, agnostic=self.agnostic_tracks, rescore=self.rescore == "mean")
-        return Linking(tracks=config if self.track else None, seq_nms=self.rescore == "seq-nms", trail=self.trail)
+    def tracker(self) -> TrackerConfig | None:
+        """How detections are tracked; None: not at all."""
+        if not self.track:
+            return None
+        least = TrackerConfig()
+        return TrackerConfig(
+            new_score=self.score,
+            high_score=max(self.score, least.high_score),
+            low_score=min(self.score, least.low_score),
+            across_classes=self.across_classes,
+            rescores=self.rescore == "tracks",
+        )
 
 
 @dataclass(frozen=True)
@@ -120,9 +128,9 @@ def detect(
     results: Literal["json", "jsonl", "csv"] = "json",
     video: bool = True,
     show: Names = (),
-    track: Annotated[bool, Parameter(negative=())] = False,
-    agnostic_tracks: Annotated[bool, Parameter(negative=())] = False,
-    rescore: Literal["mean", "seq-nms"] | None = None,
+    track: bool = False,
+    across_classes: bool = False,
+    rescore: Literal["tracks", "seq-nms"] | None = None,
     trail: float = 0.0,
     overwrite: bool = False,
     processes: int = 1,
@@ -144,15 +152,15 @@ def detect(
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
-        results: json is one CocoVID document, jsonl one line a frame while running, csv one row a detection.
+        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it.
         video: Write the annotated video.
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
-        track: Give each object a number that stays the same in all its frames.
-        agnostic_tracks: Let a track take detections of any class.
-        rescore: New scores along time: mean is that of each track so far and needs --track; seq-nms looks at the whole
-            video first and suits files only.
-        trail: Draw this many seconds of the way of each track behind it; needs --track.
+        track: Give the same object the same id in all frames.
+        across_classes: Let a track go on with another class; with --track.
+        rescore: tracks gives a detection the mean score of its track so far, with --track; seq-nms rescores the whole
+            video by Seq-NMS before it is written, which a live source cannot have.
+        trail: Seconds of its track's past to draw as a line; with --track.
         overwrite: Do finished sources again.
         processes: The number of processes that share the sources, each with one thread.
         source: A mistake that others make; see the error.
@@ -174,7 +182,9 @@ def detect(
     wanted, shown = listed(classes), listed(show)
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
-    _check_linking(track=track, agnostic=agnostic_tracks, rescore=rescore, trail=trail, video=video, show=shown)
+    _check_tracking(track, across_classes, rescore, trail, video)
+    if rescore == "seq-nms" and shown:
+        raise ConfigError("--rescore seq-nms draws when the whole video was read: leave --show out")
     options = replace(options, system=system)
     file = weight_file(options)
     detector = load_system(options)
@@ -198,7 +208,7 @@ def detect(
         backend=detector.backend,
         show=shown,
         track=track,
-        agnostic_tracks=agnostic_tracks,
+        across_classes=across_classes,
         rescore=rescore,
         trail=trail,
     )
@@ -216,24 +226,20 @@ def detect(
     return 1 if failures else 0
 
 
-def _check_linking(
-    *, track: bool, agnostic: bool, rescore: str | None, trail: float, video: bool, show: Sequence[str]
-) -> None:
-    """Checks the options that link detections over time.
+def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trail: float, video: bool) -> None:
+    """Refuses options that would have no effect.
 
     Raises:
-        ConfigError: One would have no effect.
+        ConfigError: There is one.
     """
-    needs_track = {"--agnostic-tracks": agnostic, "--trail": trail, "--rescore mean": rescore == "mean"}
-    for name, is_given in needs_track.items():
-        if is_given and not track:
-            raise ConfigError(f"{name} is about tracks: add --track")
     if not 0 <= trail < float("inf"):
-        raise ConfigError(f"--trail is a number of seconds from 0 on, not {trail}")
+        raise ConfigError(f"--trail is 0 or more seconds, not {trail}")
     if trail and not video:
         raise ConfigError("--trail draws into the annotated video; leave --no-video out")
-    if show and rescore == "seq-nms":
-        raise ConfigError("--rescore seq-nms draws in a second pass, which has nothing for --show; leave one out")
+    needing = {"--across-classes": across_classes, "--rescore tracks": rescore == "tracks", "--trail": trail > 0}
+    useless = [name for name, is_given in needing.items() if is_given and not track]
+    if useless:
+        raise ConfigError(f"{' and '.join(useless)} without effect: add --track")
 
 
 def _jobs(
@@ -334,7 +340,7 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
         "key_frame_interval": None,
         "agnostic_nms": False,
         "track": False,
-        "agnostic_tracks": False,
+        "across_classes": False,
         "rescore": None,
         "trail": 0.0,
         **settings,
@@ -365,21 +371,20 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
         progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
     ):
-        if video.is_live and settings.rescore == "seq-nms":
-            raise ConfigError(
-                f"--rescore seq-nms needs the whole video first, and {job.described.label} is live; "
-                "take --track --rescore mean"
-            )
         done = annotate(
             detector,
             video,
             results=job.results,
             video_path=job.video,
             settings=job.record,
-            score=settings.score,
-            classes=settings.classes or None,
-            overlay=overlay_of(detector.config, settings.show),
-            linking=settings.linking,
+            shown=Shown(
+                score=settings.score,
+                classes=settings.classes or None,
+                tracker=settings.tracker,
+                seq_nms=settings.rescore == "seq-nms",
+                overlay=overlay_of(detector.config, settings.show),
+                trail=settings.trail,
+            ),
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -1,173 +1,177 @@
-"""Tracks along a video, frame by frame: the two-stage matching of ByteTrack (Zhang et al. 2022)."""
-
-from __future__ import annotations
+"""Track ids for detections as they come: matching in two stages, as ByteTrack (Zhang et al., ECCV 2022) does."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torchvision.ops import box_iou
 
 from flowdet.errors import ConfigError
 from flowdet.types import Detections
 
-__all__ = ["Track", "TrackConfig", "TrackState", "track", "track_step"]
+__all__ = ["Track", "TrackerConfig", "TrackerState", "step", "track"]
 
-_Boxes = NDArray[np.float64]
-_LEAST_GAIN = 0.2  # of the newest displacement in the velocity; a running mean before
+_Boxes = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrackConfig:
-    """How detections are linked to tracks.
+@dataclass(frozen=True)
+class TrackerConfig:
+    """What counts as the same object.
 
     Attributes:
-        start: The score from which a detection starts a track, and takes part in the first matching.
-        low: The score from which a detection continues a track of the frame before, in the second matching.
-        iou: The least IoU with the predicted box of a track, in the first matching.
-        low_iou: The same in the second.
-        gap: Seconds after which a track that nothing continues has ended.
-        agnostic: Let a track take detections of any class; else it keeps its own.
-        rescore: Replace each score by the mean of the scores of its track so far.
+        new_score: A detection with at least this score that belongs to no track starts one.
+        high_score: Detections with at least this score choose their tracks first.
+        low_score: Detections below it are not looked at; between the two they may only continue a track.
+        high_iou: The least IoU of a detection of the first stage and the predicted box of its track.
+        low_iou: The same in the second stage.
+        longest_gap: Seconds after which a track that found no detection ends.
+        across_classes: Whether a track may go on with another class.
+        rescores: Whether a detection gets the mean of the scores of its track so far.
     """
 
-    start: float = 0.3
-    low: float = 0.1
-    iou: float = 0.2
+    new_score: float = 0.3
+    high_score: float = 0.5
+    low_score: float = 0.1
+    high_iou: float = 0.2
     low_iou: float = 0.5
-    gap: float = 1.0
-    agnostic: bool = False
-    rescore: bool = False
+    longest_gap: float = 1.0
+    across_classes: bool = False
+    rescores: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("start", "low", "iou", "low_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} of a tracker lies between 0 and 1, not at {getattr(self, name)}")
-        if not self.gap >= 0:
-            raise ConfigError(f"gap of a tracker is a number of seconds from 0 on, not {self.gap}")
+        if not 0 <= self.low_score <= min(self.new_score, self.high_score) <= 1:
+            raise ConfigError(
+                "scores lie between 0 and 1, and low_score is the lowest, "
+                f"not {self.low_score}, {self.new_score} and {self.high_score}"
+            )
+        if not 0 <= self.longest_gap < float("inf"):
+            raise ConfigError(f"the longest gap is 0 or more seconds, not {self.longest_gap}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Track:
-    """An object so far.
+    """An object that was seen before.
 
     Attributes:
-        id: Its number, from 1.
-        label: The class of its latest detection.
-        box: [4] float64 xyxy px, original image: its latest detection.
-        time: Seconds, when that was.
-        velocity: [2] of the centre, px a second.
+        number: Its id, from 1 on.
+        label: Its class when it was last seen.
+        box: [4] xyxy px, original image, where it was last seen.
+        velocity: [4] px a second of the centre's x and y, and of width and height.
+        time: Seconds, when it was last seen.
+        scores: The sum of its scores.
         count: The number of its detections.
-        mean: The mean of their scores.
     """
 
-    id: int
+    number: int
     label: int
     box: _Boxes
-    time: float
     velocity: _Boxes
+    time: float
+    scores: float
     count: int
-    mean: float
 
-    def at(self, time: float) -> _Boxes:
-        """Returns the box [4] that is expected at this time."""
-        return self.box + np.tile(self.velocity * (time - self.time), 2)
-
-    def continued(self, box: _Boxes, time: float, label: int, score: float) -> Track:
-        """Returns the track with one more detection."""
-        velocity, passed, count = self.velocity, time - self.time, self.count + 1
-        if passed > 0:
-            moved = (box - self.box).reshape(2, 2).mean(axis=0)
-            velocity = velocity + max(1 / self.count, _LEAST_GAIN) * (moved / passed - velocity)
-        return Track(self.id, label, box, time, velocity, count, self.mean + (score - self.mean) / count)
+    def predicted(self, time: float) -> _Boxes:
+        """Returns [4] xyxy px, where the object is at this time if it keeps its velocity."""
+        moved = _centred(self.box) + self.velocity * np.float32(time - self.time)
+        half = np.maximum(moved[2:], 1) / 2
+        return np.concatenate((moved[:2] - half, moved[:2] + half))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class TrackState:
-    """What the frames so far leave for the next one; the default is that before the first frame.
-
-    Attributes:
-        tracks: Those that may go on.
-        next_id: That of the next new track.
-        time: Seconds of the latest frame.
-    """
+class TrackerState:
+    """The tracks that may go on, and the id of the next one."""
 
     tracks: tuple[Track, ...] = ()
-    next_id: int = 1
-    time: float = 0.0
+    following: int = 1
 
 
-def track(detections: Iterable[Detections], config: TrackConfig | None = None) -> Iterator[Detections]:
-    """Yields the detections of one video with their track ids, as they come; see `track_step`."""
-    state, config = TrackState(), config or TrackConfig()
+def track(detections: Iterable[Detections], config: TrackerConfig | None = None) -> Iterator[Detections]:
+    """Yields the detections of each frame of a video with their track ids, see `step`."""
+    state = TrackerState()
     for found in detections:
-        tracked, state = track_step(found, state, config)
+        tracked, state = step(found, state, config or TrackerConfig())
         yield tracked
 
 
-def track_step(found: Detections, state: TrackState, config: TrackConfig) -> tuple[Detections, TrackState]:
-    """Links the detections of a frame to the tracks of the frames before.
+def step(found: Detections, state: TrackerState, config: TrackerConfig) -> tuple[Detections, TrackerState]:
+    """Gives the detections of the next frame their track ids.
+
+    Pairs of a track and a detection are formed from the largest IoU down, first with sure detections, then with unsure
+    ones; an unsure one mostly is an object that is blurred or partly hidden (ByteTrack, section 3).
 
     Args:
-        found: What a detector found; scores down to `config.low` help to keep tracks. Times must not fall.
-        state: What the frames before left.
-        config: How to link.
+        found: The detections of a frame, with low scores, too.
+        state: As the frame before has left it; `TrackerState()` for the first.
+        config: What counts as the same object.
 
     Returns:
-        The same detections with their track ids, -1 for weak ones that no track wanted; and the state.
-        With `config.rescore` they have new scores and are sorted by them.
+        The detections that belong to a track, highest score first, and the state for the next frame.
     """
-    tracks = [each for each in state.tracks if found.time - each.time <= config.gap]
-    boxes, scores, time = found.boxes.astype(np.float64), found.scores, found.time
-    overlap = _iou(boxes, np.array([each.at(time) for each in tracks]).reshape(-1, 4))
-    if not config.agnostic:
-        overlap[found.labels[:, None] != np.array([each.label for each in tracks], np.int64)] = 0
-    sure = scores >= np.float32(config.start)
-    weak = ~sure & (scores >= np.float32(config.low))
-    recent = np.array([each.time == state.time for each in tracks], np.bool_)
-    places = np.full(len(found), -1)  # of the track of each detection
-    _match(places, np.where(sure[:, None], overlap, 0), config.iou)
-    _match(places, np.where(weak[:, None] & recent, overlap, 0), config.low_iou)
-    ids, means, next_id = np.full(len(found), -1), scores.copy(), state.next_id
-    for row, place in enumerate(places.tolist()):
-        box, label, score = boxes[row], int(found.labels[row]), float(scores[row])
-        if place >= 0:
-            own = tracks[place] = tracks[place].continued(box, time, label, score)
-        elif sure[row]:
-            own, next_id = Track(next_id, label, box, time, np.zeros(2), 1, score), next_id + 1
-            tracks.append(own)
-        else:
-            continue
-        ids[row], means[row] = own.id, own.mean
-    tracked = replace(found, track_ids=ids)
-    if config.rescore:
-        tracked = replace(tracked, scores=means).rows(np.argsort(-means, kind="stable"))
-    return tracked, TrackState(tuple(tracks), next_id, time)
+    tracks = [one for one in state.tracks if found.time - one.time <= config.longest_gap]
+    owners = np.full(len(found), -1)
+    is_high = found.scores >= config.high_score
+    is_low = ~is_high & (found.scores >= config.low_score)
+    if tracks and len(found):
+        places = np.stack([one.predicted(found.time) for one in tracks])
+        ious = box_iou(torch.from_numpy(places), torch.from_numpy(found.boxes)).numpy()
+        if not config.across_classes:
+            ious = np.where(np.array([one.label for one in tracks])[:, None] == found.labels, ious, 0)
+        for stage, least in ((is_high, config.high_iou), (is_low, config.low_iou)):
+            _pair(ious, owners, stage, least)
+    following = state.following
+    seen: dict[int, Track] = {}
+    for place in range(len(found)):
+        if owners[place] >= 0:
+            seen[place] = _continued(tracks[owners[place]], found, place)
+        elif found.scores[place] >= config.new_score:
+            box, score = found.boxes[place], float(found.scores[place])
+            still = np.zeros(4, np.float32)
+            seen[place] = Track(following, int(found.labels[place]), box, still, found.time, score, 1)
+            following += 1
+    gone = [one for number, one in enumerate(tracks) if number not in owners]
+    return _with_tracks(found, seen, config), TrackerState((*gone, *seen.values()), following)
 
 
-def _iou(first: _Boxes, second: _Boxes) -> _Boxes:
-    """Returns the IoU [n, m] of boxes [n, 4] and [m, 4]."""
-    low = np.maximum(first[:, None, :2], second[:, :2])
-    high = np.minimum(first[:, None, 2:], second[:, 2:])
-    common = (high - low).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1] - common
-    iou: _Boxes = np.divide(common, union, out=np.zeros_like(common), where=common > 0)
-    return iou
+def _pair(ious: NDArray[np.float32], owners: NDArray[np.int64], stage: NDArray[np.bool_], least: float) -> None:
+    """Writes the track of each detection of this stage into `owners` [n], from the largest IoU [tracks, n] down."""
+    free = np.where(stage & (owners < 0), ious, 0)
+    free[owners[owners >= 0]] = 0
+    while free.size and free.max() > least:
+        one, place = np.unravel_index(free.argmax(), free.shape)
+        owners[place] = one
+        free[one], free[:, place] = 0, 0
 
 
-def _match(places: NDArray[np.int64], overlap: _Boxes, least: float) -> None:
-    """Writes the track of each detection that gets one into `places` [n]: the pair that overlaps most first.
+def _continued(one: Track, found: Detections, place: int) -> Track:
+    """The track after this detection; its velocity is the mean of what it was and what was seen now."""
+    box, score = found.boxes[place], float(found.scores[place])
+    seconds = found.time - one.time
+    velocity = one.velocity
+    if seconds > 0:
+        now = ((_centred(box) - _centred(one.box)) / seconds).astype(np.float32)
+        velocity = now if one.count == 1 else np.float32(0.5) * (one.velocity + now)
+    return Track(one.number, int(found.labels[place]), box, velocity, found.time, one.scores + score, one.count + 1)
 
-    Args:
-        places: -1 for the detections that are free.
-        overlap: [n, m] IoU; 0 for pairs that are not allowed.
-        least: The least IoU of a pair.
-    """
-    taken = set(places[places >= 0].tolist())
-    rows, columns = np.nonzero((overlap > 0) & (overlap >= least))
-    for best in np.argsort(-overlap[rows, columns], kind="stable"):
-        row, column = rows[best], int(columns[best])
-        if places[row] < 0 and column not in taken:
-            places[row] = column
-            taken.add(column)
+
+def _centred(box: _Boxes) -> _Boxes:
+    """Centre, width and height [4] of a box xyxy [4]."""
+    return np.concatenate(((box[:2] + box[2:]) / 2, box[2:] - box[:2]))
+
+
+def _with_tracks(found: Detections, seen: dict[int, Track], config: TrackerConfig) -> Detections:
+    places = np.array(sorted(seen), dtype=np.int64)
+    tracks = [seen[place] for place in places]
+    scores = found.scores[places]
+    if config.rescores:
+        scores = np.array([one.scores / one.count for one in tracks], dtype=np.float32)
+    order = np.argsort(-scores, kind="stable")
+    places = places[order]
+    return replace(
+        found,
+        boxes=found.boxes[places],
+        scores=scores[order],
+        labels=found.labels[places],
+        track_ids=np.array([one.number for one in tracks], dtype=np.int64)[order],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -15,9 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flowdet.types import Detections
 
-__all__ = ["Color", "Font", "draw_detections", "font_of", "text_height", "write_label"]
+__all__ = ["Color", "Font", "Trails", "draw_detections", "font_of", "text_height", "write_label"]
 
 Color = tuple[int, int, int]
+Trails = Mapping[int, Sequence[tuple[float, float]]]
+"""Where tracks have been: by track id points (x, y) px, original image, oldest first."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _GOLDEN_RATIO = 0.618034  # steps of it spread hues so that near labels differ most
@@ -39,17 +41,17 @@ _WIDE_FONTS = (
 
 
 def draw_detections(
-    image: NDArray[np.uint8], detections: Detections, earlier: Sequence[Detections] = ()
+    image: NDArray[np.uint8], detections: Detections, trails: Trails | None = None
 ) -> NDArray[np.uint8]:
-    """Returns a copy of the picture with a labelled box for each detection, such as "car 0.93".
+    """Returns a copy of the picture with a labelled box for each detection, such as "car 0.93" or "car #7 0.93".
 
-    A class, or a track if there are tracks ("car #3 0.93"), has the same colour in every picture. Where boxes overlap,
-    the one with the higher score is on top.
+    A class has the same colour in every picture, with track ids a track. Where boxes overlap, the one with the higher
+    score is on top.
 
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: Their boxes are in pixels of this image; what lies outside of it is not drawn.
-        earlier: Those of the frames before, in order: each track trails the centres of its boxes in them.
+        trails: Lines to draw below the boxes.
 
     Returns:
         [h, w, 3] uint8 RGB.
@@ -61,8 +63,9 @@ def draw_detections(
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(height, width) / 300))
     size = max(_SMALLEST_TEXT, round(min(height, width) / 36))
-    _draw_trails(pen, [*earlier, detections], line)
-    ids = detections.ids()
+    for track, points in (trails or {}).items():
+        pen.line(points, fill=_color(track), width=line, joint="curve")
+    ids = detections.track_ids
     for index in np.argsort(detections.scores, kind="stable"):
         x1, y1, x2, y2 = detections.boxes[index]
         if not (x1 <= x2 and y1 <= y2 and x1 < width and y1 < height and x2 >= 0 and y2 >= 0):
@@ -71,23 +74,12 @@ def draw_detections(
         name, font = _readable(detections.class_names[label], size)
         left, right = (round(float(np.clip(x, 0, width - 1))) for x in (x1, x2))
         top, bottom = (round(float(np.clip(y, 0, height - 1))) for y in (y1, y2))
-        color = _color(ids[index] or label)
+        color = _color(label if ids is None else int(ids[index]))
         pen.rectangle((left, top, right, bottom), outline=color, width=line)
-        number = f" #{ids[index]}" if ids[index] else ""
-        text = f"{name}{number} {detections.scores[index]:.2f}"
+        number = "" if ids is None else f"#{ids[index]} "
+        text = f"{name} {number}{detections.scores[index]:.2f}"
         write_label(pen, font, text, color=color, corner=(left, top), size=canvas.size)
     return np.array(canvas)
-
-
-def _draw_trails(pen: ImageDraw.ImageDraw, frames: Sequence[Detections], line: int) -> None:
-    """Draws the way of each track that is in the last frame."""
-    trails: dict[int, list[tuple[float, float]]] = {each: [] for each in frames[-1].ids() if each}
-    for found in frames:
-        for track_id, (x1, y1, x2, y2) in zip(found.ids(), found.boxes.tolist(), strict=True):
-            if track_id in trails:
-                trails[track_id].append(((x1 + x2) / 2, (y1 + y2) / 2))
-    for track_id, points in trails.items():
-        pen.line(points, fill=_color(track_id), width=2 * line, joint="curve")
 
 
 def font_of(size: int) -> Font:
@@ -126,7 +118,7 @@ def write_label(
 
 @lru_cache(maxsize=256)
 def _color(label: int) -> Color:
-    """A bright colour of the class; near labels get distant hues."""
+    """A bright colour of the class or track; near numbers get distant hues."""
     hue = label * _GOLDEN_RATIO % 1.0
     value = 1.0 if label % 2 else 0.85
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowdet.types import Aggregation, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.colors import color_wheel, flow_colors, heat_bar, heat_colors, round_up
-from flowdet.video.draw import Color, draw_detections, font_of, text_height, write_label
+from flowdet.video.draw import Color, Trails, draw_detections, font_of, text_height, write_label
 
 __all__ = ["Overlay", "Panel", "Part", "draw_overlay", "panels_of", "spread"]
 
@@ -101,11 +101,7 @@ class Panel:
 
 
 def draw_overlay(
-    image: _Picture,
-    detections: Detections,
-    features: FrameFeatures | None,
-    overlay: Overlay,
-    earlier: Sequence[Detections] = (),
+    image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay, trails: Trails | None = None
 ) -> _Picture:
     """Draws the detections of a frame and, below it, how other frames took part in its features.
 
@@ -115,18 +111,16 @@ def draw_overlay(
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: In pixels of this image.
-        features: The features of this frame, of one stream; None if no part of them is drawn.
+        features: The features of this frame, of one stream.
         overlay: What to draw.
-        earlier: The detections of the frames before, for the trails of tracks.
+        trails: Lines to draw below the boxes.
 
     Returns:
         [H, W, 3] uint8 RGB of the overlay's `picture_size`; a small picture is enlarged if there are panels.
     """
     layout = _Layout(overlay, (image.shape[0], image.shape[1]))
     canvas = Image.new("RGB", (layout.width, layout.height), _GROUND)
-    canvas.paste(_with_detections(image, detections, layout, earlier), (0, 0))
-    if features is None:
-        return np.array(canvas)
+    canvas.paste(_with_detections(image, detections, trails or {}, layout), (0, 0))
     if layout.rows:
         panels = panels_of(features, overlay.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
@@ -143,14 +137,14 @@ def draw_overlay(
     return np.array(canvas)
 
 
-def _with_detections(
-    image: _Picture, detections: Detections, layout: _Layout, earlier: Sequence[Detections]
-) -> Image.Image:
-    if layout.zoom == 1:
-        return Image.fromarray(draw_detections(image, detections, earlier))
+def _with_detections(image: _Picture, detections: Detections, trails: Trails, layout: _Layout) -> Image.Image:
+    zoom = layout.zoom
+    if zoom == 1:
+        return Image.fromarray(draw_detections(image, detections, trails))
     large = Image.fromarray(image).resize((layout.frame[1], layout.frame[0]), Image.Resampling.BICUBIC)
-    zoomed = [replace(found, boxes=found.boxes * np.float32(layout.zoom)) for found in (detections, *earlier)]
-    return Image.fromarray(draw_detections(np.asarray(large), zoomed[0], zoomed[1:]))
+    trails = {number: [(zoom * x, zoom * y) for x, y in points] for number, points in trails.items()}
+    scaled = replace(detections, boxes=detections.boxes * np.float32(zoom))
+    return Image.fromarray(draw_detections(np.asarray(large), scaled, trails))
 
 
 def _write_labels(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel]) -> None:
