@@ -3,9 +3,9 @@
     pip install --no-deps trackeval tabulate
     python scripts/measure_tracks.py REAL_VID
 
-The metrics go to docs/evidence/tracks.json, the tables into docs/tracking.md between their marks. REAL_VID is a folder in
-the layout of ImageNet VID, with annotations/davis_vid_val.json. It labels one object a clip: every other object that is
-found counts as a false positive, in MOTA and HOTA too.
+The metrics go to docs/evidence/tracks.json, the tables into docs/tracking.md between their marks. REAL_VID is a folder
+in the layout of ImageNet VID, with annotations/davis_vid_val.json. It labels one object a clip: every other object
+of its class that is found counts as a false positive, in MOTA and HOTA too.
 """
 
 import json
