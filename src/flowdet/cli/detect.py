@@ -52,6 +52,7 @@ class _Settings:
     flow: str | None
     agnostic_nms: bool
     backend: str
+    precision: str
     show: list[str]
 
 
@@ -175,6 +176,7 @@ def detect(
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
+        precision=detector.precision,
         show=shown,
     )
     jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
@@ -288,6 +290,7 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
         "runtime": "torch",
         "key_frame_interval": None,
         "agnostic_nms": False,
+        "precision": "float32",
         **settings,
     }
     mode, runtime = old.pop("mode"), old.pop("runtime")

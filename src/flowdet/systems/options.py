@@ -11,9 +11,10 @@ from flowdet.flow.dis import DISFlowConfig
 from flowdet.systems.config import SystemConfig
 from flowdet.temporal.base import MethodConfig
 
-__all__ = ["DEFAULT_SYSTEM", "SystemOptions", "apply_options"]
+__all__ = ["DEFAULT_SYSTEM", "Precision", "SystemOptions", "apply_options"]
 
 DEFAULT_SYSTEM = "fgfa-nano"
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class SystemOptions:
         agnostic_nms: Let detections of different classes suppress each other: one box for one object.
         backend: What computes: torch, optimised, openvino, a folder of `flowdet quantise`, or auto, which chooses
             one for the system and this machine.
+        precision: bf16 or fp16 compute in half precision, with torch or optimised; fp16 on a GPU only.
     """
 
     system: Annotated[str | None, Parameter(parse=False)] = None
@@ -44,6 +46,7 @@ class SystemOptions:
     flow: Literal["dis"] | None = None
     agnostic_nms: Annotated[bool, Parameter(negative=())] = False
     backend: str = "auto"
+    precision: Precision = "float32"
 
 
 def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:

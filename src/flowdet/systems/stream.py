@@ -1,9 +1,10 @@
 """The one path from frames to detections: demo, evaluation and benchmark all take it, with one stream or many."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -55,6 +56,7 @@ def stream(
     class_names: tuple[str, ...],
     *,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     preview: int = 0,
 ) -> Iterator[Outcome]:
     """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
@@ -71,6 +73,7 @@ def stream(
         inputs: How frames become network inputs.
         class_names: In the order of the labels.
         device: Where the network inputs go.
+        dtype: What autocast computes in.
         preview: The number of frames of the whole video that the method sees first.
 
     Raises:
@@ -79,6 +82,7 @@ def stream(
     """
     _check_weights(detector)
     device = torch.device(device)
+    computing = partial(_computing, device, dtype)
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}
@@ -93,23 +97,23 @@ def stream(
             except FlowdetError as error:
                 failures.append(error)
                 del live[number]
-        with _computing(device):
+        with computing():
             ready = [group.leave(method, arrived) for group in groups]
         for streams, features in ready:
-            yield from _finish(streams, features, detector, class_names)
+            yield from _finish(streams, features, detector, class_names, computing)
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived):
-            with _computing(device):
+            with computing():
                 shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
-            with _computing(device):
+            with computing():
                 network_input = prepare([frame.image for frame in frames], inputs, device)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
                 each.waiting.append(frame)
-            yield from _finish(group.streams, features, detector, class_names)
+            yield from _finish(group.streams, features, detector, class_names, computing)
     if failures:
         raise failures[0]
 
@@ -124,9 +128,9 @@ def _check_weights(detector: Detector) -> None:
 
 
 @contextmanager
-def _computing(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in float32 whatever autocast the caller is in."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+def _computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Without gradients, and in this type whatever autocast the caller is in."""
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
 
 
@@ -198,11 +202,15 @@ def _previews_of(streams: Sequence[_Stream], previews: Mapping[int, Sequence[Fra
 
 
 def _finish(
-    streams: Sequence[_Stream], ready: Sequence[FrameFeatures], detector: Detector, class_names: tuple[str, ...]
+    streams: Sequence[_Stream],
+    ready: Sequence[FrameFeatures],
+    detector: Detector,
+    class_names: tuple[str, ...],
+    computing: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
-        with _computing(features.maps[0].device):
+        with computing():
             found = _to_host(detector.detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):
