@@ -100,6 +100,8 @@ def in_child(
         end: After how many seconds it gets which signal.
     """
     out, err = folder.with_suffix(".out"), folder.with_suffix(".err")
+    for path in (out, err):
+        path.touch()
     began = time.monotonic()
     child = os.fork()
     if child == 0:

@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from flowdet.backends.int8 import load_int8
 from flowdet.backends.openvino import compile_system
 from flowdet.backends.optimised import optimise
@@ -58,6 +60,8 @@ def _check_precision(precision: str, backend: str, *, is_on_cpu: bool) -> None:
         raise ConfigError(f"the precisions are {', '.join(PRECISIONS)}, not {precision!r}")
     if backend not in ("torch", "optimised", "auto"):
         raise ConfigError(f"{precision} is for the backends torch and optimised, and has no effect on {backend!r}")
+    if precision == "bf16" and not is_on_cpu and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU has no bf16; take fp16")
     if precision == "fp16" and is_on_cpu:
         raise ConfigError("fp16 is for GPUs, and ten times as slow as float32 on a CPU; bf16 is for both")
 
