@@ -190,7 +190,7 @@ def make_data(folder: Path) -> Path:
         boxes.append(box | {"instance_id": 0, "area": 200, "iscrowd": 0})
     document = {
         "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
-        "videos": [{"id": 1, "name": "v"}],
+        "videos": [{"id": 1, "name": "a"}],
         "images": images,
         "annotations": boxes,
     }

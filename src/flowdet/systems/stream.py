@@ -58,6 +58,7 @@ def stream(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     preview: int = 0,
+    ahead: bool = False,
 ) -> Iterator[Outcome]:
     """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
 
@@ -75,6 +76,8 @@ def stream(
         device: Where the network inputs go.
         dtype: What autocast computes in.
         preview: The number of frames of the whole video that the method sees first.
+        ahead: On a GPU, start the next frame before the detections of this one are fetched, so that it computes while
+            the host decodes and resizes. They come one frame later; not for live sources.
 
     Raises:
         ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
@@ -83,6 +86,8 @@ def stream(
     _check_weights(detector)
     device = torch.device(device)
     computing = partial(_computing, device, dtype)
+    lag = 1 if ahead and device.type == "cuda" else 0
+    started: deque[list[_Started]] = deque()
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}
@@ -98,9 +103,7 @@ def stream(
                 failures.append(error)
                 del live[number]
         with computing():
-            ready = [group.leave(method, arrived) for group in groups]
-        for streams, features in ready:
-            yield from _finish(streams, features, detector, class_names, computing)
+            started.append([group.leave(method, arrived) for group in groups])
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived):
             with computing():
@@ -113,7 +116,10 @@ def stream(
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
                 each.waiting.append(frame)
-            yield from _finish(group.streams, features, detector, class_names, computing)
+            started[-1].append((group.streams, features))
+        while len(started) > (lag if live else 0):
+            for streams, features in started.popleft():
+                yield from _finish(streams, features, detector, class_names, computing)
     if failures:
         raise failures[0]
 
@@ -165,6 +171,10 @@ class _Group:
         self.state = select_streams(self.state, rows[True]) if rows[True] else None
         self.streams = [self.streams[row] for row in rows[True]]
         return left, ready
+
+
+_Started = tuple[list[_Stream], list[FrameFeatures]]
+"""Features whose computation was started, and the streams that they are of, in the order of their rows."""
 
 
 def _new_streams(groups: Sequence[_Group], arrived: Mapping[int, Frame]) -> list[list[_Stream]]:

@@ -102,7 +102,10 @@ def annotate(
         )
         write = _writer(video_path, overlay.picture_size((first.image.shape[0], first.image.shape[1])), video, stack)
         behind = stack.enter_context(_behind())
-        for outcome in system.detect_many([_Frames(video, chain([first], frames))], score=score, classes=classes):
+        outcomes = system.detect_many(
+            [_Frames(video, chain([first], frames))], score=score, classes=classes, ahead=not video.is_live
+        )
+        for outcome in outcomes:
             detections = outcome.detections
             lines.write(detections)
             if write:
