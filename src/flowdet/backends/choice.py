@@ -47,7 +47,9 @@ def with_backend(system: VideoDetector, backend: str, precision: str = "float32"
         case "auto":
             can_compile = is_on_cpu and not _has_large_maps(system) and find_spec("openvino")
             return with_backend(system, "openvino" if can_compile else "optimised")
-        case _ if backend and Path(backend).is_dir():
+        case "":
+            raise ConfigError(f"--backend is empty, name one of {', '.join(BACKENDS)}, or leave it out")
+        case _ if Path(backend).is_dir():
             return load_int8(system, Path(backend))
         case _:
             raise ConfigError(

@@ -14,6 +14,7 @@ from flowdet.temporal.base import MethodConfig
 __all__ = ["DEFAULT_SYSTEM", "Precision", "SystemOptions", "apply_options"]
 
 DEFAULT_SYSTEM = "fgfa-nano"
+_LONGEST_INTERVAL = 1_000_000  # frames; more is a slip
 Precision = Literal["float32", "bf16", "fp16"]
 
 
@@ -86,4 +87,7 @@ def _variant(config: SystemConfig, name: str) -> MethodConfig:
 def _with_interval(name: str, method: MethodConfig, interval: int) -> MethodConfig:
     if "key_frame_interval" not in {each.name for each in fields(method)}:  # type: ignore[arg-type]
         raise ConfigError(f"{name} has no key frames, so a key frame interval has no effect: leave it out")
+    if not 1 <= interval <= _LONGEST_INTERVAL:
+        bound = "1 or more" if interval < 1 else f"{_LONGEST_INTERVAL} or less"
+        raise ConfigError(f"the key frame interval must be {bound}, not {interval}")
     return replace(method, key_frame_interval=interval)  # type: ignore[type-var]
