@@ -24,7 +24,17 @@ from flowdet.video.reader import open_video
 from flowdet.video.writer import VideoWriter
 from flowdet.viewer.clips import Clip, Layer, frame_times
 
-__all__ = ["LARGEST_EMBEDDED", "Media", "find_source", "media_of", "page_of", "write_page"]
+__all__ = [
+    "LARGEST_EMBEDDED",
+    "Media",
+    "converted",
+    "fill_template",
+    "find_source",
+    "media_of",
+    "page_of",
+    "unplayable",
+    "write_page",
+]
 
 Media = Literal["link", "copy", "convert", "embed"]
 
@@ -84,8 +94,8 @@ def media_of(clip: Clip, source: Path | None, page: Path, media: Media) -> dict[
     if pictures is not None:
         return {"kind": "images", "name": clip.name, "sources": [_address(file, page, media) for file in pictures]}
     if media == "convert":
-        source = _converted(source, page)
-    elif reason := _unplayable(source):
+        source = converted(source, page.parent)
+    elif reason := unplayable(source):
         raise VideoError(
             f"{source}: browsers do not play {reason}; --media convert writes an H.264 copy beside the page"
         )
@@ -115,8 +125,12 @@ def _pictures(clip: Clip, source: Path) -> list[Path] | None:
     return files
 
 
-def _unplayable(file: Path) -> str | None:
-    """Returns what browsers cannot play of a video; None if they can."""
+def unplayable(file: Path) -> str | None:
+    """Returns what browsers cannot play of a video; None if they can.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
     with open_container(f"file:{file}", str(file)) as container:
         stream = video_stream(container)
         codec, colors = stream.codec_context.name, stream.codec_context.pix_fmt
@@ -125,8 +139,13 @@ def _unplayable(file: Path) -> str | None:
     return None if colors in _COLORS else f"{codec} with the pixel format {colors}"
 
 
-def _converted(source: Path, page: Path) -> Path:
-    target = page.with_name(f"{source.stem}.h264.mp4")
+def converted(source: Path, folder: Path) -> Path:
+    """Writes an H.264 copy of a video, without its sound, into a folder.
+
+    Raises:
+        VideoError: The video cannot be read, or the copy not be written.
+    """
+    target = folder / f"{source.stem}.h264.mp4"
     with open_video(source) as video:
         frames = iter(video)
         first = next(frames, None)
@@ -177,13 +196,17 @@ def page_of(clips: Sequence[Clip], media: Sequence[dict[str, Any]]) -> str:
         "classes": names,
         "clips": [_clip(clip, label_of, media_) for clip, media_ in zip(clips, media, strict=True)],
     }
-    room = files("flowdet.viewer")
-    style, script = ((room / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    template = (files("flowdet.viewer") / "page.html").read_text(encoding="utf-8")
+    return fill_template(template, "page.js", document)
+
+
+def fill_template(template: str, script_name: str, document: dict[str, Any]) -> str:
+    """Returns a page of this room with its style, a script, whose digest alone may run, and the data of the script."""
+    style, script = ((files("flowdet.viewer") / name).read_text(encoding="utf-8") for name in ("page.css", script_name))
     # "<" as an escape: no name of a class can end the element that holds it.
     data = json.dumps(document, separators=(",", ":"), default=str).replace("<", "\\u003c")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {"STYLE": style, "SCRIPT": script, "DATA": data, "DIGEST": digest}
-    template = (room / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
