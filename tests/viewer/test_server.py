@@ -11,6 +11,7 @@ from flowdet.systems.load import load_system
 from flowdet.systems.options import SystemOptions
 from flowdet.viewer.jobs import Job, Jobs, detecting
 from flowdet.viewer.server import is_own_name, make_app
+from flowdet.work.annotate import Shown
 from tests.viewer.test_page import data_of, gray_clip
 
 OWN = "http://127.0.0.1:8000"
@@ -175,7 +176,7 @@ def test_a_clip_is_uploaded_and_becomes_a_page(tmp_path: Path) -> None:
     detector = load_system(SystemOptions(system="single-lite"))
     (tmp_path / "jobs").mkdir()
     clip = gray_clip(tmp_path / "in" / "<b>.mp4", 3)
-    jobs = Jobs(tmp_path / "jobs", detecting(detector, 0.05), most=2)
+    jobs = Jobs(tmp_path / "jobs", detecting(detector, Shown(score=0.05)), most=2)
     client = TestClient(make_app(jobs, host="127.0.0.1", clips=[clip]), base_url=OWN)
     assert "<b>.mp4" not in client.get("/").text
     uploaded = client.post("/jobs", headers=AS_CLIP, content=clip.read_bytes()).json()["id"]

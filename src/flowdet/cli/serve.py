@@ -10,7 +10,10 @@ from flowdet.cli import console
 from flowdet.cli.arguments import DEFAULTS, Options
 from flowdet.errors import ConfigError
 from flowdet.systems.load import load_system
+from flowdet.tracking.online import TrackerConfig
 from flowdet.video.description import VIDEO_SUFFIXES
+from flowdet.viewer.jobs import Jobs, detecting
+from flowdet.work.annotate import Shown
 
 __all__ = ["serve"]
 
@@ -20,7 +23,8 @@ def serve(
     *,
     options: Options = DEFAULTS,
     clips: Path | None = None,
-    score: float = 0.05,
+    score: float = 0.3,
+    track: bool = True,
     host: str = "127.0.0.1",
     port: int = 8000,
     largest: int = 500,
@@ -35,6 +39,7 @@ def serve(
         options: Which system, and how it detects.
         clips: A folder of videos to choose from.
         score: Leave out detections below this score.
+        track: Give the same object the same id in all frames.
         host: The address to listen at. Whoever reaches it can use this machine; there is no password.
         port: The port to listen at.
         largest: The largest upload in MB.
@@ -58,14 +63,16 @@ def serve(
         raise ConfigError(f"the folder {clips} cannot be read: {error.strerror}") from error
     import uvicorn  # noqa: PLC0415  (an extra)
 
-    from flowdet.viewer.jobs import Jobs, detecting  # noqa: PLC0415
     from flowdet.viewer.server import make_app  # noqa: PLC0415
 
+    least = TrackerConfig()
+    tracker = TrackerConfig(score, max(score, least.high_score), min(score, least.low_score)) if track else None
+    shown = Shown(score=score, tracker=tracker)
     detector = load_system(replace(options, system=system))
     with TemporaryDirectory(prefix="flowdet-serve-") as folder:
-        jobs = Jobs(Path(folder), detecting(detector, score), queue)
-        shown = f"[{host}]" if ":" in host else host
-        console.out.print(f"http://{shown}:{port} is ready; Ctrl-C ends it")
+        jobs = Jobs(Path(folder), detecting(detector, shown), queue)
+        address = f"[{host}]" if ":" in host else host
+        console.out.print(f"http://{address}:{port} is ready; Ctrl-C ends it")
         console.flush()
         try:
             app = make_app(jobs, host=host, clips=found, largest_upload=largest << 20)

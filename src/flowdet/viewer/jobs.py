@@ -1,5 +1,6 @@
 """Jobs of the server: one clip after the other through the detector, in a thread, each in a folder of its own."""
 
+import logging
 import secrets
 import shutil
 import threading
@@ -15,7 +16,7 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.video.reader import open_video
 from flowdet.viewer.clips import read_clips
 from flowdet.viewer.page import converted, page_of, unplayable
-from flowdet.work.annotate import annotate
+from flowdet.work.annotate import Shown, annotate
 
 __all__ = ["BusyError", "Job", "Jobs", "Work", "detecting"]
 
@@ -156,34 +157,29 @@ class Jobs:
             job.message = str(error).replace(str(job.source), job.name).replace(str(job.folder), "")
             job.state = "failed"
         except Exception as error:  # one clip must not end the server
+            logging.getLogger("flowdet").exception("a job failed")
             job.message = f"an error that flowdet did not expect: {type(error).__name__}"
             job.state = "failed"
 
 
-def detecting(detector: VideoDetector, score: float) -> Work:
+def detecting(detector: VideoDetector, shown: Shown) -> Work:
     """Returns the work of a job: detect, and write the page.
 
     Args:
         detector: Finds the objects.
-        score: Detections below it are left out.
+        shown: Which detections the page shows.
     """
 
     def work(job: Job, progress: Callable[[int], None]) -> None:
         results = job.folder / f"{job.name}.json"
-        settings = {"system": detector.config.name, "backend": detector.backend, "score": score}
+        settings = {"system": detector.config.name, "backend": detector.backend, "score": shown.score}
         with open_video(job.source) as video:
             job.total = video.frame_count
             annotate(
-                detector,
-                video,
-                results=results,
-                video_path=None,
-                settings=settings,
-                score=score,
-                progress=progress,
+                detector, video, results=results, video_path=None, settings=settings, shown=shown, progress=progress
             )
         job.shown = converted(job.source, job.folder) if unplayable(job.source) else job.source
-        (clip,) = read_clips([results], score=score)
+        (clip,) = read_clips([results], score=0)
         clip.name = job.name
         del clip.layers[0].settings["result"]
         write_text(job.page, page_of([clip], [{"kind": "video", "name": job.name, "sources": ["video"]}]))
