@@ -3,9 +3,9 @@
     python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID
 
 Needs OpenCV. Clips are built in memory: objects cut out of the labelled photographs of COCO_VID30 (images and
-instances_vid30.json) cross the pictures in BACKGROUNDS; a window moves over the photographs; and windows move over the
-six clips of REAL_VID so that their objects cross them. The detector is NanoDet-g, the weights are those of fgfa-nano. The
-metrics go to docs/evidence/flow.json, the tables into docs/flow.md between their marks, the plot beside the metrics.
+instances_vid30.json) cross the pictures in BACKGROUNDS, a window moves over the photographs, and windows move over the
+six clips of REAL_VID so that their objects cross them. The detector is NanoDet-g, the weights are those of fgfa-nano.
+The metrics go to docs/evidence/flow.json, the tables into docs/flow.md between their marks, the plot beside the metrics.
 """
 
 import json
@@ -27,6 +27,7 @@ from evidence_pages import fill, interval, table
 from matplotlib.figure import Figure
 from measure_nano import degrade, pictures_of
 from numpy.typing import NDArray
+from restrict import restrict
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
@@ -40,7 +41,6 @@ from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
-from flowdet.metrics.restrict import restrict
 from flowdet.ops.sampling import warp, warp_maps
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
@@ -74,7 +74,7 @@ _STRIDES = (8, 16, 32)
 _SPEEDS = (0, 4, 8, 16, 32)  # px a frame
 _CAMERA_SPEEDS = (0, 4, 8, 16)
 _CROP_SPEEDS = (4, 8, 16)
-_RADII = (1, 2, 5)
+_RADII = (1, 2, 5, 9)
 _RADIUS = 5
 _SIDES = (48, 96, 176)  # of an object, px
 _BLUR = range(7, 17, 2)  # px; as in measure_nano.py, whose frames are about twice as wide
@@ -93,8 +93,8 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 36,
-    photographs: int = 14,
+    crossings: int = 60,
+    photographs: int = 24,
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
