@@ -5,7 +5,8 @@
 Needs OpenCV. Clips are built in memory: objects cut out of the labelled photographs of COCO_VID30 (images and
 instances_vid30.json) cross the pictures in BACKGROUNDS, a window moves over the photographs, and windows move over the
 six clips of REAL_VID so that their objects cross them. The detector is NanoDet-g, the weights are those of fgfa-nano.
-The metrics go to docs/evidence/flow.json, the tables into docs/flow.md between their marks, the plot beside the metrics.
+The metrics go to docs/evidence/flow.json, the tables into docs/flow.md between their marks, and the plot beside the
+metrics.
 """
 
 import json
@@ -38,7 +39,7 @@ from flowdet.data.image_files import read_picture
 from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.inputs import prepare
-from flowdet.metrics.detections import DetectionTable, map_classes
+from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.sampling import warp, warp_maps
@@ -52,7 +53,7 @@ from flowdet.types import FrameFeatures, Maps, NetworkInput
 app = App(help=__doc__)
 
 Picture = NDArray[np.uint8]
-Found = tuple[Tensor, Tensor, Tensor]
+Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, classes
 Finding = tuple[tuple[Any, ...], str, int, Found]  # setting, method, image, what is found
 
 _ROOT = Path(__file__).parents[1]
@@ -93,8 +94,8 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 60,
-    photographs: int = 24,
+    crossings: int = 54,
+    photographs: int = 20,
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
@@ -288,7 +289,9 @@ class Frames:
         """Returns boxes, scores and classes in each of these maps of the current frame."""
         geometries = self.frame(current)[0].geometries * len(maps)
         together = tuple(torch.cat(level) for level in zip(*maps, strict=True))
-        return nets()[0].detector.detect(FrameFeatures(0, together, geometries))
+        found = nets()[0].detector.detect(FrameFeatures(0, together, geometries))
+        # Tensors would go from one process to another through a file each.
+        return [(boxes.numpy(), scores.numpy(), labels.numpy()) for boxes, scores, labels in found]
 
 
 # Clips that are built.
@@ -472,7 +475,7 @@ def detections(picture: Picture) -> Found:
     frames = Frames(lambda _: picture)
     with torch.inference_mode():
         ((boxes, scores, labels),) = frames.find(0, [frames.frame(0)[1]])
-    return boxes, scores, torch.from_numpy(map_classes(nets()[0].config.class_names, empty_data()).labels)[labels]
+    return boxes, scores, map_classes(nets()[0].config.class_names, empty_data()).labels[labels]
 
 
 def finds(found: Found, each: Mapping[str, Any]) -> bool:
@@ -480,7 +483,7 @@ def finds(found: Found, each: Mapping[str, Any]) -> bool:
     boxes, scores, labels = found
     left, top, width, height = each["bbox"]
     right = (labels == each["category_id"] - 1) & (scores >= _FOUND_SCORE)
-    overlaps = box_iou(torch.tensor([[left, top, left + width, top + height]]), boxes[right])
+    overlaps = box_iou(torch.tensor([[left, top, left + width, top + height]]), torch.from_numpy(boxes[right]))
     return bool((overlaps >= 0.5).any())
 
 
@@ -641,17 +644,13 @@ def mean_speed(data: CocoVID) -> float:
 
 def tabulate(findings: Iterable[Finding]) -> dict[tuple[tuple[Any, ...], str], DetectionTable]:
     """Returns the detections of the classes of the data by setting and method."""
-    labels = torch.from_numpy(map_classes(nets()[0].config.class_names, empty_data()).labels)
-    parts: dict[tuple[tuple[Any, ...], str], list[tuple[Tensor, ...]]] = defaultdict(list)
+    labels = map_classes(nets()[0].config.class_names, empty_data()).labels
+    parts: dict[tuple[tuple[Any, ...], str], list[DetectionTable]] = defaultdict(list)
     for setting, method, image, (boxes, scores, classes) in findings:
         known = labels[classes] >= 0
-        count = int(known.sum())
-        parts[setting, method].append(
-            (torch.full((count,), image), labels[classes[known]], boxes[known].double(), scores[known].double())
-        )
-    return {
-        key: DetectionTable(*(torch.cat(c).numpy() for c in zip(*part, strict=True))) for key, part in parts.items()
-    }
+        columns = np.full(int(known.sum()), image), labels[classes[known]], boxes[known].astype(float)
+        parts[setting, method].append(DetectionTable(*columns, scores[known].astype(float)))
+    return {key: concatenate(part) for key, part in parts.items()}
 
 
 def judged_scenes(

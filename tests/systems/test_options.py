@@ -14,7 +14,7 @@ from flowdet.flow.dis import DISFlowConfig
 from flowdet.systems.build import build
 from flowdet.systems.config import config_from_json, config_to_json
 from flowdet.systems.options import SystemOptions, apply_options
-from flowdet.systems.recipes import RECIPES, recipe
+from flowdet.systems.recipes import RECIPES, SHIPPED_FLOW, recipe
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
@@ -63,6 +63,26 @@ def test_a_key_frame_interval_is_for_methods_with_key_frames() -> None:
     method = apply_options(recipe("fgfa-lite"), options).method
     assert isinstance(method, RecursiveConfig)
     assert method.key_frame_interval == 5
+
+
+def test_the_aligned_variant_warps_along_the_shipped_flow_or_along_dis(tmp_path: Path) -> None:
+    aligned = load("fgfa-nano", variant="aligned")
+    assert aligned.config == replace(
+        recipe("fgfa-nano"), method=recipe("fgfa-nano").method.variants["aligned"], flow_net=SHIPPED_FLOW
+    )
+    shipped, flow_net = load("dff-nano").flow_net, aligned.flow_net
+    assert shipped is not None
+    assert flow_net is not None
+    for key, value in shipped.state_dict().items():
+        assert torch.equal(flow_net.state_dict()[key], value)
+    frames = list(frames_of(video(4)))
+    scores = [each.scores.tolist() for each in aligned.detect(frames)]
+    assert scores != [each.scores.tolist() for each in load("fgfa-nano").detect(frames)]
+    save_native(load("fgfa-nano"), tmp_path / "w.safetensors")
+    own = load(weights=tmp_path / "w.safetensors", variant="aligned")
+    assert scores == [each.scores.tolist() for each in own.detect(frames)]
+    options = SystemOptions(variant="aligned", flow="dis")
+    assert apply_options(recipe("fgfa-nano"), options).flow_net == DISFlowConfig()
 
 
 def test_flow_takes_the_place_of_the_flow_net() -> None:

@@ -54,7 +54,7 @@ def load(
             nothing is downloaded here.
         device: Where the system runs.
         causal: The form that looks at no later frame, for live video; not the published protocol.
-        variant: A cheaper form of the method, see `MethodConfig.variants`.
+        variant: Another form of the method, see `MethodConfig.variants`.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which needs no training.
         agnostic_nms: Whether detections of different classes suppress each other, too.
@@ -87,7 +87,8 @@ def load_system(options: SystemOptions) -> VideoDetector:
     if options.system is not None or options.weights is None:
         config = recipe(_name_of(options))
     path = weight_file(options)
-    flow_net = flow_net_of(config) if config else None
+    # A file that is built with its own configuration has none if its system uses none; a variant may.
+    flow_net = flow_net_of(apply_options(config, options)) if config else SHIPPED_FOLDER / FLOW_NET_FILE
     with torch.device("cpu"):  # whatever torch's default device is
         system = read_system(path, config, flow_net=flow_net, adapt=lambda own: apply_options(own, options))
     return _ready(system, options)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from flowdet.errors import ConfigError
 from flowdet.flow.dis import DISFlowConfig
 from flowdet.systems.config import SystemConfig
+from flowdet.systems.recipes import SHIPPED_FLOW
 from flowdet.temporal.base import MethodConfig
 
 __all__ = ["DEFAULT_SYSTEM", "Precision", "SystemOptions", "apply_options"]
@@ -29,7 +30,8 @@ class SystemOptions:
             name of a system whose weights to take.
         device: Where the system runs, "cuda" for instance.
         causal: For live video, no waiting for later frames: FGFA with half its window. Not the published protocol.
-        variant: A cheaper form of the method; results change slightly. FGFA has early, composed, fast and recursive.
+        variant: Another form of the method. FGFA has early, composed, fast and recursive, which are cheaper. Without
+            flow, as in fgfa-nano, it has fast, and aligned, which warps along flow, for still cameras.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.
         flow: Take this flow in place of the system's own: dis is OpenCV's, which needs no training.
         agnostic_nms: Let detections of different classes suppress each other: one box for one object.
@@ -63,7 +65,7 @@ def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
         method = method.causal()
     if options.key_frame_interval is not None:
         method = _with_interval(config.name, method, options.key_frame_interval)
-    flow_net = config.flow_net
+    flow_net = config.flow_net or (SHIPPED_FLOW if method.uses_flow else None)
     if options.flow is not None:
         if options.flow != "dis":
             raise ConfigError(f'the flow that can replace a system\'s own is "dis", not {options.flow!r}')

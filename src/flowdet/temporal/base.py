@@ -156,7 +156,7 @@ class MethodConfig(ABC):
 
     @property
     def variants(self) -> Mapping[str, "MethodConfig"]:
-        """Cheaper forms of the method that take the same weights, by name."""
+        """Other forms of the method that take the same weights, by name; most are cheaper."""
         return {}
 
     def _already_causal(self, name: str) -> ConfigError:

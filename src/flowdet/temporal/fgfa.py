@@ -126,10 +126,10 @@ class FGFAConfig(MethodConfig):
     def variants(self) -> Mapping[str, MethodConfig]:
         """Early embedding; composed flows as well; few references as well; a recursive memory in place of a window.
 
-        Without alignment few references only.
+        Without alignment: few references; references warped along the flow, which costs more.
         """
         if not self.aligns:
-            return {"fast": replace(self, is_sparse=True)}
+            return {"fast": replace(self, is_sparse=True), "aligned": replace(self, aligns=True)}
         early = replace(self, embeds_early=True)
         composed = replace(early, composes_flows=True)
         recursive = RecursiveConfig(
