@@ -3,10 +3,9 @@
     python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID
 
 Needs OpenCV. Clips are built in memory: objects cut out of the labelled photographs of COCO_VID30 (images and
-instances_vid30.json) cross the pictures in BACKGROUNDS, a window moves over the photographs, and windows move over the
-six clips of REAL_VID so that their objects cross them. The detector is NanoDet-g, the weights are those of fgfa-nano.
-The metrics go to docs/evidence/flow.json, the tables into docs/flow.md between their marks, and the plot beside the
-metrics.
+instances_vid30.json) cross the pictures in BACKGROUNDS, and a window moves over the photographs. REAL_VID has the six
+labelled real clips. The detector is NanoDet-g, the weights are those of fgfa-nano. The metrics go to
+docs/evidence/flow.json, the tables into docs/flow.md between their marks, and the plot beside the metrics.
 """
 
 import json
@@ -74,13 +73,11 @@ _SIZE = (256, 416)  # of a picture that is built, px of the network input
 _STRIDES = (8, 16, 32)
 _SPEEDS = (0, 4, 8, 16, 32)  # px a frame
 _CAMERA_SPEEDS = (0, 4, 8, 16)
-_CROP_SPEEDS = (4, 8, 16)
-_RADII = (1, 2, 5, 9)
+_RADII = (1, 2, 5)
 _RADIUS = 5
 _SIDES = (48, 96, 176)  # of an object, px
 _BLUR = range(7, 17, 2)  # px; as in measure_nano.py, whose frames are about twice as wide
 _PANNED = 736  # width of a photograph over which a window moves
-_CROP = (300, 512)
 _COVERED = 0.25  # the share of a cell from which on it belongs to the object
 _FOUND_SCORE = 0.3
 _LEAST_SCORE = 0.05
@@ -94,8 +91,8 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 54,
-    photographs: int = 20,
+    crossings: int = 21,
+    photographs: int = 8,
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
@@ -142,9 +139,6 @@ def collect(
     pictures = pictures_of(clips, real / "Data" / "VID")
     videos, jobs = {"real": clips}, dict[str, Sequence[Job]](scenes)
     jobs["real"] = streams_of(clips, pictures)
-    for speed in _CROP_SPEEDS:
-        videos[f"crop {speed}"], origins = crop_of(clips, speed)
-        jobs[f"crop {speed}"] = streams_of(videos[f"crop {speed}"], pictures, origins)
     named = [(name, job) for name, some in jobs.items() for job in some]
     found: dict[str, list[Finding]] = {name: [] for name in jobs}
     strides = []
@@ -162,8 +156,6 @@ def judge(collected: Collected) -> dict[str, Any]:
         metrics[name] = judged_scenes(scenes, collected.found[name], strides)
     for name, data in collected.videos.items():
         metrics[name] = judged_streams(data, collected.found[name])
-        if name != "real":
-            metrics[name]["speed"] = mean_speed(data)
     return metrics
 
 
@@ -541,17 +533,15 @@ def empty_data(*names: str) -> CocoVID:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A real clip, or a window that moves over it.
+    """A real clip.
 
     Attributes:
         pictures: [n] its frames.
         places: [n] positions of its frames in the data set.
-        is_cropped: Only the frames that are three in a row are evaluated.
     """
 
     pictures: list[Picture]
     places: tuple[int, ...]
-    is_cropped: bool
 
     def run(self) -> tuple[int, list[Finding]]:
         """Returns 0 and what is found in frames 4, 5 and 6 of every ten, clean and degraded, one to three in a row."""
@@ -559,8 +549,6 @@ class Stream:
         findings: list[Finding] = []
         rows: Mapping[int, tuple[int, ...]] = {0: (), 1: (5,), 2: (5, 6), 3: (4, 5, 6)}
         for spoilt, bad in rows.items():
-            if self.is_cropped and spoilt != len(rows) - 1:
-                continue
             for place, image in enumerate(self.places):
                 if place % 10 in (bad or rows[3]):
                     findings += self._find(frames, place, image, spoilt, bad)
@@ -585,58 +573,9 @@ class Stream:
         return degrade(picture, self.places[place]) if is_spoilt else picture
 
 
-def streams_of(data: CocoVID, pictures: list[Picture], origins: NDArray[np.int64] | None = None) -> list[Stream]:
-    """Returns the videos, cropped where there are origins [i, 2] (x, y) of a window."""
-    if origins is not None:
-        height, width = _CROP
-        pictures = [
-            np.ascontiguousarray(picture[y : y + height, x : x + width])
-            for picture, (x, y) in zip(pictures, origins.tolist(), strict=True)
-        ]
-    return [
-        Stream([pictures[place] for place in video.frames], video.frames, origins is not None) for video in data.videos
-    ]
-
-
-def crop_of(data: CocoVID, speed: int) -> tuple[CocoVID, NDArray[np.int64]]:
-    """Returns the data set seen through a window in which the object goes from left to right, and its origins [i, 2].
-
-    A video is cut into as many as it has passages of the object. A window stops at the border of the frame.
-
-    Args:
-        data: The real clips, one object a frame.
-        speed: Px of the network input a frame.
-    """
-    height, width = _CROP
-    step = speed * width / _SIZE[1]
-    passage = max(int(0.6 * width / step), 2)
-    origins = np.zeros((len(data.images), 2), np.int64)
-    boxes = data.objects.boxes.copy()
-    order = np.argsort(data.objects.images)
-    videos = []
-    for video in data.videos:
-        places = np.array(video.frames)
-        centres = (boxes[order[places], :2] + boxes[order[places], 2:]) / 2
-        smooth = np.stack([centres[max(n - 4, 0) : n + 5].mean(axis=0) for n in range(len(places))])
-        for first in range(0, len(places), passage):
-            some = slice(first, first + passage)
-            wanted = smooth[some, 0] - 0.2 * width - step * np.arange(len(places[some]))
-            origins[places[some], 0] = np.rint(wanted).clip(0, 854 - width)
-            origins[places[some], 1] = int(np.clip(smooth[some, 1].mean() - height / 2, 0, 480 - height))
-            videos.append(replace(video, name=f"{video.name} {first}", frames=tuple(places[some].tolist())))
-    boxes -= np.tile(origins[data.objects.images], 2)
-    boxes = boxes.clip(0, (width, height, width, height))
-    places = {place: number for number, video in enumerate(videos) for place in video.frames}
-    images = tuple(replace(image, height=height, width=width, video=places[n]) for n, image in enumerate(data.images))
-    return replace(data, videos=tuple(videos), images=images, objects=replace(data.objects, boxes=boxes)), origins
-
-
-def mean_speed(data: CocoVID) -> float:
-    """Returns how far the centre of the object goes a frame, px of the network input."""
-    order = np.argsort(data.objects.images)
-    centres = (data.objects.boxes[order, 0] + data.objects.boxes[order, 2]) / 2
-    steps = np.concatenate([np.diff(centres[list(video.frames)]) for video in data.videos])
-    return float(np.abs(steps).mean() * _SIZE[1] / _CROP[1])
+def streams_of(data: CocoVID, pictures: list[Picture]) -> list[Stream]:
+    """Returns the videos."""
+    return [Stream([pictures[place] for place in video.frames], video.frames) for video in data.videos]
 
 
 # Metrics.
@@ -775,13 +714,6 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     tables["real"] = table(
         ["degraded in a row", "single", "no flow", *real_flows],
         [[spoilt, *row(metrics["real"][spoilt], real_flows)] for spoilt in "0123"],
-    )
-    tables["crops"] = table(
-        ["px a frame, in the mean", "single", "no flow", *real_flows],
-        [
-            [f"{metrics[name]['speed']:.1f}", *row(metrics[name]["3"], real_flows)]
-            for name in (f"crop {speed}" for speed in _CROP_SPEEDS)
-        ],
     )
     return tables
 
