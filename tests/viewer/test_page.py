@@ -139,6 +139,14 @@ def test_no_name_becomes_part_of_the_page(tab: "Page", tmp_path: Path) -> None:
     assert tab.locator("#layers .name").all_text_contents() == [HOSTILE]
 
 
+def test_settings_that_json_does_not_know_are_text(tmp_path: Path) -> None:
+    result = write_result(tmp_path / "clip.json")
+    result.write_text(result.read_text().replace('"system": "single-lite"', '"system": "single-lite", "odd": [NaN]'))
+    page = tmp_path / "page.html"
+    write_page(page, read_clips([result]), [], "link")
+    assert data_of(page)["clips"][0]["layers"][0]["settings"]["odd"] == "[nan]"
+
+
 def test_without_its_video_the_page_asks_and_the_rest_works(tab: "Page", tmp_path: Path) -> None:
     result = write_result(tmp_path / "clip.json", frames=24)
     page = tmp_path / "page.html"

@@ -182,6 +182,7 @@ def detecting(detector: VideoDetector, shown: Shown) -> Work:
         (clip,) = read_clips([results], score=0)
         clip.name = job.name
         del clip.layers[0].settings["result"]
-        write_text(job.page, page_of([clip], [{"kind": "video", "name": job.name, "sources": ["video"]}]))
+        video_of_page = {"kind": "video", "name": job.name, "sources": ["video"]}
+        write_text(job.page, page_of([clip], [video_of_page], home="/"))
 
     return work

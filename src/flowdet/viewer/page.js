@@ -775,6 +775,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function start() {
+  if (data.home) document.querySelector("h1").replaceChildren(make("a", { href: data.home, textContent: "flowdet", title: "Another clip" }));
   data.clips.forEach((clip, place) => $("clip").append(make("option", { value: place, textContent: clip.name })));
   document.querySelector(".clip-choice").hidden = data.clips.length < 1;
   $("clip").addEventListener("change", () => openClip(Number($("clip").value)));
