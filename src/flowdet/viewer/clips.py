@@ -154,8 +154,8 @@ def _parts(path: Path, data: CocoVID | None, score: float) -> Iterator[_Part]:
     for frame in found.frames:
         if not (is_whole(frame.number, 0, LARGEST_FRAME) and (frame.time is None or is_pixels(frame.time, 0))):
             raise DataError(
-                f"{path}: a frame has a whole number and a time in seconds, both from 0 on, not {frame.number!s:.40} and "
-                f"{frame.time!s:.40}"
+                f"{path}: a frame has a whole number and a time in seconds, both from 0 on, "
+                f"not {frame.number!s:.40} and {frame.time!s:.40}"
             )
     images = match_frames(path, found.frames, data) if data else []
     yield _Part(str(videos.pop()), found.frames, images, _layer(path, found, score))

@@ -33,6 +33,7 @@ __all__ = [
     "media_of",
     "page_of",
     "unplayable",
+    "video_media",
     "write_page",
 ]
 
@@ -99,7 +100,21 @@ def media_of(clip: Clip, source: Path | None, page: Path, media: Media) -> dict[
         raise VideoError(
             f"{source}: browsers do not play {reason}; --media convert writes an H.264 copy beside the page"
         )
-    return {"kind": "video", "name": clip.name, "sources": [_address(source, page, media)]}
+    return {**video_media(source, clip.name), "sources": [_address(source, page, media)]}
+
+
+def video_media(video: Path, name: str) -> dict[str, Any]:
+    """Returns what `media_of` does for a video, but for its address.
+
+    "start" is the second of its first frame on the browser's clock; results count from that frame on.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    with open_container(f"file:{video}", str(video)) as container:
+        stream = video_stream(container)
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return {"kind": "video", "name": name, "start": max(0.0, round(start, 6))}
 
 
 def _is_of_data_set(clip: Clip) -> bool:
