@@ -240,7 +240,7 @@ def test_a_large_result_stays_quick(tab: "Page", tmp_path: Path) -> None:
             return (performance.now() - began) / 20000;
         }"""
     )
-    assert seconds < 0.1  # measured: 0.01
+    assert seconds < 0.1  # 0.008 to 0.011 in three runs on two cores
 
 
 def test_what_browsers_do_not_play_is_told_and_converted(tmp_path: Path) -> None:
