@@ -1,4 +1,4 @@
-"""CVAT's XML files, "CVAT for video 1.1" and "CVAT for images 1.1", as CocoVID."""
+"""CVAT's XML files, "CVAT for video 1.1" and "CVAT for images 1.1", read and written."""
 
 import os
 import re
@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
 from flowdet.data.image_files import picture_size
+from flowdet.data.labels import Box, Clip, Exported, Labels, frame_range, make_folder
 from flowdet.data.reading import parse_pixels, read_xml
 from flowdet.errors import ConfigError, DataError
-from flowdet.files import IMAGE_SUFFIXES
+from flowdet.files import IMAGE_SUFFIXES, write_text
 
-__all__ = ["import_cvat"]
+__all__ = ["export_cvat", "import_cvat"]
 
 _PATTERNS = tuple(f"images/frame_%06d.{suffix}" for suffix in ("png", "PNG", "jpg", "jpeg", "JPG"))
 _SUFFIXES = ("", ".png", ".PNG", *(suffix for suffix in sorted(IMAGE_SUFFIXES) if suffix != ".png"))
@@ -71,12 +72,16 @@ class _VideoTask:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """One box (x1, y1, x2, y2) px in one frame, with its label, its track and whether it is partly hidden."""
+    """One box (x1, y1, x2, y2) px in one frame, with its label, its track and whether it is partly hidden.
+
+    The score is that of its attribute "score", if it has one.
+    """
 
     label: str
     track: int | None
     box: _Box
     occluded: bool
+    score: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class _Key:
     is_outside: bool
     occluded: bool
     box: _Box
+    score: float | None = None
 
 
 @dataclass(slots=True)
@@ -331,7 +337,8 @@ def _read_shapes(image: Element, where: str, writer: CocoVIDWriter) -> tuple[lis
             others += element.tag not in _NOT_SHAPES
             continue
         try:
-            shapes.append(_Shape(element.get("label", ""), None, _box(element), element.get("occluded") == "1"))
+            label, occluded = element.get("label", ""), element.get("occluded") == "1"
+            shapes.append(_Shape(label, None, _box(element), occluded, _score(element)))
         except DataError as error:
             writer.problem("box that cannot be used", f"{where}: {error}")
     return shapes, others
@@ -342,8 +349,8 @@ def _coco_object(shape: _Shape, category: int) -> dict[str, Any]:
     box = [round(side, _DECIMALS) for side in (x1, y1, x2 - x1, y2 - y1)]
     track = {} if shape.track is None else {"instance_id": shape.track}
     area = round(box[2] * box[3], _DECIMALS)
-    occluded = {"occluded": shape.occluded}
-    return {"category_id": category, **track, "bbox": box, "area": area, "iscrowd": False, **occluded}
+    others = {"occluded": shape.occluded, **({} if shape.score is None else {"score": shape.score})}
+    return {"category_id": category, **track, "bbox": box, "area": area, "iscrowd": False, **others}
 
 
 def _read_video_task(root: Element) -> _VideoTask:
@@ -383,7 +390,7 @@ def _read_tracks(root: Element, task: _VideoTask) -> _Tracks:
         label = track.get("label", "")
         keys = _keys(track, f"track {track.get('id', f'at position {position}')}", task, tracks)
         for frame, key in _filled(keys, task, tracks):
-            tracks.shapes.setdefault(frame, []).append(_Shape(label, number, key.box, key.occluded))
+            tracks.shapes.setdefault(frame, []).append(_Shape(label, number, key.box, key.occluded, key.score))
     return tracks
 
 
@@ -401,7 +408,7 @@ def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list
                 raise DataError(f"{element.get('frame')!r} is no frame number")
             if frame not in task.frames and not is_outside:
                 raise DataError("the video has no such frame")
-            keys.append(_Key(frame, is_outside, element.get("occluded") == "1", _box(element)))
+            keys.append(_Key(frame, is_outside, element.get("occluded") == "1", _box(element), _score(element)))
         except DataError as error:
             tracks.problems.append(f"{where}, frame {element.get('frame', '')[:20]}: {error}")
     return sorted(keys, key=lambda key: key.frame)
@@ -456,3 +463,99 @@ def _box(element: Element) -> _Box:
     if not (x1 <= x2 and y1 <= y2):
         raise DataError(f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) ends before it begins")
     return x1, y1, x2, y2
+
+
+def _score(element: Element) -> float | None:
+    text = element.findtext("attribute[@name='score']")
+    try:
+        return float(text) if text and 0 <= float(text) <= 1 else None
+    except ValueError:
+        return None
+
+
+def export_cvat(labels: Labels, out: Path) -> Exported:
+    """Writes annotations.xml, one a clip, to be uploaded to a CVAT task of the same video or pictures.
+
+    A video with tracks becomes "CVAT for video 1.1", in which every object is a track; other videos and stills become
+    "CVAT for images 1.1". Scores become the attribute "score". Pictures have their place in `images` beside the file.
+
+    Args:
+        labels: What is written.
+        out: The folder, new or empty; with several clips it gets a folder for each.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        DataError: It cannot be written.
+    """
+    make_folder(out)
+    done = Exported(out)
+    for clip in labels.clips:
+        folder = out / clip.flat_name if len(labels.clips) > 1 else out
+        root = Element("annotations")
+        _put(root, version="1.1")
+        _put_meta(root, clip, labels.class_names)
+        if clip.has_tracks:
+            _put_tracks(root, clip, labels.class_names, done)
+        for number, picture in enumerate(clip.pictures):
+            name = picture.stem if picture.frame is None else f"frame_{picture.frame:06d}"
+            done.pictures.append((clip, picture, folder / "images" / f"{name}{picture.suffix}"))
+            if not clip.has_tracks:
+                place = {"id": str(number if picture.frame is None else picture.frame), "name": name}
+                if picture.frame is None:
+                    place["name"] += picture.suffix
+                size = {"width": str(picture.width), "height": str(picture.height)}
+                image = SubElement(root, "image", {**place, **size})
+                for box in done.kept(picture):
+                    _put_box(image, box, {"label": labels.class_names[box.label], "z_order": "0"})
+        folder.mkdir(exist_ok=True)
+        indent(root)
+        text = tostring(root, encoding="unicode")
+        write_text(folder / "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', error=DataError)
+    return done
+
+
+def _put(parent: Element, **texts: object) -> None:
+    for name, text in texts.items():
+        SubElement(parent, name).text = str(text)
+
+
+def _put_meta(root: Element, clip: Clip, class_names: Sequence[str]) -> None:
+    task = SubElement(SubElement(root, "meta"), "task")
+    if clip.name is None:
+        _put(task, name="stills", size=len(clip.pictures), mode="annotation")
+    else:
+        frames = frame_range(clip)
+        _put(task, name=clip.name, size=len(frames), mode="interpolation", start_frame=frames[0], stop_frame=frames[-1])
+        _put(task, frame_filter=f"step={frames.step}" if frames.step > 1 else "")
+        size = SubElement(task, "original_size")
+        _put(size, width=clip.pictures[0].width, height=clip.pictures[0].height)
+    listed = SubElement(task, "labels")
+    for name in class_names:
+        label = SubElement(listed, "label")
+        _put(label, name=name, type="rectangle")
+        attributes = SubElement(label, "attributes")
+        if clip.has_scores:
+            attribute = SubElement(attributes, "attribute")
+            _put(attribute, name="score", mutable="True", input_type="text", default_value="", values="")
+
+
+def _put_tracks(root: Element, clip: Clip, class_names: Sequence[str], done: Exported) -> None:
+    frames = frame_range(clip)
+    kept = {id(box) for picture in clip.pictures for box in done.kept(picture)}
+    for (number, label), boxes in clip.tracks().items():
+        shown = [(frame, box) for frame, box in boxes if id(box) in kept]
+        track = SubElement(root, "track", {"id": str(number), "label": class_names[label], "source": "auto"})
+        for (frame, box), following in zip(shown, [*shown[1:], None], strict=True):
+            place = {"frame": str(frame), "outside": "0", "keyframe": "1", "z_order": "0"}
+            _put_box(track, box, place)
+            after = frame + frames.step
+            if after in frames and (following is None or following[0] > after):
+                _put_box(track, box, {**place, "frame": str(after), "outside": "1"})
+
+
+def _put_box(parent: Element, box: Box, place: dict[str, str]) -> None:
+    names = ("xtl", "ytl", "xbr", "ybr")
+    sides = {name: f"{round(side, _DECIMALS):.10g}" for name, side in zip(names, box.sides, strict=True)}
+    element = SubElement(parent, "box", {**place, "occluded": "0", **sides})
+    if box.score is not None:
+        SubElement(element, "attribute", {"name": "score"}).text = f"{box.score:.6g}"
