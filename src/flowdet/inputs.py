@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
 from flowdet.ops.devices import constant
@@ -80,12 +80,13 @@ def prepare(
     # Bytes travel, a quarter of what floats would be; to a GPU from pinned memory, while it is still busy.
     if torch.device(device).type == "cuda":
         resized = resized.pin_memory()
-    pixels = resized.to(device, non_blocking=True).to(torch.float32)
+    pixels = resized.to(device, non_blocking=True).permute(0, 3, 1, 2)
     mean, std = (constant(tuple(values), torch.float32, pixels.device) for values in (config.mean, config.std))
-    normalised = ((pixels - mean) / std).permute(0, 3, 1, 2)
-    padding = (0, padded[1] - valid[1], 0, padded[0] - valid[0])
+    whole = torch.full((len(images), 3, *padded), config.padding, dtype=torch.float32, device=pixels.device)
+    inside = whole[:, :, : valid[0], : valid[1]]
+    inside.copy_(pixels).sub_(mean[:, None, None]).div_(std[:, None, None])
     geometry = Geometry(original=original, valid=valid, padded=(padded[0], padded[1]))
-    return NetworkInput(F.pad(normalised, padding, value=config.padding).contiguous(), (geometry,) * len(images))
+    return NetworkInput(whole, (geometry,) * len(images))
 
 
 def fit_size(size: tuple[int, int], long_side: int, short_side: int) -> tuple[int, int]:
@@ -94,8 +95,9 @@ def fit_size(size: tuple[int, int], long_side: int, short_side: int) -> tuple[in
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
-def _taps(length: int, target: int, *, whole_at_border: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Left neighbour [target], right neighbour [target] and fixed-point weights [2, target] of the target pixels."""
+@lru_cache(maxsize=16)
+def _taps(length: int, target: int, *, whole_at_border: bool) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Left and right neighbour [2, target] of the target pixels, and their fixed-point weights [2, target]."""
     position = ((np.arange(target) + 0.5) * (1 / (target / length)) - 0.5).astype(np.float32)
     left: NDArray[np.int64] = np.floor(position).astype(np.int64)
     share = (position - left.astype(np.float32)).astype(np.float32)
@@ -103,15 +105,14 @@ def _taps(length: int, target: int, *, whole_at_border: bool) -> tuple[Tensor, T
         share[(left < 0) | (left >= length - 1)] = 0
     one = np.float32(1 << _COEFFICIENT_BITS)
     weights = np.stack((np.rint((1 - share) * one), np.rint(share * one))).astype(np.int32)
-    neighbours = np.stack((left, left + 1)).clip(0, length - 1)
-    return torch.from_numpy(neighbours[0]), torch.from_numpy(neighbours[1]), torch.from_numpy(weights)
+    return np.stack((left, left + 1)).clip(0, length - 1), weights
 
 
 def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes as OpenCV's INTER_LINEAR does: 11-bit weights, rows first, no antialiasing.
 
     Args:
-        image: [h, w, c] uint8.
+        image: [h, w, c] uint8, on the CPU.
         size: (height, width) of the result.
 
     Returns:
@@ -120,19 +121,18 @@ def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[:2]) == size:
         return image
     # OpenCV weighs columns beyond the border with 0 and 1, but rows with their shares, which rounds differently.
-    x0, x1, wx = (taps.to(image.device) for taps in _taps(image.shape[1], size[1], whole_at_border=True))
-    y0, y1, wy = (taps.to(image.device) for taps in _taps(image.shape[0], size[0], whole_at_border=False))
-    used, rows = torch.cat((y0, y1)).unique(return_inverse=True)
-    source = image.index_select(0, used).to(torch.int32)
-    # In place, since each of these maps is as large as the image and four bytes a value.
-    lines = source.index_select(1, x0).mul_(wx[0][:, None])
-    lines += source.index_select(1, x1).mul_(wx[1][:, None])
+    columns, across = _taps(image.shape[1], size[1], whole_at_border=True)
+    rows, down = _taps(image.shape[0], size[0], whole_at_border=False)
+    channels = image.shape[2]
+    places = (columns[..., None] * channels + np.arange(channels)).ravel()
+    used = image.numpy().take(rows.ravel(), axis=0).reshape(2 * size[0], -1).take(places, axis=1)
+    values = torch.from_numpy(used).view(2, size[0], 2, -1).to(torch.int32)
+    values *= torch.from_numpy(across.repeat(channels, axis=1))
+    lines = values[:, :, 0] + values[:, :, 1]
     lines >>= 4
-    upper = lines.index_select(0, rows[: size[0]]).mul_(wy[0][:, None, None])
-    lower = lines.index_select(0, rows[size[0] :]).mul_(wy[1][:, None, None])
-    upper >>= 16
-    lower >>= 16
-    upper += lower
-    upper += 2
-    upper >>= 2
-    return upper.clamp_(0, 255).to(torch.uint8)
+    lines *= torch.from_numpy(down)[..., None]
+    lines >>= 16
+    total = lines[0] + lines[1]
+    total += 2
+    total >>= 2
+    return total.clamp_(0, 255).to(torch.uint8).view(*size, channels)

@@ -45,6 +45,7 @@ def detections(folder: Path, rows: Rows = ROWS, *, tracks: bool = True, lines: b
             boxes = [[x, y, x + w, y + h] for *_, (x, y, w, h) in own]
             place = {"frame_index": frame, "time": frame / 25, "width": 64, "height": 48, "boxes": boxes}
             ids = [row[2] + 1 for row in own]
+            place |= {"track_ids": [-1 if row[1] is None else row[1] for row in own]} if tracks else {}
             written.append({**place, "scores": [0.75] * len(own), "category_ids": ids})
         written.append({"complete": True, "frames": 6, "problems": []})
         path.write_text("".join(json.dumps(line) + "\n" for line in written))
@@ -132,9 +133,10 @@ def test_there_and_back_again(to: str, tracks: bool, tmp_path: Path) -> None:
     call("data", "check", back, "--images", folder, "--decode")
 
 
-def test_json_lines_are_read_as_json(tmp_path: Path) -> None:
-    rows: Rows = [(frame, None, label, box) for frame, _, label, box in ROWS]
-    assert read_labels([detections(tmp_path, rows, lines=True)]) == read_labels([detections(tmp_path, rows)])
+@pytest.mark.parametrize("tracks", [True, False])
+def test_json_lines_are_read_as_json(tracks: bool, tmp_path: Path) -> None:
+    lines, document = (detections(tmp_path, tracks=tracks, lines=lines) for lines in (True, False))
+    assert read_labels([lines]) == read_labels([document])
 
 
 def test_what_a_format_cannot_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

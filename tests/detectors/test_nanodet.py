@@ -72,10 +72,9 @@ def test_boxes_are_decoded_from_the_expected_distances() -> None:
         predictions[1, side * 11 + place : side * 11 + place + 2] = 200
     predictions[:, 44:] = -10
     predictions[1, 45] = 2
-    found = detector.decode(predictions, Cells(torch.tensor([[12.0, 20.0]] * 4), torch.full((4, 1), 8.0)))
-    boxes, scores = found
+    boxes = detector.boxes(predictions, Cells(torch.tensor([[12.0, 20.0]] * 4), torch.full((4, 1), 8.0)))
     torch.testing.assert_close(boxes[1], torch.tensor([12 - 20.0, 20 - 12.0, 12 + 28.0, 20 + 36.0]))
-    assert (scores > 0.5).nonzero().tolist() == [[1, 1]]
+    assert (detector.scores(predictions) > 0.5).nonzero().tolist() == [[1, 1]]
 
 
 def uniform(detector: NanoDet, scores: dict[tuple[int, int], float]) -> FrameFeatures:

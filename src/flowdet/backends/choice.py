@@ -6,8 +6,6 @@ from pathlib import Path
 from flowdet.backends.int8 import load_int8
 from flowdet.backends.openvino import compile_system
 from flowdet.backends.optimised import optimise
-from flowdet.detectors.faster_rcnn import FasterRCNNConfig
-from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
 from flowdet.systems.detector import Parts, VideoDetector
 
@@ -38,17 +36,12 @@ def with_backend(system: VideoDetector, backend: str) -> VideoDetector:
             return compile_system(system)
         case "auto":
             is_on_cpu = next(system.parameters()).device.type == "cpu"
-            can_compile = is_on_cpu and not _has_large_maps(system) and find_spec("openvino")
-            return with_backend(system, "openvino" if can_compile else "optimised")
+            # OpenVINO does not know Winograd's method.
+            compiles = is_on_cpu and not system.config.detector.has_wide_maps and find_spec("openvino")
+            return with_backend(system, "openvino" if compiles else "optimised")
         case _ if backend and Path(backend).is_dir():
             return load_int8(system, Path(backend))
         case _:
             raise ConfigError(
                 f"the backends are {', '.join(BACKENDS)} or a folder of `flowdet quantise`, not {backend!r}"
             )
-
-
-def _has_large_maps(system: VideoDetector) -> bool:
-    """Whether most convolutions take Winograd's way, which OpenVINO does not know."""
-    detector = system.config.detector
-    return isinstance(detector, FasterRCNNConfig) and isinstance(detector.backbone, ResNetConfig)

@@ -8,12 +8,11 @@ from functools import reduce
 from math import gcd
 from pathlib import Path
 
-from flowdet.data.cocovid_writer import writing_cocovid
+from flowdet.data.cocovid_writer import object_entry, writing_cocovid
 from flowdet.errors import ConfigError, DataError
 
 __all__ = ["Box", "Clip", "Exported", "Labels", "Picture", "export_coco", "frame_range", "make_folder"]
 
-_DECIMALS = 3
 _NOT_IN_NAMES = re.compile(r'[<>:"\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]+')
 
 
@@ -239,12 +238,6 @@ def export_coco(labels: Labels, out: Path, *, has_pictures: bool) -> Exported:
 
 def _coco_object(box: Box) -> dict[str, object]:
     x1, y1, x2, y2 = box.sides
-    width, height = round(x2 - x1, _DECIMALS), round(y2 - y1, _DECIMALS)
-    return {
-        "category_id": box.label + 1,
-        **({} if box.track is None else {"instance_id": box.track}),
-        "bbox": [round(x1, _DECIMALS), round(y1, _DECIMALS), width, height],
-        "area": round(width * height, _DECIMALS) if box.area is None else box.area,
-        "iscrowd": int(box.is_crowd),
-        **({} if box.score is None else {"score": box.score}),
-    }
+    entry = object_entry(box.label + 1, (x1, y1, x2 - x1, y2 - y1), box.track)
+    area, score = ({} if value is None else {name: value} for name, value in (("area", box.area), ("score", box.score)))
+    return {**entry, **area, "iscrowd": int(box.is_crowd), **score}

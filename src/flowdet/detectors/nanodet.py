@@ -128,12 +128,16 @@ class NanoDet(OneStage):
     def __init__(self, config: NanoDetConfig, classes: int) -> None:
         super().__init__(config, _Body(), _Head(classes), (_CHANNELS,) * 3)
 
-    def decode(self, predictions: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Returns boxes, from the expected distances in strides, and scores."""
-        logits, classes = _split(predictions)
+    def scores(self, predictions: Tensor) -> Tensor:
+        """Returns the sigmoid of the class logits."""
+        return _split(predictions)[1].sigmoid()
+
+    def boxes(self, predictions: Tensor, cells: Cells) -> Tensor:
+        """Returns boxes from the expected distances, which are predicted in strides."""
+        logits = _split(predictions)[0]
         bins = torch.arange(_BINS, device=logits.device, dtype=logits.dtype)
         before, after = ((logits.softmax(dim=-1) @ bins) * cells.strides).split(2, dim=-1)
-        return torch.cat((cells.centres - before, cells.centres + after), dim=-1), classes.sigmoid()
+        return torch.cat((cells.centres - before, cells.centres + after), dim=-1)
 
     def image_losses(self, predictions: Tensor, cells: Cells, targets: Targets) -> dict[str, Tensor]:
         """Returns the losses of generalised focal loss (Li et al. 2020) with SimOTA instead of ATSS as assignment.
@@ -141,14 +145,14 @@ class NanoDet(OneStage):
         Those are the quality focal loss of the classes over all cells, wanted is the IoU of the predicted box; the GIoU
         loss of the boxes (weight 2); and the distribution focal loss of the distances (weight 0.25).
         """
-        boxes, scores = self.decode(predictions, cells)
+        boxes, scores = self.boxes(predictions, cells), self.scores(predictions)
         assigned = assign_sim_ota(boxes, scores, cells, targets)
         wanted_boxes = targets.boxes[assigned.objects]
         logits, classes = _split(predictions)
         wanted = torch.zeros_like(classes)
         wanted[assigned.cells, targets.labels[assigned.objects]] = assigned.ious
         focal = F.binary_cross_entropy_with_logits(classes, wanted, reduction="none") * (wanted - scores).abs() ** 2
-        own = Cells(cells.centres[assigned.cells], cells.strides[assigned.cells])
+        own = cells.at(assigned.cells)
         distances = torch.cat((own.centres - wanted_boxes[:, :2], wanted_boxes[:, 2:] - own.centres), dim=1)
         distances = (distances / own.strides).clamp(0, _BINS - 1.01)
         giou = generalized_box_iou_loss(boxes[assigned.cells], wanted_boxes, reduction="sum")

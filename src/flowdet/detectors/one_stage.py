@@ -76,6 +76,10 @@ class Cells:
     centres: Tensor
     strides: Tensor
 
+    def at(self, places: Tensor) -> "Cells":
+        """Returns the cells at these places [m]."""
+        return Cells(self.centres[places], self.strides[places])
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Assignment:
@@ -112,8 +116,12 @@ class OneStage(Detector):
         self.channels = channels
 
     @abstractmethod
-    def decode(self, predictions: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Returns boxes [..., n, 4] xyxy px, network input, and scores [..., n, classes] of predictions [..., n, k]."""
+    def scores(self, predictions: Tensor) -> Tensor:
+        """Returns scores [..., classes] of predictions [..., k]."""
+
+    @abstractmethod
+    def boxes(self, predictions: Tensor, cells: Cells) -> Tensor:
+        """Returns boxes [n, 4] xyxy px, network input, of the predictions [n, k] in these n cells."""
 
     @abstractmethod
     def image_losses(self, predictions: Tensor, cells: Cells, targets: Targets) -> dict[str, Tensor]:
@@ -127,8 +135,8 @@ class OneStage(Detector):
     @torch.no_grad()
     def detect(self, features: FrameFeatures) -> list[Found]:
         """Returns the detections of each of the b images."""
-        boxes, scores = self.decode(*self.predict(features.maps))
-        return [self._select(*image) for image in zip(boxes, scores, features.geometries, strict=True)]
+        predictions, cells = self.predict(features.maps)
+        return [self._select(p, cells, g) for p, g in zip(predictions, features.geometries, strict=True)]
 
     def losses(
         self, features: FrameFeatures, targets: Sequence[Targets], choosers: Sequence[Chooser]
@@ -161,11 +169,12 @@ class OneStage(Detector):
         sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return predictions, _cells(sizes, self.strides, predictions.device)
 
-    def _select(self, boxes: Tensor, scores: Tensor, geometry: Geometry) -> Found:
-        config = self.config
-        cells, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
-        scores, order = scores[cells, labels].sort(descending=True, stable=True)
-        boxes, labels = boxes[cells[order]], labels[order]
+    def _select(self, predictions: Tensor, cells: Cells, geometry: Geometry) -> Found:
+        config, scores = self.config, self.scores(predictions)
+        places, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+        scores, order = scores[places, labels].sort(descending=True, stable=True)
+        places, labels = places[order], labels[order]
+        boxes = self.boxes(predictions[places], cells.at(places))
         apart = None if config.class_agnostic_nms else labels
         kept = best_apart(boxes, scores, config.nms_iou, config.max_detections, apart)
         x, y = geometry.scale

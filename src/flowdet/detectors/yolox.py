@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowdet.detectors.frozen import keep_norms_in_evaluation
+from flowdet.detectors.backbone import keep_norms_in_evaluation
 from flowdet.detectors.one_stage import PRIOR_LOGIT, Cells, OneStage, OneStageConfig, assign_sim_ota
 from flowdet.errors import ConfigError
 from flowdet.types import Targets
@@ -230,13 +230,15 @@ class YOLOX(OneStage):
         keep_norms_in_evaluation(self)
         return self
 
-    def decode(self, predictions: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Returns boxes and scores, which are objectness times class probability."""
-        # A prediction of 0 is the upper left corner of the cell.
+    def scores(self, predictions: Tensor) -> Tensor:
+        """Returns objectness times class probability."""
+        return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
+
+    def boxes(self, predictions: Tensor, cells: Cells) -> Tensor:
+        """Returns boxes; a centre prediction of 0 is the upper left corner of the cell."""
         centres = (predictions[..., :2] - 0.5) * cells.strides + cells.centres
         half = predictions[..., 2:4].exp() * cells.strides / 2
-        scores = predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
-        return torch.cat((centres - half, centres + half), dim=-1), scores
+        return torch.cat((centres - half, centres + half), dim=-1)
 
     def image_losses(self, predictions: Tensor, cells: Cells, targets: Targets) -> dict[str, Tensor]:
         """Returns the losses of section 2.1 of the paper, each a sum divided by the number of positive cells.
@@ -244,7 +246,7 @@ class YOLOX(OneStage):
         Those are 1 - IoU^2 of the boxes (weight 5), binary cross-entropy of the objectness over all cells and of the
         classes over the positive ones, wanted is the IoU of the predicted box; on request L1 of the box predictions.
         """
-        boxes, scores = self.decode(predictions, cells)
+        boxes, scores = self.boxes(predictions, cells), self.scores(predictions)
         assigned = assign_sim_ota(boxes, scores.sqrt(), cells, targets)
         rows = assigned.cells
         wanted_boxes = targets.boxes[assigned.objects]

@@ -19,9 +19,10 @@ from safetensors.torch import load
 from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, ImageRecord
 from flowdet.data.image_files import read_picture
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import ConfigError, DataError, some
 from flowdet.files import replacing
 from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
+from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
@@ -34,7 +35,6 @@ __all__ = ["DataSetDetections", "detect_data_set"]
 
 _RECORD_KEY = "flowdet.detections"
 _STILLS_IN_A_FILE = 100
-_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -224,23 +224,18 @@ def _check_images(jobs: Sequence[_Job], origin: _Origin) -> None:
     records = (image for job in jobs for stream in job.streams for image in stream)
     missing = [image for image in records if not (origin.images / image.file_name).is_file()]
     if missing:
-        names = ", ".join(f"{image.file_name} (image {image.id})" for image in missing[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        names = some([f"{image.file_name} (image {image.id})" for image in missing])
         raise DataError(
-            f"{origin.annotations}: {len(missing)} of its images are not below {origin.images}: {names}{more}; "
+            f"{origin.annotations}: {len(missing)} of its images are not below {origin.images}: {names}; "
             "is this the right folder of images?"
         )
 
 
 def _alone(system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, threads: int) -> Generator[int, None, None]:
     """Does the jobs in this process; yields 1 after every frame."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for job in jobs:
             yield from _finish(system, origin, job)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _spread(
