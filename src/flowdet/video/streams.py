@@ -64,7 +64,7 @@ class FileSource:
     def __init__(self, location: str, label: str, name: str, *, network: bool = False) -> None:
         self.label = label
         self.name = name
-        self._location = location
+        self.location = location
         self._network = network
         with closing(self._open()) as container:
             stream = video_stream(container)
@@ -99,7 +99,7 @@ class FileSource:
         """Does nothing: only an iteration holds the file open."""
 
     def _open(self) -> InputContainer:
-        return open_container(self._location, self.label, network=self._network)
+        return open_container(self.location, self.label, network=self._network)
 
     def _selected(
         self,
