@@ -39,8 +39,9 @@ MAY_IMPORT = {
     "evaluation": _SYSTEMS | {"metrics", "tracking", "work"},
     "training": _SYSTEMS | {"metrics", "evaluation"},
     "benchmark": _SYSTEMS | {"training"},
+    "viewer": _SYSTEMS | {"metrics", "evaluation", "work"},
     "flowdet": _SYSTEMS | {"tracking"},
-    "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark"},
+    "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark", "viewer"},
     "__main__": {"cli"},
 }
 

@@ -164,6 +164,7 @@ def _ms(seconds: float) -> str:
 
 def _name(cost: SystemCost) -> str:
     given = {name: getattr(cost.options, name) for name in ("variant", "causal", "key_frame_interval", "flow")}
+    given["precision"] = cost.options.precision if cost.options.precision != "float32" else None
     shown = [name if value is True else f"{name} {value}".replace("_", " ") for name, value in given.items() if value]
     return f"{cost.system} ({', '.join([*shown, cost.backend])})"
 

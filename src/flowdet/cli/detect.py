@@ -53,6 +53,7 @@ class _Settings:
     flow: str | None
     agnostic_nms: bool
     backend: str
+    precision: str
     show: list[str]
     track: bool
     across_classes: bool
@@ -206,6 +207,7 @@ def detect(
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
+        precision=detector.precision,
         show=shown,
         track=track,
         across_classes=across_classes,
@@ -343,6 +345,7 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
         "across_classes": False,
         "rescore": None,
         "trail": 0.0,
+        "precision": "float32",
         **settings,
     }
     mode, runtime = old.pop("mode"), old.pop("runtime")

@@ -240,6 +240,7 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
         "images": str(running.images),
         "device": machine,
         "backend": detector.backend,
+        "precision": detector.precision,
         "processes": running.processes,
         "threads": running.threads,
         "map_classes": dict(found.renamed),

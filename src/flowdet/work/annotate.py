@@ -136,7 +136,9 @@ def annotate(
         source = _Frames(video, chain([first], frames))
         outcomes: Iterator[_Found] = (
             (outcome.frame, outcome.detections, outcome.features)
-            for outcome in system.detect_many([source], score=shown.least_score, classes=shown.classes)
+            for outcome in system.detect_many(
+                [source], score=shown.least_score, classes=shown.classes, ahead=not video.is_live
+            )
         )
         if shown.seq_nms:
             outcomes = _rescored(video, [found for _, found, _ in outcomes], stack)
