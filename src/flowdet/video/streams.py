@@ -208,7 +208,7 @@ class FileSource:
         return ""
 
     def _gif_shortage(self, packets_read: int) -> str:
-        pictures = count_gif_pictures(Path(self._location.removeprefix("file:")))
+        pictures = count_gif_pictures(Path(self.location.removeprefix("file:")))
         if pictures is None:
             return f"the file is cut short or damaged: it may hold more than these {packets_read} frames"
         return f"{pictures - packets_read} of {pictures} frames are missing" if packets_read < pictures else ""
