@@ -25,6 +25,7 @@ _ENDING_CODES = [128 + number for number in _ENDING]
 app = App(
     name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
 )
+app.register_install_completion_command()
 # Loaded when they are called, for most of them load PyTorch.
 app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
 app.command(
