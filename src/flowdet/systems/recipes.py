@@ -45,6 +45,7 @@ __all__ = [
     "fgfa_yolox",
     "recipe",
     "selsa_r50",
+    "selsa_r50_fp16",
     "selsa_r101",
     "selsa_x101",
     "single_lite",
@@ -144,6 +145,11 @@ def _published_troia(name: str, backbone: BackboneConfig) -> SystemConfig:
 def selsa_r50() -> SystemConfig:
     """SELSA, ResNet-50 DC5, as published with mmtracking 0.14."""
     return _published_selsa("selsa-r50", _R50)
+
+
+def selsa_r50_fp16() -> SystemConfig:
+    """SELSA, ResNet-50 DC5, as mmtracking 0.14 trained it in half precision; it detects in float32."""
+    return _published_selsa("selsa-r50-fp16", _R50)
 
 
 def selsa_r101() -> SystemConfig:
@@ -281,6 +287,7 @@ RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "dff-r101": dff_r101,
     "dff-x101": dff_x101,
     "selsa-r50": selsa_r50,
+    "selsa-r50-fp16": selsa_r50_fp16,
     "selsa-r101": selsa_r101,
     "selsa-x101": selsa_x101,
     "troia-r50": troia_r50,

@@ -1,10 +1,11 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
-Six systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
-the six starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
+Thirteen systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
+the thirteen starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
 
 AP50, speed and memory are those of mmtracking 0.14's model zoo, which says that AP50 varies by about 1 between
-trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
+trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models, the GFLOP of SELSA and Temporal
+RoI Align as flowdet computes them: what belongs to the references once a video.
 """
 
 import re
@@ -47,7 +48,7 @@ class PublishedWeights:
         parameters: The number of parameters, frozen ones included.
         gflop: 10^9 multiplications and additions for a frame of 608x1008: with FGFA any frame once its window is full,
             with DFF a frame between two key frames.
-        gflop_key: The same for a key frame of DFF; None with FGFA, which has no key frames.
+        gflop_key: The same for a key frame of DFF; None with the other methods, which have no key frames.
         url: The weight file; its name ends with the first 8 hexadecimal digits of its SHA-256.
         log_url: The training log, one JSON object a line.
 
@@ -56,7 +57,7 @@ class PublishedWeights:
     """
 
     system: str
-    method: Literal["DFF", "FGFA"]
+    method: Literal["DFF", "FGFA", "SELSA", "Temporal RoI Align"]
     backbone: Literal["R-50-DC5", "R-101-DC5", "X-101-DC5"]
     config: str
     ap50: float
@@ -84,7 +85,7 @@ class PublishedWeights:
 
 
 def _system(
-    method: Literal["DFF", "FGFA"],
+    method: Literal["DFF", "FGFA", "SELSA", "Temporal RoI Align"],
     backbone: Literal["R-50-DC5", "R-101-DC5", "X-101-DC5"],
     run: str,
     *,
@@ -94,14 +95,16 @@ def _system(
     parameters: int,
     gflop: float,
     gflop_key: float | None = None,
+    fp16: bool = False,
 ) -> PublishedWeights:
-    """Returns one row; `run` is the time stamp and the digest in the file's name."""
-    family = method.lower()
+    """Returns one row; `run` is the time stamp and the digest in the file's name, `fp16` says how it was trained."""
+    family = method.lower().replace(" ", "_")
     depth = backbone.removesuffix("-DC5").replace("-", "").lower()
-    config = f"{family}_faster_rcnn_{depth}_dc5_1x_imagenetvid"
-    stem = f"{ORIGIN}/mmtracking/vid/{family}/{config}/{config}_"
+    name, epochs = ("selsa_troialign", "7e") if method == "Temporal RoI Align" else (family, "1x")
+    config = f"{name}_faster_rcnn_{depth}_dc5{'_fp16' if fp16 else ''}_{epochs}_imagenetvid"
+    stem = f"{ORIGIN}/mmtracking/{'fp16' if fp16 else f'vid/{family}/{config}'}/{config}_"
     return PublishedWeights(
-        system=f"{family}-{depth}",
+        system=f"{name.replace('selsa_troialign', 'troia')}-{depth}{'-fp16' if fp16 else ''}",
         method=method,
         backbone=backbone,
         config=config,
@@ -180,10 +183,81 @@ _SYSTEMS = (
         parameters=161_165_411,
         gflop=1676,
     ),
+    _system(
+        "SELSA",
+        "R-50-DC5",
+        "20201227_204835-2f5a4952",
+        ap50=78.4,
+        fps=7.5,
+        memory=3.49,
+        parameters=70_628_627,
+        gflop=257,
+    ),
+    _system(
+        "SELSA",
+        "R-101-DC5",
+        "20201218_172724-aa961bcc",
+        ap50=81.5,
+        fps=7.2,
+        memory=5.18,
+        parameters=89_620_755,
+        gflop=347,
+    ),
+    _system(
+        "SELSA",
+        "X-101-DC5",
+        "20210825_205641-10252965",
+        ap50=83.1,
+        fps=None,
+        memory=9.15,
+        parameters=128_526_867,
+        gflop=572,
+    ),
+    _system(
+        "SELSA",
+        "R-50-DC5",
+        "20210728_193846-dce6eb09",
+        ap50=78.7,
+        fps=None,
+        memory=2.71,
+        parameters=70_628_627,
+        gflop=257,
+        fp16=True,
+    ),
+    _system(
+        "Temporal RoI Align",
+        "R-50-DC5",
+        "20210820_162714-939fd657",
+        ap50=79.8,
+        fps=None,
+        memory=4.14,
+        parameters=78_236_435,
+        gflop=954,
+    ),
+    _system(
+        "Temporal RoI Align",
+        "R-101-DC5",
+        "20210822_111621-22cb96b9",
+        ap50=82.6,
+        fps=None,
+        memory=5.83,
+        parameters=97_228_563,
+        gflop=1045,
+    ),
+    _system(
+        "Temporal RoI Align",
+        "X-101-DC5",
+        "20210822_164036-4471ac42",
+        ap50=84.1,
+        fps=None,
+        memory=9.74,
+        parameters=136_134_675,
+        gflop=1269,
+    ),
 )
 
 PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType({weights.system: weights for weights in _SYSTEMS})
-"""The six published systems by name."""
+"""The thirteen published systems by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +341,8 @@ _BACKBONES = {
 
 STARTING: Mapping[str, tuple[StartingWeights, ...]] = MappingProxyType(
     {f"{method}-{depth}": (file, _FLOW_NET) for method in ("dff", "fgfa") for depth, file in _BACKBONES.items()}
-    | {f"single-{depth}": (file,) for depth, file in _BACKBONES.items()}
+    | {f"{method}-{depth}": (file,) for method in ("selsa", "troia", "single") for depth, file in _BACKBONES.items()}
+    | {"selsa-r50-fp16": (_BACKBONES["r50"],)}
 )
 """The files that the training of the published systems starts from, by system name."""
 
