@@ -127,7 +127,7 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if second:
         optimizer.step()
         losses = system.losses(batch, [first_ones])
-        # RoIs that attend to each other pass on what rounding did to one: 1.4e-4 was seen of SELSA, 1.1e-3 of the other.
+        # RoIs that attend to each other pass on what rounding did to one: 1.4e-4 (SELSA) and 1.1e-3 were seen.
         check_losses(losses, second["losses"], {"selsa": 5e-4, "troia": 2e-3}.get(method, _LOSS_TOLERANCE))
         samples.check(second["sampling"], _MOVED)
         optimizer.zero_grad()

@@ -64,7 +64,7 @@ class TemporalRoIAttention(SELSAAttention):
         found = []
         for row, own in enumerate(pooled.split([len(of_image) for of_image in rois])):
             references = [each[row] for each in (*support.maps, *(maps if support.with_own else ()))]
-            if references:
+            if references and len(own):
                 units = [F.normalize(each.flatten(1), dim=0) for each in references]
                 found += [self._aggregate(some, references, units) for some in own.split(_ROIS_AT_ONCE)]
             else:
