@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from flow_errors import ZeroFlow
 from torch import Tensor
 
 from flowdet.backends.choice import with_backend
@@ -22,7 +23,6 @@ from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate
-from flowdet.metrics.flow import ZeroFlow
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, TemporalMethod
 from flowdet.types import Aggregation, Frame, FrameFeatures, Geometry, Maps, NetworkInput

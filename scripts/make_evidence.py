@@ -19,7 +19,9 @@ import torch
 from cyclopts import App
 from evidence_pages import write_pages
 from evidence_runs import Variant, detect_variants, seconds_per_frame
+from flow_errors import ZeroFlow, end_point_errors, flow_pairs
 from numpy.typing import NDArray
+from restrict import restrict
 from rich.progress import Progress
 
 from flowdet.class_names import VID_CLASSES
@@ -30,10 +32,8 @@ from flowdet.data.synthetic.benchmark import Benchmark
 from flowdet.evaluation.run import detect_data_set
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.metrics.detections import DetectionTable
-from flowdet.metrics.flow import ZeroFlow, end_point_errors, flow_pairs
 from flowdet.metrics.intervals import Interval, bootstrap, bootstrap_difference
 from flowdet.metrics.protocols import evaluate
-from flowdet.metrics.restrict import restrict
 from flowdet.systems.load import load, weights_of
 from flowdet.systems.recipes import fgfa_lite
 from flowdet.temporal.base import MethodConfig

@@ -21,17 +21,17 @@ from cyclopts import App
 from evidence_pages import fill, interval, table
 from evidence_runs import Variant, detect_variants, seconds_per_frame, work_of
 from make_evidence import Judge, degraded_frames, real_clips
+from restrict import restrict
 from rich.progress import Progress
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowdet.benchmark.contender import warm_up
+from flowdet.benchmark.meter import warm_up
 from flowdet.cli import keep_memory
 from flowdet.data.cocovid import read_cocovid
 from flowdet.data.motion import motion_iou
 from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.metrics.detections import DetectionTable
 from flowdet.metrics.protocols import evaluate
-from flowdet.metrics.restrict import restrict
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import weights_of

@@ -18,6 +18,7 @@ import torch
 from cyclopts import App
 from evidence_pages import fill, interval, table
 from numpy.typing import NDArray
+from restrict import restrict
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
@@ -28,7 +29,6 @@ from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
-from flowdet.metrics.restrict import restrict
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
 from flowdet.temporal.base import MethodParts

@@ -109,7 +109,8 @@ class Case:
     def record(self, system: VideoDetector, frames: int | None = None) -> Iterator[Recording]:
         """Runs the system on the first `frames` frames, or on all."""
         config = self.configured(system).config.inputs
-        inputs: list[NetworkInput] = [prepare([frame], config) for frame in self.clip()]
+        device = next(system.parameters()).device
+        inputs: list[NetworkInput] = [prepare([frame], config, device) for frame in self.clip()]
         assert all(item.geometries == (self.geometry,) for item in inputs)
         return record(system, inputs, frames)
 
@@ -195,7 +196,7 @@ def compare(system: VideoDetector, recording: Recording, frame: ReferenceFrame) 
     The values of the RoI head are compared for the recorded proposals: its own ones differ by thousandths of a pixel,
     which the head magnifies.
     """
-    own = {name: tensor.numpy().astype(np.float64) for name, tensor in recording.items()}
+    own = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in recording.items()}
     differences: Differences = {}
 
     def note(name: str, difference: float) -> None:
@@ -214,9 +215,10 @@ def compare(system: VideoDetector, recording: Recording, frame: ReferenceFrame) 
         if not frame.thinned and len(wanted) != len(own["proposals"]):
             note("proposals", np.inf)
         assert isinstance(system.detector, FasterRCNN)
-        rois = roi_outputs(system.detector, recording["feat"], torch.from_numpy(wanted).float())
+        proposals = torch.from_numpy(wanted).float().to(recording["feat"].device)
+        rois = roi_outputs(system.detector, recording["feat"], proposals)
         for name in _OF_ROIS & set(frame.values):
-            values = rois[name].double().numpy()
+            values = rois[name].double().cpu().numpy()
             note(name, _relative(values[::50, ::32] if name == "roi_feat" else values, frame.values[name]))
     if "dets" in frame.values:
         wanted = frame.values["dets"]

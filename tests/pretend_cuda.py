@@ -5,6 +5,7 @@ it cannot show: faults of kernels and drivers, other rounding, half precision, s
 """
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -86,11 +87,13 @@ class PretendedGPU(TorchDispatchMode):
 
     Attributes:
         waits: How often the host has waited for the GPU, by reason and place.
+        warns: Whether each wait is a warning, too, see `torch.cuda.set_sync_debug_mode`.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.waits: Counter[str] = Counter()
+        self.warns = False
 
     def take(self) -> Counter[str]:
         """Returns the waits since the last call."""
@@ -160,6 +163,8 @@ class PretendedGPU(TorchDispatchMode):
 
     def _wait(self, reason: str) -> None:
         self.waits[f"{reason} ({_place()})"] += 1
+        if self.warns:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
 
 
 def _held(leaf: Any) -> Any:
@@ -202,6 +207,7 @@ def _apply(cls: Any, *args: Any) -> Any:
 def pretend_cuda() -> Iterator[PretendedGPU]:
     """One pretended GPU for as long as the context lasts."""
     nothing: Callable[..., None] = lambda *args, **kwargs: None  # noqa: E731
+    gpu = PretendedGPU()
     cuda = {
         "is_available": lambda: True,
         "_lazy_init": nothing,
@@ -210,10 +216,13 @@ def pretend_cuda() -> Iterator[PretendedGPU]:
         "manual_seed_all": nothing,
         "max_memory_allocated": lambda device=None: 0,
         "get_device_name": lambda device=None: "pretended",
+        "is_bf16_supported": lambda: True,
+        "synchronize": nothing,
+        "reset_peak_memory_stats": nothing,
+        "set_sync_debug_mode": lambda mode: setattr(gpu, "warns", mode == "warn"),
     }
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     lifts = torch._C._only_lift_cpu_tensors()
-    gpu = PretendedGPU()
     with ExitStack() as stack:
         for name, value in cuda.items():
             stack.enter_context(patch.object(torch.cuda, name, value))

@@ -207,7 +207,8 @@ def _slots(flow_net: FlowNetS, method: FGFA, aggregation: _Aggregation, slots: S
     position = {index: number for number, index in enumerate(aggregation.references)}
     others = [index for slot, index in enumerate(slots) if slot != middle]
     order, repeats = [position[index] for index in others], Counter(others)
-    share = torch.tensor([repeats[index] for index in aggregation.references])[:, None, None, None]
+    counts = [repeats[index] for index in aggregation.references]
+    share = torch.tensor(counts, device=aggregation.weights.device)[:, None, None, None]
 
     def expand(of_references: Tensor, of_current: Tensor) -> Tensor:
         around = of_references[order]

@@ -30,17 +30,18 @@ MAY_IMPORT = {
     "flow": _NETWORKS,
     "detectors": _NETWORKS,
     "temporal": _NETWORKS | {"flow.base", "detectors.base", "data.sampling"},
-    "metrics": _NETWORKS | {"data", "flow.base"},
+    "metrics": _NETWORKS | {"data"},
     "tracking": _PURE | {"data", "metrics"},
     "systems": _SYSTEMS,
     "weights": _SYSTEMS,
     "backends": _SYSTEMS,
-    "work": _SYSTEMS,
+    "work": _SYSTEMS | {"tracking"},
     "evaluation": _SYSTEMS | {"metrics", "tracking", "work"},
     "training": _SYSTEMS | {"metrics", "evaluation"},
     "benchmark": _SYSTEMS | {"training"},
-    "flowdet": _SYSTEMS,
-    "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark"},
+    "viewer": _SYSTEMS | {"metrics", "evaluation", "work"},
+    "flowdet": _SYSTEMS | {"tracking"},
+    "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark", "viewer"},
     "__main__": {"cli"},
 }
 
@@ -133,6 +134,7 @@ def test_the_public_names_of_flowdet() -> None:
         "DownloadError",
         "FlowdetError",
         "Frame",
+        "TrackerConfig",
         "Video",
         "VideoDetector",
         "VideoError",
@@ -143,6 +145,7 @@ def test_the_public_names_of_flowdet() -> None:
         "open_video",
         "read_ahead",
         "save_native",
+        "track",
         "weights_of",
     ]
 

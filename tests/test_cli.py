@@ -73,6 +73,27 @@ def test_json_lines_without_a_video(run: Run, tmp_path: Path) -> None:
     assert os.listdir("o") == ["clip.jsonl"]
 
 
+def test_tracks_are_in_the_results_and_the_video(run: Run, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 4)
+    call = ("clip.mp4", "--track", "--trail", "1", "--rescore", "tracks")
+    assert run(*call, "--results", "csv", "--out", "o") == 0
+    rows = Path("o/clip.csv").read_text().splitlines()
+    numbers = [row.rsplit(",", 1)[1] for row in rows[1:]]
+    assert numbers
+    # The picture stands still, so each object of the first frame is in all four.
+    assert {numbers.count(number) for number in numbers} == {4}
+    assert frames_of("o/clip.mp4") == 4
+
+
+def test_seq_nms_rescores_the_whole_video(run: Run, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 4)
+    assert run("clip.mp4", "--rescore", "seq-nms", "--out", "o") == 0
+    assert frames_of("o/clip.mp4") == 4
+    found = document("o/clip.json")["annotations"]
+    by_frame = [[each["score"] for each in found if each["image_id"] == image] for image in (1, 2, 3, 4)]
+    assert by_frame[0] == by_frame[1] == by_frame[2] == by_frame[3] != []
+
+
 def test_start_end_every_and_classes(run: Run, tmp_path: Path) -> None:
     make_clip(tmp_path / "clip.mp4", [quadrants()] * 20)
     assert run("clip.mp4", "--out", "o", "--start", "0.2", "--end", "0.6", "--every", "2", "--classes", "car,dog") == 0
@@ -179,6 +200,8 @@ def test_a_truncated_clip_keeps_its_good_frames(run: Run, tmp_path: Path, capsys
         (["clip.mp4", "--out", "."], "would replace its source"),
         (["clip.mp4", "--device", "abacus"], "the device abacus cannot be used here"),
         (["clip.mp4", "--system", "fgfa-r51"], "there is no system 'fgfa-r51'; did you mean fgfa-r50?"),
+        (["clip.mp4", "--trail", "1"], "--trail without effect: add --track"),
+        (["clip.mp4", "--rescore", "tracks"], "--rescore tracks without effect: add --track"),
         ([], "name at least one source"),
     ],
 )

@@ -1,10 +1,11 @@
 """What a GPU would be asked to do, on a pretended one: no tensor is on the wrong device, and the host seldom waits."""
 
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from flowdet.detectors.faster_rcnn import _inner_anchors, anchors
 from flowdet.detectors.one_stage import _cells
+from flowdet.inputs import _taps_on
 from flowdet.ops.boxes import best_apart
 from flowdet.ops.devices import constant
 from flowdet.systems.detector import VideoDetector
@@ -45,7 +47,7 @@ STEADY = slice(4, 8)
 @pytest.fixture(autouse=True)
 def nothing_is_cached() -> Iterator[None]:
     """Tensors of the pretended GPU must not be there for a real one."""
-    caches = (constant, anchors, _inner_anchors, _cells)
+    caches = (constant, anchors, _inner_anchors, _cells, _taps_on)
     for each in caches:
         each.cache_clear()
     yield
@@ -86,6 +88,39 @@ def test_detection_has_the_results_of_the_cpu_and_seldom_waits(name: str, varian
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
     assert max(waits[STEADY], key=Counter.total).total() == WAITS[name, variant], waits[STEADY]
+
+
+def noted(done: list[str], letter: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same call, which writes a letter down."""
+
+    def run(given: Any) -> Any:
+        done.append(letter)
+        return call(given)
+
+    return run
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_starts_the_next_frame_before_the_detections_of_this_one_are_fetched(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [np.ascontiguousarray(image[:, :64]) for image in clip()]
+    sources = [clip()[:5], others[:3] + clip()[:2], others]  # of one size, of two, and the longest
+    wanted = list(small("fgfa-lite", None, "cpu").detect_many([list(frames_of(each)) for each in sources]))
+    done: list[str] = []
+    with pretend_cuda():
+        system = small("fgfa-lite", None, device)
+        for name, letter in (("extract", "s"), ("detect", "f")):
+            monkeypatch.setattr(system.detector, name, noted(done, letter, getattr(system.detector, name)))
+        found = list(system.detect_many([list(frames_of(each)) for each in sources], ahead=True))
+        done.clear()
+        list(system.detect_many([frames_of(clip()[:8])], ahead=True))
+    assert "".join(done) == ("sssfsfsfsfsfsfff" if device == "cpu" else "ssssfsfsfsfsffff")
+    for source in range(3):
+        of_source = [[each for each in outcomes if each.source == source] for outcomes in (found, wanted)]
+        for one, other in zip(*of_source, strict=True):
+            assert one.frame.index == other.frame.index == one.detections.frame_index
+            np.testing.assert_allclose(one.detections.boxes, other.detections.boxes, atol=1e-3)
 
 
 def test_flows_that_drift_fall_back_as_on_the_cpu() -> None:

@@ -1,20 +1,30 @@
 """Half precision reaches no coordinate, no odds of a match and no sum of squares; autocast is that of a CPU here."""
 
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
+from flowdet.errors import ConfigError
 from flowdet.ops.boxes import seeded_choosers
 from flowdet.ops.sampling import WarpConvention, roi_align, warp
 from flowdet.systems.load import load
 from flowdet.temporal.similarity import cosine_similarity
 from flowdet.training.dataset import Clip
 from flowdet.training.feed import TrainingBatch, to_training_batch
-from flowdet.types import Targets
-from tests.tiny import video
+from flowdet.types import Aggregation, Detections, Frame, Targets
+from flowdet.video.overlay import Overlay, draw_overlay
+from flowdet.video.reader import open_video
+from tests.tiny import frames_of, video
 
 HALVES = (torch.bfloat16, torch.float16)
+STREET = Path(__file__).parents[1] / "demo" / "street.mp4"
 
 
 def clip(seed: int) -> TrainingBatch:
@@ -95,3 +105,71 @@ def test_the_cosine_of_long_vectors_is_that_of_short_ones(dtype: torch.dtype) ->
     with torch.autocast("cpu", dtype):
         found = cosine_similarity((1000 * query).to(dtype), (1000 * keys).to(dtype))
     torch.testing.assert_close(found.float(), wanted, atol=0.01, rtol=0)
+
+
+def street(count: int) -> Iterator[Frame]:
+    """The first frames of the demo clip."""
+    with open_video(str(STREET)) as clip:
+        yield from islice(clip, count)
+
+
+def differences(found: Detections, wanted: Detections) -> Iterator[tuple[float, float]]:
+    """1 - IoU and the difference of scores of the detections above 0.3, and the nearest of their class."""
+    for box, score, label in zip(wanted.boxes, wanted.scores, wanted.labels, strict=True):
+        if score >= 0.3:
+            same = found.labels == label
+            ious = box_iou(torch.from_numpy(box[None]), torch.from_numpy(found.boxes[same]))[0]
+            yield 1 - ious.max().item(), abs(found.scores[same][int(ious.argmax())].item() - score)
+
+
+@pytest.mark.parametrize("backend", ["torch", "optimised"])
+@pytest.mark.parametrize("name", ["single-lite", "fgfa-lite"])
+def test_detection_in_bfloat16_agrees_with_float32(name: str, backend: str) -> None:
+    wanted = list(load(name, backend=backend).detect(street(4)))
+    found = list(load(name, backend=backend, precision="bf16").detect(street(4)))
+    apart = [each for one, other in zip(found, wanted, strict=True) for each in differences(one, other)]
+    assert len(apart) == 8  # all were found
+    boxes, scores = np.max(apart, axis=0)
+    assert 1e-5 < boxes < 0.15  # it computes in bfloat16, and that is what docs/backends.md states
+    assert 1e-5 < scores < 0.02
+    assert found[0].boxes.dtype == found[0].scores.dtype == np.float32
+
+
+def test_flow_and_scores_stay_in_float32_and_can_be_drawn() -> None:
+    system = load("fgfa-lite", precision="bf16")
+    (outcome,) = islice(system.detect_many([frames_of(video(12, size=(64, 96)))]), 1)
+    origin = outcome.features.origin
+    assert isinstance(origin, Aggregation)
+    assert origin.flows is not None
+    assert origin.flows.dtype == origin.weights.dtype == torch.float32
+    window = Overlay(frozenset({"flow", "weights"}), *system.config.method.window)
+    assert draw_overlay(outcome.frame.image, outcome.detections, outcome.features, window).dtype == np.uint8
+
+
+def test_an_outer_autocast_changes_neither_precision() -> None:
+    frames = list(frames_of(video(2, size=(64, 96))))
+    for precision in ("float32", "bf16"):
+        system = load("single-lite", precision=precision)
+        wanted = list(system.detect(frames))
+        with torch.autocast("cpu", torch.float16):
+            found = list(system.detect(frames))
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+
+
+def test_auto_takes_a_backend_that_has_half_precision() -> None:
+    system = load("single-lite", backend="auto", precision="bf16")
+    assert (system.backend, system.precision) == ("optimised", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "fp16"}, "fp16 is for GPUs"),
+        ({"precision": "bf16", "backend": "openvino"}, "has no effect on 'openvino'"),
+        ({"precision": "half"}, "the precisions are float32, bf16, fp16, not 'half'"),
+    ],
+)
+def test_a_precision_without_effect_is_an_error(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load("single-lite", **options)

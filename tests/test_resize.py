@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.inputs import fit_size, resize_bilinear
+from flowdet.inputs import fit_size, resize_bilinear, resize_on_gpu
 
 SIZES = [
     ((135, 240), (113, 200)),
@@ -37,6 +37,7 @@ def test_pixels_equal_those_of_opencv(size: tuple[int, int], target: tuple[int, 
     found = resize_bilinear(torch.from_numpy(image), target)
     assert found.dtype == torch.uint8
     np.testing.assert_array_equal(found.numpy(), wanted)
+    np.testing.assert_array_equal(resize_on_gpu(torch.from_numpy(image), target).numpy(), wanted)
 
 
 @pytest.mark.parametrize(

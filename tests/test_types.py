@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,8 +39,20 @@ def test_records_hold_plain_values() -> None:
         "y1": 6.0,
         "x2": 7.0,
         "y2": 8.0,
+        "track_id": None,
     }
-    assert {type(value) for value in record.values()} == {int, float, str}
+    assert {type(value) for value in record.values()} == {int, float, str, type(None)}
+
+
+def test_track_ids_stay_with_their_detections() -> None:
+    tracked = replace(detections(), track_ids=np.array([4, 9, 2]))
+    assert [record["track_id"] for record in tracked.records()] == [4, 9, 2]
+    kept = tracked.select(float(tracked.scores.max()))
+    assert len(kept) == 1
+    assert kept.track_ids is not None
+    assert kept.track_ids.tolist() == [4]
+    with pytest.raises(ValueError, match="3 track ids"):
+        replace(tracked, track_ids=np.array([4]))
 
 
 @pytest.mark.parametrize("shapes", [((3, 5), (3,), (3,)), ((3, 4), (2,), (3,)), ((3, 4), (3,), (3, 1))])

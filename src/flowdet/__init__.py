@@ -14,6 +14,7 @@ from flowdet.errors import CheckpointError, ConfigError, DataError, DownloadErro
 if TYPE_CHECKING:
     from flowdet.systems.detector import VideoDetector
     from flowdet.systems.load import load, weights_of
+    from flowdet.tracking.online import TrackerConfig, track
     from flowdet.types import Detections, Frame
     from flowdet.video.draw import draw_detections
     from flowdet.video.reader import Video, open_video, read_ahead
@@ -28,6 +29,7 @@ __all__ = [
     "DownloadError",
     "FlowdetError",
     "Frame",
+    "TrackerConfig",
     "Video",
     "VideoDetector",
     "VideoError",
@@ -38,6 +40,7 @@ __all__ = [
     "open_video",
     "read_ahead",
     "save_native",
+    "track",
     "weights_of",
 ]
 
@@ -47,6 +50,7 @@ __version__ = version("flowdet")
 _HOMES = {
     "Detections": "flowdet.types",
     "Frame": "flowdet.types",
+    "TrackerConfig": "flowdet.tracking.online",
     "Video": "flowdet.video.reader",
     "VideoDetector": "flowdet.systems.detector",
     "VideoWriter": "flowdet.video.writer",
@@ -55,6 +59,7 @@ _HOMES = {
     "open_video": "flowdet.video.reader",
     "read_ahead": "flowdet.video.reader",
     "save_native": "flowdet.weights.native",
+    "track": "flowdet.tracking.online",
     "weights_of": "flowdet.systems.load",
 }
 

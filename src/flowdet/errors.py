@@ -1,5 +1,7 @@
 """The errors a user can meet. Each message says what was expected, what came and what to do."""
 
+from collections.abc import Sequence
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -8,6 +10,7 @@ __all__ = [
     "FlowdetError",
     "VideoError",
     "check_positive",
+    "some",
 ]
 
 
@@ -45,3 +48,9 @@ def check_positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"{type(config).__name__}: {name} must be 1 or more, not {value}")
+
+
+def some(names: Sequence[str], most: int = 5, kind: str = "") -> str:
+    """Returns the first names, and how many more there are, of what kind."""
+    more = f" and {len(names) - most} more{kind and f' {kind}'}" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

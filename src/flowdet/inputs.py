@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowdet.errors import ConfigError
-from flowdet.ops.devices import constant
+from flowdet.ops.devices import constant, upload
 from flowdet.types import Geometry, NetworkInput
 
-__all__ = ["FEATURE_STRIDE", "InputConfig", "fit_size", "prepare", "resize_bilinear"]
+__all__ = ["FEATURE_STRIDE", "InputConfig", "fit_size", "prepare", "resize_bilinear", "resize_on_gpu"]
 
 FEATURE_STRIDE = 16
 """Network-input pixels from one feature cell to the next, in every system."""
@@ -74,13 +74,12 @@ def prepare(
         raise ValueError(f"the images of one batch have one size, not {sizes}")
     valid = config.fit(original)
     padded = tuple(-(-side // config.multiple) * config.multiple for side in valid)
-    resized = torch.stack(
-        [resize_bilinear(torch.from_numpy(np.require(i, requirements=("C", "W"))), valid) for i in images]
-    )
-    # Bytes travel, a quarter of what floats would be; to a GPU from pinned memory, while it is still busy.
-    if torch.device(device).type == "cuda":
-        resized = resized.pin_memory()
-    pixels = resized.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    tensors = [torch.from_numpy(np.require(image, requirements=("C", "W"))) for image in images]
+    if torch.device(device).type == "cuda":  # it resizes itself, while the host does something else
+        resized = torch.stack([resize_on_gpu(upload(tensor, device), valid) for tensor in tensors])
+    else:
+        resized = torch.stack([resize_bilinear(tensor, valid) for tensor in tensors]).to(device)
+    pixels = resized.permute(0, 3, 1, 2)
     mean, std = (constant(tuple(values), torch.float32, pixels.device) for values in (config.mean, config.std))
     whole = torch.full((len(images), 3, *padded), config.padding, dtype=torch.float32, device=pixels.device)
     inside = whole[:, :, : valid[0], : valid[1]]
@@ -136,3 +135,32 @@ def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     total += 2
     total >>= 2
     return total.clamp_(0, 255).to(torch.uint8).view(*size, channels)
+
+
+def resize_on_gpu(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `resize_bilinear`, to the bit, in operations that suit a GPU.
+
+    Args:
+        image: [h, w, c] uint8, on any device.
+        size: (height, width) of the result.
+
+    Returns:
+        [height, width, c] uint8.
+    """
+    if tuple(image.shape[:2]) == size:
+        return image
+    columns, across = _taps_on(image.device, image.shape[1], size[1], whole_at_border=True)
+    rows, down = _taps_on(image.device, image.shape[0], size[0], whole_at_border=False)
+    taken = image.index_select(0, rows.flatten()).index_select(1, columns.flatten())
+    values = taken.view(2, size[0], 2, size[1], -1).to(torch.int32) * across[..., None]
+    lines = values.sum(2, dtype=torch.int32) >> 4
+    total = ((lines * down[..., None, None]) >> 16).sum(0, dtype=torch.int32)
+    return ((total + 2) >> 2).clamp_(0, 255).to(torch.uint8)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # training may use what detection has made
+def _taps_on(device: torch.device, length: int, target: int, *, whole_at_border: bool) -> tuple[Tensor, Tensor]:
+    """As `_taps`, on a device."""
+    places, weights = _taps(length, target, whole_at_border=whole_at_border)
+    return torch.from_numpy(places).to(device), torch.from_numpy(weights).to(device)

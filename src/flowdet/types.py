@@ -187,9 +187,13 @@ class Detections:
         labels: [n] int64, positions in `class_names`.
         class_names: Every class the detector knows.
         image_size: (height, width) of the original image.
+        track_ids: [n] int64, the same number for the same object in all frames, from 1 on; None if not tracked.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2")
+    columns: ClassVar[tuple[str, ...]] = (
+        *("frame_index", "time", "label", "class_name", "score", "x1", "y1", "x2", "y2"),
+        "track_id",
+    )
     """The keys of each of `records`."""
 
     frame_index: int
@@ -199,6 +203,7 @@ class Detections:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
+    track_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -207,6 +212,8 @@ class Detections:
                 "detections are boxes [n, 4], scores [n] and labels [n], not "
                 f"{list(self.boxes.shape)}, {list(self.scores.shape)} and {list(self.labels.shape)}"
             )
+        if self.track_ids is not None and self.track_ids.shape != (count,):
+            raise ValueError(f"{count} detections have {count} track ids, not {list(self.track_ids.shape)}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -227,10 +234,16 @@ class Detections:
             check_class_names(classes, self.class_names)
             wanted = [self.class_names.index(name) for name in classes]
             keep &= np.isin(self.labels, wanted)
-        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], labels=self.labels[keep])
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            track_ids=None if self.track_ids is None else self.track_ids[keep],
+        )
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns a flat dictionary for each detection.
+        """Returns a flat dictionary for each detection; without tracking its track id is None.
 
         `pandas.DataFrame(detections.records(), columns=detections.columns)` is a table, also of a frame without any.
         """
@@ -242,8 +255,9 @@ class Detections:
                 "class_name": self.class_names[label],
                 "score": float(score),
                 **dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True)),
+                "track_id": None if self.track_ids is None else int(self.track_ids[place]),
             }
-            for box, score, label in zip(self.boxes, self.scores, self.labels, strict=True)
+            for place, (box, score, label) in enumerate(zip(self.boxes, self.scores, self.labels, strict=True))
         ]
 
     def to_supervision(self) -> supervision.Detections:
@@ -254,5 +268,6 @@ class Detections:
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.labels,
+            tracker_id=self.track_ids,
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )

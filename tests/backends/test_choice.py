@@ -139,3 +139,8 @@ def test_benchmark_compares_backends(
     assert found["gflop_per_frame"] == pytest.approx(other["gflop_per_frame"])
     for each in (found, other):
         assert {"features", "rpn", "roi_head"} <= set(each["mean"]["parts"])
+
+
+def test_an_empty_backend_is_told_as_one() -> None:
+    with pytest.raises(ConfigError, match="--backend is empty, "):
+        with_backend(build(lite_config()), "")

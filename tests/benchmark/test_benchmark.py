@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowdet.benchmark.benchmark import alternate, benchmark, ratios
+from flowdet.benchmark.benchmark import Contender, alternate, benchmark, ratios
 from flowdet.benchmark.clip import moving_images, write_clip
-from flowdet.benchmark.contender import Contender
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.systems.options import SystemOptions
 

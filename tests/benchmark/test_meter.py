@@ -8,8 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowdet.backends.choice import with_backend
 from flowdet.benchmark.clip import Clip, write_clip
-from flowdet.benchmark.contender import warm_up
-from flowdet.benchmark.meter import Meter, MeteredStream, count_gflop, metered
+from flowdet.benchmark.meter import Meter, MeteredStream, count_gflop, metered, warm_up
 from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.dff import DFFConfig

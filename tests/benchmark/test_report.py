@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 
 from flowdet.benchmark.benchmark import average
-from flowdet.benchmark.contender import FirstFrame
-from flowdet.benchmark.report import FrameCost, Machine, PartCost, Report, Spread, SystemCost, Versus, spread, to_json
+from flowdet.benchmark.report import (
+    FirstFrame,
+    FrameCost,
+    Machine,
+    PartCost,
+    Report,
+    Spread,
+    SystemCost,
+    Versus,
+    spread,
+    to_json,
+)
 from flowdet.systems.options import SystemOptions
 
 

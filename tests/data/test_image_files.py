@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flowdet.data.image_files import missing_pictures, picture_size, read_picture, upright_size
+from flowdet.data.image_files import missing_pictures, picture_size, read_picture
 from flowdet.errors import DataError
 from tests.data.pictures import waves
 
@@ -23,14 +23,14 @@ def test_the_upright_size_is_that_of_the_picture_as_shown(suffix: str, orientati
     with Image.open(path) as image:
         shown = ImageOps.exif_transpose(image).size
     assert shown == ((48, 64) if orientation > 4 else (64, 48))
-    assert upright_size(path) == shown
+    assert picture_size(path, upright=True) == shown
 
 
 def test_the_pixels_of_a_png_are_not_read_for_its_size(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(waves((48, 64), 0)).save(path)
     path.write_bytes(path.read_bytes()[:60])
-    assert upright_size(path) == picture_size(path) == (64, 48)
+    assert picture_size(path, upright=True) == picture_size(path) == (64, 48)
 
 
 def test_a_picture_that_is_upside_down_is_turned_upright(tmp_path: Path) -> None:

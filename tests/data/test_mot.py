@@ -184,7 +184,7 @@ def test_sequences_that_cannot_be_imported(tmp_path: Path) -> None:
         run(tmp_path / "lost")
     folder = sequence(tmp_path / "damaged", *ROWS)
     (folder / "img1" / "000001.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="damaged cannot be read"):
+    with pytest.raises(DataError, match=r"damaged.* cannot be read"):
         run(folder)
 
 

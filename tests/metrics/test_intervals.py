@@ -105,7 +105,6 @@ def test_the_difference_to_itself_is_none(protocol: str) -> None:
     made = videos()
     intervals = bootstrap_difference(made.data, made.table, made.table, protocol, samples=20)
     assert intervals == {name: Interval(0, 0, 0) for name in FIGURES[protocol]}
-    assert not intervals[FIGURES[protocol][0]].excludes_zero
 
 
 def test_a_difference_is_taken_within_each_resample() -> None:
@@ -121,7 +120,7 @@ def test_a_difference_is_taken_within_each_resample() -> None:
     for one, other, sign in ((first, second, 1), (second, first, -1)):
         difference = bootstrap_difference(first.data, one.table, other.table, "ilsvrc")["mAP"]
         assert [difference.value, difference.low, difference.high] == pytest.approx([sign / 4] * 3)
-        assert difference.excludes_zero
+        assert difference.low > 0 or difference.high < 0
 
 
 def test_stills_are_drawn_one_by_one() -> None:

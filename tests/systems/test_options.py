@@ -79,7 +79,8 @@ def test_flow_takes_the_place_of_the_flow_net() -> None:
         ("fgfa-r50", {"variant": "quick"}, "no variant 'quick'; it has early, composed, fast, recursive"),
         ("fgfa-r50", {"key_frame_interval": 5}, "fgfa-r50 has no key frames"),
         ("single-r50", {"key_frame_interval": 5}, "single-r50 has no key frames"),
-        ("dff-r50", {"key_frame_interval": 0}, "must be 1 or more, not 0"),
+        ("dff-r50", {"key_frame_interval": 0}, "^the key frame interval must be 1 or more, not 0"),
+        ("dff-r50", {"key_frame_interval": 10**23}, "^the key frame interval must be 1000000 or less, not 1000"),
         ("single-r50", {"flow": "dis"}, "uses no flow, so there is none to replace"),
     ],
 )

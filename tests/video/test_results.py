@@ -1,6 +1,7 @@
+import csv
 import json
 import tracemalloc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,37 @@ def test_an_earlier_result_is_replaced_only_at_the_end(tmp_path: Path) -> None:
     assert path.read_bytes() != earlier
 
 
+def test_a_table_has_a_row_for_each_detection(tmp_path: Path) -> None:
+    tracked = [EXAMPLES[0], EXAMPLES[1], replace(EXAMPLES[2], track_ids=np.arange(5) + 1)]
+    write(tmp_path / "out.csv", examples=tracked)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["frame_index"]) for row in rows] == [0] * 2 + [6] * 5
+    assert [row["track_id"] for row in rows] == ["", "", "1", "2", "3", "4", "5"]
+    for row, record in zip(rows, (record for frame in tracked for record in frame.records()), strict=True):
+        assert (row["category_name"], int(row["category_id"])) == (record["class_name"], record["label"] + 1)
+        for key in ("score", "x1", "y1", "x2", "y2"):
+            assert float(row[key]) == pytest.approx(record[key], abs=1e-3)
+    finished = read_finished(tmp_path / "out.csv")
+    assert finished is not None
+    assert finished["settings"] == SAVED_SETTINGS
+    (tmp_path / "out.csv").unlink()
+    assert read_finished(tmp_path / "out.csv") is None
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_track_ids_are_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    write(path, examples=[replace(EXAMPLES[0], track_ids=np.array([3, 8]))])
+    if suffix == "json":
+        assert [each["track_id"] for each in json.loads(path.read_text(encoding="utf-8"))["annotations"]] == [3, 8]
+    else:
+        assert lines_of(path)[1]["track_ids"] == [3, 8]
+
+
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\.json or \.jsonl"):
-        write(tmp_path / "out.csv")
+    with pytest.raises(ConfigError, match=r"\.json, \.jsonl or \.csv"):
+        write(tmp_path / "out.txt")
     with pytest.raises(VideoError, match="cannot be written"):
         write(tmp_path / "missing" / "out.json")
     with pytest.raises(ConfigError, match="finite"):

@@ -387,14 +387,14 @@ def test_an_interrupted_log_starts_again(site: Site, tmp_path: Path) -> None:
 
 def test_what_training_starts_from_is_fetched_with_and_without_a_digest(site: Site, tmp_path: Path) -> None:
     digest = hashlib.sha256(BODY).hexdigest()[:8]
-    backbone = StartingWeights("backbone", f"{ORIGIN}/pretrain/backbone-{digest}.pth")
-    flow_net = StartingWeights("flow_net", f"{ORIGIN}/pretrain/flow_net.pth")
+    backbone = StartingWeights(f"{ORIGIN}/pretrain/backbone-{digest}.pth", "backbone")
+    flow_net = StartingWeights(f"{ORIGIN}/pretrain/flow_net.pth", "flow_net")
     for weights in (backbone, flow_net):
         site.answers = [Serve()]
         path = download(weights.url, weights.sha256_prefix, tmp_path, mirror=site.address)
         assert path == tmp_path / weights.file_name
         assert path.read_bytes() == BODY
-    wrong = StartingWeights("backbone", f"{ORIGIN}/pretrain/backbone-00000000.pth")
+    wrong = StartingWeights(f"{ORIGIN}/pretrain/backbone-00000000.pth", "backbone")
     site.answers = [Serve()]
     with pytest.raises(DownloadError, match=f"begins with {digest} instead of 00000000"):
         download(wrong.url, wrong.sha256_prefix, tmp_path, mirror=site.address)

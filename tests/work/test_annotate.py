@@ -55,9 +55,7 @@ def test_a_source_that_fails_leaves_every_frame_before(
 
     monkeypatch.setattr(type(video), "__iter__", failing)
     with pytest.raises(VideoError, match="unplugged"):
-        annotate(
-            system, video, results=tmp_path / "r.jsonl", video_path=tmp_path / "annotated.mp4", settings={}, score=0.0
-        )
+        annotate(system, video, results=tmp_path / "r.jsonl", video_path=tmp_path / "annotated.mp4", settings={})
     with av.open(str(tmp_path / "annotated.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 4
     assert '"complete": false' in (tmp_path / "r.jsonl").read_text().splitlines()[-1]

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -13,22 +16,72 @@ from typing import TypeVar
 import torch
 
 from flowdet.benchmark.clip import FRAME_RATE, Clip, write_clip
-from flowdet.benchmark.contender import Contender, FirstFrame, Loaded, measure_first_frame
-from flowdet.benchmark.machine import OtherProcesses, matrix_rates, processor
-from flowdet.benchmark.meter import Costs, MeteredStream, count_gflop
-from flowdet.benchmark.report import FrameCost, Machine, Report, SystemCost, Versus, spread
-from flowdet.errors import ConfigError
+from flowdet.benchmark.machine import OtherProcesses, clock, matrix_rates, processor, resident_peak
+from flowdet.benchmark.meter import Costs, MeteredStream, count_gflop, warm_up
+from flowdet.benchmark.report import FirstFrame, FrameCost, Machine, Report, SystemCost, Versus, spread
+from flowdet.errors import CheckpointError, ConfigError, FlowdetError
+from flowdet.ops.devices import threads as torch_threads
+from flowdet.systems.config import SystemConfig
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load_random, load_system, weights_of
+from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
+from flowdet.weights.zoo import SHIPPED
 
-__all__ = ["alternate", "average", "benchmark", "ratios"]
+__all__ = ["Contender", "Loaded", "alternate", "average", "benchmark", "ratios"]
 
 _IMAGES = 25
 _LEAST_TURNS = 3
+_RANDOM_NOTE = (
+    "its weights are random: almost no box is dropped for its score, so non-maximum suppression has as much to do as "
+    "it ever can, and hardly a box is drawn"
+)
 
 T = TypeVar("T")
-
 Turns = list[list[T]]
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A system; where its weights come from ("shipped", the name of a file, or "random"); notes about them."""
+
+    system: VideoDetector
+    weights: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A system and the frames it is measured on.
+
+    Attributes:
+        options: Which system, and how it detects.
+        size: (height, width) of the frames; None: the largest that the system takes without shrinking them.
+    """
+
+    options: SystemOptions
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.size and not all(16 <= side <= 8192 for side in self.size):
+            raise ConfigError(f"frames have 16 to 8192 pixels a side, not {self.size[0]}x{self.size[1]}")
+
+    def load(self) -> Loaded:
+        """Loads the system; without weights at hand they are random, the same ones each time.
+
+        Raises:
+            ConfigError: There is no such system, device or backend, or an option has no effect on the system.
+            CheckpointError: The named weight file does not fit.
+        """
+        weights, name = self.options.weights, self.options.system or DEFAULT_SYSTEM
+        try:
+            system = load_system(self.options)
+            return Loaded(system, "shipped" if not weights and name in SHIPPED else (weights or weights_of(name)).name)
+        except CheckpointError as error:
+            if weights:
+                raise
+            return Loaded(load_random(self.options), "random", (f"{_RANDOM_NOTE} ({error})",))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +122,9 @@ def benchmark(
     for name, number in (("frames", frames), ("threads", threads)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is a whole number from 1 on, not {number}")
-    with _threads(threads or torch.get_num_threads()) as count, ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+    count = threads or torch.get_num_threads()
+    with torch_threads(count), TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         contenders = [contender, versus] if versus else [contender]
         loaded = [each.load() for each in contenders]
         inputs = loaded[0].system.config.inputs
@@ -81,22 +135,12 @@ def benchmark(
             tell(f"{name}: making the video")
             clip = write_clip(path, each.size or size, _IMAGES)
             tell(f"{name}: first frame and memory, in a process of its own")
-            first = measure_first_frame(each, ready.system.config, path, count)
+            first = _measure_first_frame(each, ready.system.config, path, count)
             tell(f"{name}: counting its arithmetic")
             gflop = count_gflop(ready.system, clip)
             tell(f"{name}: towards the steady state")
             entries.append(_Entry(each, ready, clip, first, gflop, MeteredStream(ready.system, clip)))
         return _report(entries, folder, frames, count, tell)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield count
-    finally:
-        torch.set_num_threads(before)
 
 
 def _report(entries: Sequence[_Entry], folder: Path, frames: int, threads: int, tell: Tell) -> Report:
@@ -193,3 +237,30 @@ def average(costs: Sequence[Costs]) -> Costs:
     """Returns the mean of each part; a part that a frame does not have costs it nothing."""
     names = dict.fromkeys(name for each in costs for name in each)
     return {name: mean(each.get(name, 0.0) for each in costs) for name in names}
+
+
+def _measure_first_frame(contender: Contender, config: SystemConfig, clip: Path, threads: int) -> FirstFrame:
+    """Runs the system on a video in a new process, which ends with it.
+
+    The configuration brings the modules that define method and detector to the process.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        try:
+            return pool.submit(_first_frame, contender, config, clip).result()
+        except BrokenProcessPool as error:
+            raise FlowdetError(
+                "the process that measures memory was killed, perhaps for want of memory; try a smaller --size"
+            ) from error
+
+
+def _first_frame(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
+    device = torch.device(contender.options.device)
+    before = resident_peak(device)
+    system = contender.load().system
+    began = clock(device)
+    outcomes = system.detect_many([Clip(clip)])
+    next(outcomes)
+    seconds = clock(device) - began
+    for _ in islice(outcomes, warm_up(config.method)):
+        pass
+    return FirstFrame(seconds, before, resident_peak(device))

@@ -28,11 +28,7 @@ def moving_images(size: tuple[int, int], count: int) -> list[NDArray[np.uint8]]:
 
 
 class Clip:
-    """The frames of a video file, decoded over and over.
-
-    Args:
-        path: The video.
-    """
+    """The frames of a video file, decoded over and over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,16 +57,7 @@ class Clip:
 
 
 def write_clip(path: Path, size: tuple[int, int], count: int) -> Clip:
-    """Writes n moving images there and back, so that they can be repeated without a jump.
-
-    Args:
-        path: The video to write.
-        size: (height, width) of the frames.
-        count: The number of images.
-
-    Raises:
-        VideoError: The file cannot be written.
-    """
+    """Writes n moving images of this (height, width) there and back, so that they can be repeated without a jump."""
     images = moving_images(size, count)
     with VideoWriter(path, size, FRAME_RATE) as writer:
         for number, image in enumerate([*images, *images[-2:0:-1]]):

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowdet.benchmark.clip import FRAME_RATE, Clip
-from flowdet.benchmark.contender import warm_up
 from flowdet.benchmark.machine import clock
 from flowdet.flow.base import FlowNet
 from flowdet.systems.detector import Parts, VideoDetector
+from flowdet.temporal.base import MethodConfig
 from flowdet.types import Frame
 from flowdet.video.draw import draw_detections
 from flowdet.video.writer import VideoWriter
 
-__all__ = ["Costs", "Meter", "MeteredStream", "count_gflop", "metered"]
+__all__ = ["Costs", "Meter", "MeteredStream", "count_gflop", "metered", "warm_up"]
 
 Costs = Mapping[str, float]
 """What a frame costs by part."""
@@ -111,23 +111,16 @@ def metered(system: VideoDetector, meter: Meter) -> VideoDetector:
     return system.with_parts(Parts(parts.detector.with_parts(runs), flow_net, modules), system.backend)
 
 
-class _Source:
-    """Frames without end; the meter learns when each has come."""
-
-    def __init__(self, clip: Clip, meter: Meter) -> None:
-        self.frames: Iterator[Frame] = cycle(clip.frames)
-        self.preview = clip.preview
-        self._meter = meter
-
-    def __iter__(self) -> Iterator[Frame]:
-        while True:
-            frame = next(self.frames)
-            self._meter.enter("preparation")
-            yield frame
+def warm_up(method: MethodConfig) -> int:
+    """Returns the number of frames, whole turns of the kinds of frames, after which every turn costs the same."""
+    turn = len(method.kinds)
+    return -(-max(method.reach, 1) // turn) * turn
 
 
 class MeteredStream:
     """A system at work on a clip without end, in its steady state, where kinds of frames take turns.
+
+    It iterates over the frames itself, so that the meter learns when each has come.
 
     Args:
         system: What is measured.
@@ -142,11 +135,18 @@ class MeteredStream:
         device = next(system.parameters()).device
         self._clip = clip
         self._meter = Meter(read or (lambda: clock(device)))
-        self._source = _Source(clip, self._meter)
-        self._outcomes = metered(system, self._meter).detect_many([self._source])
+        self._source: Iterator[Frame] = cycle(clip.frames)
+        self._outcomes = metered(system, self._meter).detect_many([self])
+        self.preview = clip.preview
         for _ in range(warm_up(system.config.method)):
             outcome = next(self._outcomes)
         self.padded = outcome.features.geometries[0].padded
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            frame = next(self._source)
+            self._meter.enter("preparation")
+            yield frame
 
     def frames(self, *, by_part: bool = False, writer: VideoWriter | None = None) -> Iterator[Costs]:
         """Yields the costs of one frame after the other.
@@ -156,7 +156,7 @@ class MeteredStream:
             writer: Takes the frames with their boxes; then they are decoded from the video, else they come from memory.
         """
         self._meter.by_part = by_part
-        self._source.frames = iter(self._clip) if writer else cycle(self._clip.frames)
+        self._source = iter(self._clip) if writer else cycle(self._clip.frames)
         while True:
             self._meter.start("decode")
             outcome = next(self._outcomes)

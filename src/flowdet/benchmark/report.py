@@ -7,11 +7,21 @@ from typing import Any, Self
 
 import numpy as np
 
-from flowdet.benchmark.contender import FirstFrame
 from flowdet.benchmark.meter import Costs
 from flowdet.systems.options import SystemOptions
 
-__all__ = ["FrameCost", "Machine", "PartCost", "Report", "Spread", "SystemCost", "Versus", "spread", "to_json"]
+__all__ = [
+    "FirstFrame",
+    "FrameCost",
+    "Machine",
+    "PartCost",
+    "Report",
+    "Spread",
+    "SystemCost",
+    "Versus",
+    "spread",
+    "to_json",
+]
 
 _BEFORE, _AFTER = ("decode", "preparation"), ("drawing", "encoding")
 _MOST_OTHERS = 0.1  # cores
@@ -36,12 +46,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class PartCost:
-    """What a part of a system costs a frame.
-
-    Attributes:
-        seconds: The time it takes.
-        gflop: 10^9 additions and multiplications in convolutions and matrix products.
-    """
+    """What a part of a system costs a frame; `gflop`: 10^9 operations of convolutions and matrix products."""
 
     seconds: Spread
     gflop: float
@@ -92,14 +97,26 @@ class FrameCost:
 
 
 @dataclass(frozen=True)
+class FirstFrame:
+    """What can be seen once in a process only.
+
+    Attributes:
+        seconds: From the first frame to its detections, decoding included.
+        memory_before: The most bytes in use before the system was loaded: Python and its packages; None: unknown.
+        memory: The most bytes in use until the stream is in its steady state; None: unknown.
+    """
+
+    seconds: float
+    memory_before: int | None
+    memory: int | None
+
+
+@dataclass(frozen=True)
 class SystemCost:
     """What a system costs.
 
     Attributes:
-        system: Its name.
         weights: Where its weights come from.
-        backend: What computed.
-        options: As given.
         size: (height, width) of the frames.
         padded: (height, width) of the network input.
         kinds: The kinds of frames of a turn, in order.
@@ -129,11 +146,8 @@ class Machine:
     """What was measured on.
 
     Attributes:
-        device: "cpu" or "cuda:0".
-        processor: Its name.
-        cores: The number of cores of the machine.
+        device: "cpu" or "cuda:0", for instance.
         threads: The number of threads of torch.
-        torch: Its version.
         peak: Rates of float32 matrix products, GFLOP/s, measured before, between and after.
         others_cores: The number of cores that other processes kept busy meanwhile; None: unknown.
     """
@@ -169,13 +183,7 @@ class Versus:
 
 @dataclass(frozen=True)
 class Report:
-    """A benchmark of one system, or of two in turn.
-
-    Attributes:
-        machine: What was measured on.
-        system: What was asked for.
-        versus: What it was compared with.
-    """
+    """A benchmark of one system, or of two in turn."""
 
     machine: Machine
     system: SystemCost
@@ -184,23 +192,21 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """A sentence for each reason not to trust the times; empty if they can be trusted."""
-        costs = [self.system, *([self.versus.system] if self.versus else [])]
-        return [*_warnings_of_machine(self.machine), *(warning for cost in costs for warning in _warnings_of(cost))]
+        return list(_warnings(self))
 
 
-def _warnings_of_machine(machine: Machine) -> Iterator[str]:
+def _warnings(report: Report) -> Iterator[str]:
+    machine, costs = report.machine, [report.system, *([report.versus.system] if report.versus else [])]
     busy, threads, cores = machine.others_cores, machine.threads, machine.cores
     if busy is not None and busy > max(cores - threads, 0) + _MOST_OTHERS:
         yield f"other processes kept {busy:.1f} of the {cores} cores busy, and {threads} were measured with"
     low = float(np.quantile(machine.peak, 0.25)) / machine.best
     if low < _LEAST_STEADY:
         yield f"equal matrix products ran at {100 * low:.0f} % of the best rate or less in a quarter of the trials"
-
-
-def _warnings_of(cost: SystemCost) -> Iterator[str]:
-    for kind, frame in cost.frames.items():
+    for cost, kind in ((each, kind) for each in costs for kind in each.frames):
+        forward = cost.frames[kind].forward
         name = cost.system if len(cost.frames) == 1 else f"{cost.system}, {kind} frames"
-        apart = (frame.forward.high - frame.forward.low) / frame.forward.median
+        apart = (forward.high - forward.low) / forward.median
         if apart > _MOST_SPREAD:
             yield f"{name}: the quartiles lie {100 * apart:.0f} % of the median apart"
 

@@ -30,6 +30,8 @@ app.command(
     "flowdet.cli.models:models", name="models", help="List and show the systems; download and convert their weights."
 )
 app.command("flowdet.cli.evaluate:evaluate", help="Evaluate a system, or a results file, on annotated videos.")
+app.command("flowdet.cli.view:view", help="Make a page that shows results.")
+app.command("flowdet.cli.serve:serve", help="Detect in the browser, for clips that are uploaded or chosen.")
 app.command("flowdet.cli.benchmark:benchmark", help="Measure what a system costs on this machine, part by part.")
 app.command("flowdet.cli.quantise:quantise", help="Make a system's backbone and flow net int8, for --backend.")
 app.command("flowdet.cli.export:export", help="Write the parts of a system as ONNX files.")

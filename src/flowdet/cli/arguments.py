@@ -24,9 +24,9 @@ def for_making(options: SystemOptions, system: str | None) -> SystemOptions:
     Raises:
         ConfigError: An option of detecting came, which has no effect there.
     """
-    for name in ("device", "backend"):
+    for name in ("device", "backend", "precision"):
         if getattr(options, name) != getattr(DEFAULTS, name):
-            raise ConfigError(f"--{name} has no effect here: what this command writes is made on the CPU; leave it out")
+            raise ConfigError(f"--{name} has no effect here: this command works on the CPU in float32; leave it out")
     return replace(options, system=system, backend="torch")
 
 

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 from rich.table import Table
 
 import flowdet
+from flowdet.benchmark.benchmark import Contender
 from flowdet.benchmark.benchmark import benchmark as measure
-from flowdet.benchmark.contender import Contender
-from flowdet.benchmark.report import FrameCost, Machine, Report, Spread, SystemCost, to_json
+from flowdet.benchmark.report import FrameCost, Report, Spread, SystemCost, to_json
 from flowdet.cli import console
 from flowdet.cli.arguments import DEFAULTS, Options, check_outputs, parse_size
 from flowdet.cli.console import status
@@ -90,11 +90,16 @@ def benchmark(
 
 
 def _show(report: Report) -> None:
-    _show_machine(report.machine)
-    _show_system(report.system, report.machine.best)
+    machine = report.machine
+    others = "" if machine.others_cores is None else f"; other processes used {machine.others_cores:.1f}"
+    console.out.print(
+        f"{machine.processor}, {machine.threads} threads on {machine.cores} cores{others}, torch {machine.torch}\n"
+        f"peak: float32 matrix products at {machine.best:.1f} GFLOP/s"
+    )
+    _show_system(report.system, machine.best)
     if report.versus:
         versus = report.versus
-        _show_system(versus.system, report.machine.best)
+        _show_system(versus.system, machine.best)
         console.out.print(
             f"\n{_name(versus.system)} takes {_times(versus.ratio)} the time of {_name(report.system)} in forward and "
             f"post-processing, {_times(versus.ratio_everything)} from decoding to encoding (median and quartiles over "
@@ -104,14 +109,6 @@ def _show(report: Report) -> None:
         console.out.print("\nNot to be trusted; measure again when the machine has nothing else to do:", style="yellow")
     for warning in report.warnings:
         console.out.print(f"- {warning}", style="yellow")
-
-
-def _show_machine(machine: Machine) -> None:
-    others = "" if machine.others_cores is None else f"; other processes used {machine.others_cores:.1f}"
-    console.out.print(
-        f"{machine.processor}, {machine.threads} threads on {machine.cores} cores{others}, torch {machine.torch}\n"
-        f"peak: float32 matrix products at {machine.best:.1f} GFLOP/s"
-    )
 
 
 def _show_system(cost: SystemCost, peak: float) -> None:
@@ -167,6 +164,7 @@ def _ms(seconds: float) -> str:
 
 def _name(cost: SystemCost) -> str:
     given = {name: getattr(cost.options, name) for name in ("variant", "causal", "key_frame_interval", "flow")}
+    given["precision"] = cost.options.precision if cost.options.precision != "float32" else None
     shown = [name if value is True else f"{name} {value}".replace("_", " ") for name, value in given.items() if value]
     return f"{cost.system} ({', '.join([*shown, cost.backend])})"
 

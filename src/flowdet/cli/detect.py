@@ -21,10 +21,11 @@ from flowdet.files import file_sha256, locked
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
+from flowdet.tracking.online import TrackerConfig
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.reader import check_selection, open_video
 from flowdet.video.results import read_finished
-from flowdet.work.annotate import annotate, overlay_of
+from flowdet.work.annotate import Shown, annotate, overlay_of
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["detect"]
@@ -52,7 +53,26 @@ class _Settings:
     flow: str | None
     agnostic_nms: bool
     backend: str
+    precision: str
     show: list[str]
+    track: bool
+    across_classes: bool
+    rescore: str | None
+    trail: float
+
+    @property
+    def tracker(self) -> TrackerConfig | None:
+        """How detections are tracked; None: not at all."""
+        if not self.track:
+            return None
+        least = TrackerConfig()
+        return TrackerConfig(
+            new_score=self.score,
+            high_score=max(self.score, least.high_score),
+            low_score=min(self.score, least.low_score),
+            across_classes=self.across_classes,
+            rescores=self.rescore == "tracks",
+        )
 
 
 @dataclass(frozen=True)
@@ -106,9 +126,13 @@ def detect(
     start: float | None = None,
     end: float | None = None,
     out: Path = Path("detections"),
-    results: Literal["json", "jsonl"] = "json",
+    results: Literal["json", "jsonl", "csv"] = "json",
     video: bool = True,
     show: Names = (),
+    track: bool = False,
+    across_classes: bool = False,
+    rescore: Literal["tracks", "seq-nms"] | None = None,
+    trail: float = 0.0,
     overwrite: bool = False,
     processes: int = 1,
     source: Annotated[str | None, Parameter(show=False)] = None,
@@ -129,10 +153,15 @@ def detect(
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
-        results: json is one CocoVID document, jsonl one line a frame while running.
+        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it.
         video: Write the annotated video.
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
+        track: Give the same object the same id in all frames.
+        across_classes: Let a track go on with another class; with --track.
+        rescore: tracks gives a detection the mean score of its track so far, with --track; seq-nms rescores the whole
+            video by Seq-NMS before it is written, which a live source cannot have.
+        trail: Seconds of its track's past to draw as a line; with --track.
         overwrite: Do finished sources again.
         processes: The number of processes that share the sources, each with one thread.
         source: A mistake that others make; see the error.
@@ -154,6 +183,9 @@ def detect(
     wanted, shown = listed(classes), listed(show)
     if shown and not video:
         raise ConfigError("--show draws into the annotated video; leave --no-video out")
+    _check_tracking(track, across_classes, rescore, trail, video)
+    if rescore == "seq-nms" and shown:
+        raise ConfigError("--rescore seq-nms draws when the whole video was read: leave --show out")
     options = replace(options, system=system)
     file = weight_file(options)
     detector = load_system(options)
@@ -175,7 +207,12 @@ def detect(
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
+        precision=detector.precision,
         show=shown,
+        track=track,
+        across_classes=across_classes,
+        rescore=rescore,
+        trail=trail,
     )
     jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
     errors: Iterator[FlowdetError | None]
@@ -189,6 +226,22 @@ def detect(
             failures += 1
             console.complain(error)
     return 1 if failures else 0
+
+
+def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trail: float, video: bool) -> None:
+    """Refuses options that would have no effect.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if not 0 <= trail < float("inf"):
+        raise ConfigError(f"--trail is 0 or more seconds, not {trail}")
+    if trail and not video:
+        raise ConfigError("--trail draws into the annotated video; leave --no-video out")
+    needing = {"--across-classes": across_classes, "--rescore tracks": rescore == "tracks", "--trail": trail > 0}
+    useless = [name for name, is_given in needing.items() if is_given and not track]
+    if useless:
+        raise ConfigError(f"{' and '.join(useless)} without effect: add --track")
 
 
 def _jobs(
@@ -288,6 +341,11 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
         "runtime": "torch",
         "key_frame_interval": None,
         "agnostic_nms": False,
+        "track": False,
+        "across_classes": False,
+        "rescore": None,
+        "trail": 0.0,
+        "precision": "float32",
         **settings,
     }
     mode, runtime = old.pop("mode"), old.pop("runtime")
@@ -322,9 +380,14 @@ def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> Non
             results=job.results,
             video_path=job.video,
             settings=job.record,
-            score=settings.score,
-            classes=settings.classes or None,
-            overlay=overlay_of(detector.config, settings.show),
+            shown=Shown(
+                score=settings.score,
+                classes=settings.classes or None,
+                tracker=settings.tracker,
+                seq_nms=settings.rescore == "seq-nms",
+                overlay=overlay_of(detector.config, settings.show),
+                trail=settings.trail,
+            ),
             progress=progress,
         )
     rate = done.frames / max(time.monotonic() - began, 1e-6)

@@ -17,7 +17,7 @@ from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, some
 from flowdet.evaluation.compute import MetricOptions, compute_metrics
 from flowdet.evaluation.report import Counts, Evaluation, SystemRow, headline_rows, write_json, write_report
 from flowdet.evaluation.results_file import Results, read_results, results_files, write_results
@@ -37,7 +37,6 @@ Protocols = Annotated[tuple[Protocol, ...], Parameter(negative=(), show_default=
 Paths = Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
 
 _PICTURES = 12
-_SHOWN = 5
 _SAMPLES = 1000
 _LARGE = 3_000_000  # detections; above it the intervals take minutes
 
@@ -241,6 +240,7 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
         "images": str(running.images),
         "device": machine,
         "backend": detector.backend,
+        "precision": detector.precision,
         "processes": running.processes,
         "threads": running.threads,
         "map_classes": dict(found.renamed),
@@ -266,9 +266,8 @@ def _class_notes(
     if renamed:
         notes.append(f"Classes of other names were mapped: {', '.join(f'{a} = {b}' for a, b in renamed.items())}.")
     if left_out:
-        most = sorted(left_out, key=left_out.__getitem__, reverse=True)[:_SHOWN]
-        counts = ", ".join(f"{name} {left_out[name]}" for name in most)
-        counts += f" and {len(left_out) - _SHOWN} more classes" if len(left_out) > _SHOWN else ""
+        most = sorted(left_out, key=left_out.__getitem__, reverse=True)
+        counts = some([f"{name} {left_out[name]}" for name in most], kind="classes")
         notes.append(
             f"{sum(left_out.values())} detections of classes that the data set does not have were left out: {counts}."
         )

@@ -23,7 +23,7 @@ from flowdet.weights.zoo import (
     YOLOX,
     PublishedWeights,
     ShippedWeights,
-    StartingWeights,
+    WeightFile,
     YOLOXWeights,
     yolox_weights,
 )
@@ -39,8 +39,7 @@ def list_models() -> None:
     table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
     for system in RECIPES:
         if known := _known(system):
-            backbone = "CSPDarknet" if isinstance(known, YOLOXWeights) else known.backbone
-            table.add_row(system, backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
+            table.add_row(system, known.backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
     console.out.print(table)
     console.out.print(
         "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
@@ -64,8 +63,6 @@ def _published(known: _Known) -> tuple[str, str]:
 
 
 def _cost(known: _Known) -> str:
-    if isinstance(known, YOLOXWeights):
-        return f"{known.gflop:g}"
     return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g}, key {known.gflop_key:g}"
 
 
@@ -154,7 +151,7 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
             console.out.print(f"{system}: {path}")
 
 
-def _files_of(system: str, *, start: bool) -> tuple[PublishedWeights | StartingWeights | YOLOXWeights, ...]:
+def _files_of(system: str, *, start: bool) -> tuple[WeightFile, ...]:
     if start and system in STARTING:
         return STARTING[system]
     yolox = yolox_weights(system)

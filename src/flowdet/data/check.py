@@ -13,7 +13,7 @@ from flowdet.data.cocovid import CocoVID, Problem, cocovid_of, find_problems
 from flowdet.data.image_files import find_picture_problems, has_pictures
 from flowdet.data.reading import read_json
 from flowdet.data.summary import Summary, summarize
-from flowdet.errors import DataError
+from flowdet.errors import DataError, some
 
 __all__ = ["CheckReport", "DataWarning", "check"]
 
@@ -126,6 +126,12 @@ def _plural(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def _found(where: Sequence[str], one: str, many: str) -> Iterator[DataWarning]:
+    """Yields a warning about these entries, if there are any."""
+    if where:
+        yield DataWarning(_plural(len(where), one, many), len(where), where)
+
+
 def _object_text(data: CocoVID, position: int) -> str:
     objects = data.objects
     box = ", ".join(f"{side:g}" for side in objects.boxes[position])
@@ -144,10 +150,7 @@ def _box_warnings(data: CocoVID) -> Iterator[DataWarning]:
         (across, "box reaches beyond its image", "boxes reach beyond their image"),
         (empty, "box has no area", "boxes have no area"),
     ):
-        found = np.flatnonzero(mask)
-        if len(found):
-            where = [_object_text(data, position) for position in found.tolist()]
-            yield DataWarning(_plural(len(found), one, many), len(found), where)
+        yield from _found([_object_text(data, position) for position in np.flatnonzero(mask).tolist()], one, many)
 
 
 def _doubled_boxes(data: CocoVID) -> Iterator[DataWarning]:
@@ -156,11 +159,8 @@ def _doubled_boxes(data: CocoVID) -> Iterator[DataWarning]:
     chosen = np.flatnonzero(objects.tracks < 0)
     rows = np.column_stack((objects.images, objects.labels, objects.boxes))[chosen]
     _, first = np.unique(rows, axis=0, return_index=True)
-    again = np.delete(chosen, first).tolist()
-    if again:
-        where = [_object_text(data, position) for position in again]
-        what = _plural(len(again), "box repeats another one of its class", "boxes repeat another one of their class")
-        yield DataWarning(what, len(again), where)
+    where = [_object_text(data, position) for position in np.delete(chosen, first).tolist()]
+    yield from _found(where, "box repeats another one of its class", "boxes repeat another one of their class")
 
 
 def _image_warnings(data: CocoVID) -> Iterator[DataWarning]:
@@ -170,9 +170,7 @@ def _image_warnings(data: CocoVID) -> Iterator[DataWarning]:
         if image.file_name in seen:
             twice.append(f"{image.file_name}: images {seen[image.file_name]} and {image.id}")
         seen.setdefault(image.file_name, image.id)
-    if twice:
-        what = _plural(len(twice), "image has the file of another one", "images have the file of another one")
-        yield DataWarning(what, len(twice), twice)
+    yield from _found(twice, "image has the file of another one", "images have the file of another one")
     empty = len(data.images) - len(np.unique(data.objects.images))
     if empty == len(data.images):
         yield DataWarning("no image has an object", empty)
@@ -188,11 +186,9 @@ def _video_warnings(data: CocoVID) -> Iterator[DataWarning]:
         jumps = np.flatnonzero(np.diff(frames) > 1)
         missing += int(frames[-1] - frames[0]) + 1 - len(frames)
         if len(jumps):
-            where = ", ".join(f"{frames[i] + 1} to {frames[i + 1] - 1}" for i in jumps[:5])
-            more = f" and {len(jumps) - 5} more gaps" if len(jumps) > 5 else ""
-            gaps.append(f"{video.name}: {where}{more}")
-    if without:
-        yield DataWarning(_plural(len(without), "video has no frames", "videos have no frames"), len(without), without)
+            where = [f"{frames[i] + 1} to {frames[i + 1] - 1}" for i in jumps]
+            gaps.append(f"{video.name}: {some(where, kind='gaps')}")
+    yield from _found(without, "video has no frames", "videos have no frames")
     if gaps:
         what = _plural(missing, "frame number is missing", "frame numbers are missing")
         yield DataWarning(f"{what} within {_plural(len(gaps), 'video', 'videos')}", missing, gaps)
@@ -204,12 +200,9 @@ def _frame_size_warnings(data: CocoVID) -> Iterator[DataWarning]:
     for video in data.videos:
         sizes = dict.fromkeys((data.images[i].width, data.images[i].height) for i in video.frames)
         if len(sizes) > 1:
-            texts = [f"{width}x{height}" for width, height in sizes]
-            more = f" and {len(texts) - 5} more sizes" if len(texts) > 5 else ""
-            where.append(f"{video.name}: {', '.join(texts[:5])}{more}")
-    if where:
-        what = _plural(len(where), "video has frames that differ in size", "videos have frames that differ in size")
-        yield DataWarning(f"{what}, which training refuses", len(where), where)
+            where.append(f"{video.name}: {some([f'{width}x{height}' for width, height in sizes], kind='sizes')}")
+    differ = "frames that differ in size, which training refuses"
+    yield from _found(where, f"video has {differ}", f"videos have {differ}")
 
 
 def _track_warnings(data: CocoVID) -> Iterator[DataWarning]:
@@ -238,13 +231,12 @@ def _doubled_tracks(data: CocoVID, chosen: NDArray[np.int64]) -> Iterator[DataWa
     order = chosen[np.lexsort((objects.tracks[chosen], objects.images[chosen]))]
     same = np.diff(objects.images[order]) == 0
     again = order[1:][same & (np.diff(objects.tracks[order]) == 0)]
-    if len(again):
-        where = [
-            f"track {objects.tracks[i]} in {data.images[objects.images[i]].file_name}: annotation {objects.ids[i]}"
-            for i in again
-        ]
-        what = _plural(len(again), "box is the second of its track", "boxes are the second of their track")
-        yield DataWarning(f"{what} in the same frame", len(again), where)
+    where = [
+        f"track {objects.tracks[i]} in {data.images[objects.images[i]].file_name}: annotation {objects.ids[i]}"
+        for i in again
+    ]
+    frame = "in the same frame"
+    yield from _found(where, f"box is the second of its track {frame}", f"boxes are the second of their track {frame}")
 
 
 def _changing_tracks(data: CocoVID, chosen: NDArray[np.int64], videos: NDArray[np.int64]) -> Iterator[DataWarning]:
@@ -252,21 +244,18 @@ def _changing_tracks(data: CocoVID, chosen: NDArray[np.int64], videos: NDArray[n
     objects = data.objects
     rows = np.unique(np.stack([videos, objects.tracks, objects.labels])[:, chosen], axis=1)
     changes = np.flatnonzero((np.diff(rows[:2], axis=1) == 0).all(axis=0))
-    if len(changes):
-        where = [
-            f"track {rows[1, i]} of {data.videos[rows[0, i]].name}: "
-            f"{data.class_names[rows[2, i]]} and {data.class_names[rows[2, i + 1]]}"
-            for i in changes
-        ]
-        what = _plural(len(changes), "track changes its class", "changes of class within a track")
-        yield DataWarning(what, len(changes), where)
+    where = [
+        f"track {rows[1, i]} of {data.videos[rows[0, i]].name}: "
+        f"{data.class_names[rows[2, i]]} and {data.class_names[rows[2, i + 1]]}"
+        for i in changes
+    ]
+    yield from _found(where, "track changes its class", "changes of class within a track")
 
 
 def _class_warnings(data: CocoVID) -> Iterator[DataWarning]:
     counts = np.bincount(data.objects.labels, minlength=len(data.class_names))
     without = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
-    if without:
-        yield DataWarning(_plural(len(without), "class has no object", "classes have no object"), len(without), without)
+    yield from _found(without, "class has no object", "classes have no object")
     some = np.flatnonzero(counts)
     if not len(some):
         return

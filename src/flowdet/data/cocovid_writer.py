@@ -14,9 +14,10 @@ from flowdet.data.cocovid import Problem, annotation_problems, header_problems, 
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import replacing, write_text
 
-__all__ = ["CocoVIDWriter", "Written", "problems_path", "writing_cocovid"]
+__all__ = ["CocoVIDWriter", "Written", "object_entry", "problems_path", "writing_cocovid"]
 
 _SHOWN_PROBLEMS = 3
+_DECIMALS = 3
 _dump = json.JSONEncoder(allow_nan=False).encode  # made once: json.dumps would make it for every entry
 
 
@@ -134,6 +135,21 @@ class CocoVIDWriter:
         self._annotations.seek(0)
         shutil.copyfileobj(self._annotations, self._document, 1 << 20)
         self._document.write("]}")
+
+
+def object_entry(category: int, box: Sequence[float], track: int | None = None, **more: Any) -> dict[str, Any]:
+    """Returns the entry of an object for `CocoVIDWriter.image`, rounded to thousandths of a pixel.
+
+    Args:
+        category: The id of its category.
+        box: (x, y, width, height) px.
+        track: Number of the instance within its video; None if it is not known.
+        more: Further members of the entry.
+    """
+    instance = {} if track is None else {"instance_id": track}
+    sides = [round(side, _DECIMALS) for side in box]
+    area = round(sides[2] * sides[3], _DECIMALS)
+    return {"category_id": category, **instance, "bbox": sides, "area": area, "iscrowd": False, **more}
 
 
 @contextmanager

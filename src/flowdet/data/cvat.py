@@ -3,14 +3,14 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
-from flowdet.data.image_files import picture_size
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
+from flowdet.data.image_files import names_in, picture_size
 from flowdet.data.reading import parse_pixels, read_xml
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import IMAGE_SUFFIXES
@@ -21,7 +21,6 @@ _PATTERNS = tuple(f"images/frame_%06d.{suffix}" for suffix in ("png", "PNG", "jp
 _SUFFIXES = ("", ".png", ".PNG", *(suffix for suffix in sorted(IMAGE_SUFFIXES) if suffix != ".png"))
 _NUMBER = re.compile(r"%(?:0([1-9]))?d")
 _NOT_SHAPES = {"attribute", "tag"}
-_DECIMALS = 3
 _FRAMES_ON_TRUST = 100_000  # a task may have more only if their pictures are there
 _MOST_INTERPOLATED = 1_000_000
 
@@ -71,22 +70,23 @@ class _VideoTask:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """One box (x1, y1, x2, y2) px in one frame, with its label, its track and whether it is partly hidden."""
+    """One box (x1, y1, x2, y2) px.
+
+    Attributes:
+        label: The class.
+        box: px.
+        is_occluded: Whether it is partly hidden.
+        track: Number of its track; None for a single picture.
+        frame: Number of its frame in the video.
+        is_outside: Whether the track leaves the picture there.
+    """
 
     label: str
-    track: int | None
     box: _Box
-    occluded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """One box of a track as it stands in the file."""
-
-    frame: int
-    is_outside: bool
-    occluded: bool
-    box: _Box
+    is_occluded: bool
+    track: int | None = None
+    frame: int = 0
+    is_outside: bool = False
 
 
 @dataclass(slots=True)
@@ -122,7 +122,9 @@ class _Target:
         objects = []
         for shape in shapes:
             if shape.label in self.ids:
-                objects.append(_coco_object(shape, self.ids[shape.label]))
+                x1, y1, x2, y2 = shape.box
+                box = (x1, y1, x2 - x1, y2 - y1)
+                objects.append(object_entry(self.ids[shape.label], box, shape.track, occluded=shape.is_occluded))
             else:
                 self.writer.problem("unknown label", f"{where}: the task has no label {shape.label[:40]!r}")
         self.writer.image({**image, "id": self.images}, objects)
@@ -240,7 +242,7 @@ def _import_tracks(source: _File, name: str, video_id: int | None, target: _Targ
 def _first_size(path: Path) -> tuple[int, int]:
     try:
         return picture_size(path)
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+    except DataError as error:
         raise DataError(
             f"does not say how large its pictures are, and the first is not there or damaged: {error}"
         ) from error
@@ -249,13 +251,7 @@ def _first_size(path: Path) -> tuple[int, int]:
 def _check_frame_count(task: _VideoTask, last: Path) -> None:
     """Refuses a file whose numbers would fill memory and disk with frames that do not exist."""
     count = len(task.frames)
-    if count <= _FRAMES_ON_TRUST:
-        return
-    try:
-        found = len(os.listdir(last.parent))
-    except (OSError, ValueError):  # not there, too long, a null byte
-        found = 0
-    if count > found:
+    if count > _FRAMES_ON_TRUST and count > (found := len(names_in(last.parent))):
         raise DataError(f"has {count} frames, but {last.parent} holds only {found} files; extract the frames first")
 
 
@@ -331,19 +327,10 @@ def _read_shapes(image: Element, where: str, writer: CocoVIDWriter) -> tuple[lis
             others += element.tag not in _NOT_SHAPES
             continue
         try:
-            shapes.append(_Shape(element.get("label", ""), None, _box(element), element.get("occluded") == "1"))
+            shapes.append(_shape(element, element))
         except DataError as error:
             writer.problem("box that cannot be used", f"{where}: {error}")
     return shapes, others
-
-
-def _coco_object(shape: _Shape, category: int) -> dict[str, Any]:
-    x1, y1, x2, y2 = shape.box
-    box = [round(side, _DECIMALS) for side in (x1, y1, x2 - x1, y2 - y1)]
-    track = {} if shape.track is None else {"instance_id": shape.track}
-    area = round(box[2] * box[3], _DECIMALS)
-    occluded = {"occluded": shape.occluded}
-    return {"category_id": category, **track, "bbox": box, "area": area, "iscrowd": False, **occluded}
 
 
 def _read_video_task(root: Element) -> _VideoTask:
@@ -379,17 +366,16 @@ def _read_tracks(root: Element, task: _VideoTask) -> _Tracks:
     """
     tracks = _Tracks()
     for position, track in enumerate(root.iterfind("track")):
-        number = _whole_number(track.get("id"))
-        label = track.get("label", "")
         keys = _keys(track, f"track {track.get('id', f'at position {position}')}", task, tracks)
-        for frame, key in _filled(keys, task, tracks):
-            tracks.shapes.setdefault(frame, []).append(_Shape(label, number, key.box, key.occluded))
+        for shape in _filled(keys, task, tracks):
+            tracks.shapes.setdefault(shape.frame, []).append(shape)
     return tracks
 
 
-def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list[_Key]:
+def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list[_Shape]:
     """Returns the boxes of a track as they stand in the file, by frame."""
     keys = []
+    number = _whole_number(track.get("id"))
     for element in track:
         if not _is_upright_box(element):
             tracks.others += element.tag not in _NOT_SHAPES
@@ -401,18 +387,18 @@ def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list
                 raise DataError(f"{element.get('frame')!r} is no frame number")
             if frame not in task.frames and not is_outside:
                 raise DataError("the video has no such frame")
-            keys.append(_Key(frame, is_outside, element.get("occluded") == "1", _box(element)))
+            keys.append(replace(_shape(element, track), track=number, frame=frame, is_outside=is_outside))
         except DataError as error:
             tracks.problems.append(f"{where}, frame {element.get('frame', '')[:20]}: {error}")
     return sorted(keys, key=lambda key: key.frame)
 
 
-def _filled(keys: list[_Key], task: _VideoTask, tracks: _Tracks) -> Iterator[tuple[int, _Key]]:
-    """Yields the visible boxes by frame, with those in between."""
+def _filled(keys: list[_Shape], task: _VideoTask, tracks: _Tracks) -> Iterator[_Shape]:
+    """Yields the visible boxes, with those in between."""
     for key, following in pairwise([*keys, None]):
         if key is None or key.is_outside:
             continue
-        yield key.frame, key
+        yield key
         if following is not None:
             end = min(following.frame, task.frames.stop)
             between = range(key.frame + task.frames.step, end, task.frames.step)
@@ -423,13 +409,9 @@ def _filled(keys: list[_Key], task: _VideoTask, tracks: _Tracks) -> Iterator[tup
                     "which writes every box"
                 )
             for frame in between:
-                yield frame, _between(key, following, frame)
-
-
-def _between(first: _Key, second: _Key, frame: int) -> _Key:
-    share = (frame - first.frame) / (second.frame - first.frame)
-    x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(first.box, second.box, strict=True))
-    return _Key(frame, False, first.occluded, (x1, y1, x2, y2))
+                share = (frame - key.frame) / (following.frame - key.frame)
+                x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(key.box, following.box, strict=True))
+                yield replace(key, frame=frame, box=(x1, y1, x2, y2))
 
 
 def _is_upright_box(element: Element) -> bool:
@@ -447,7 +429,12 @@ def _whole_number(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch("[0-9]{1,9}", text.strip()) else None
 
 
-def _box(element: Element) -> _Box:
+def _shape(element: Element, labelled: Element) -> _Shape:
+    """Returns the box of an element, with the label of the element or of the track around it.
+
+    Raises:
+        DataError: It has no four numbers, or ends before it begins.
+    """
     texts = [element.get(name, "") for name in ("xtl", "ytl", "xbr", "ybr")]
     try:
         x1, y1, x2, y2 = map(parse_pixels, texts)
@@ -455,4 +442,4 @@ def _box(element: Element) -> _Box:
         raise DataError(f"a box has four numbers xtl, ytl, xbr, ybr, not {', '.join(texts)[:60]!r}") from None
     if not (x1 <= x2 and y1 <= y2):
         raise DataError(f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) ends before it begins")
-    return x1, y1, x2, y2
+    return _Shape(labelled.get("label", ""), (x1, y1, x2, y2), element.get("occluded") == "1")

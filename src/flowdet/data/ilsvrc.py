@@ -16,7 +16,8 @@ from xml.etree.ElementTree import Element
 
 from flowdet.class_names import VID_WORDNET_IDS
 from flowdet.data.cocovid import Problem
-from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
+from flowdet.data.image_files import names_in
 from flowdet.data.reading import LARGEST_PIXELS, is_whole, parse_pixels, read_text, read_xml
 from flowdet.errors import DataError
 
@@ -194,10 +195,7 @@ def _check_frame_count(video: ListedVideo, annotations: Path, path: Path) -> Non
     if video.frame_count <= _FRAMES_ON_TRUST:
         return
     folder = annotations / video.name
-    try:
-        found = sum(name.endswith(".xml") for name in os.listdir(folder))
-    except (OSError, ValueError):  # not there, too long, a null byte
-        found = 0
+    found = sum(name.endswith(".xml") for name in names_in(folder))
     if video.frame_count > _FRAMES_ON_TRUST * (1 + found):
         raise DataError(f"{path}: {video.name} has {video.frame_count} frames, but {folder} holds {found} XML files")
 
@@ -434,7 +432,9 @@ def _write_videos(
                 if found.track is not None and found.track not in tracks:
                     instances += 1
                     tracks[found.track] = instances
-                objects.append(_video_object(found, tracks))
+                track = None if found.track is None else tracks[found.track]
+                marks = {"occluded": found.occluded, "generated": found.generated}
+                objects.append(object_entry(_CATEGORY_IDS[found.code], found.box, track, **marks))
             if frame.size:
                 numbers = {"id": done, "frame_id": number, "video_id": video_id, "is_vid_train_frame": number in marked}
                 writer.image(_picture(f"{video.name}/{number:06d}", frame.size) | numbers, objects)
@@ -455,7 +455,7 @@ def _write_stills(
             _record_problems(frame, writer)
             if frame.size:
                 numbers = {"id": done, "is_vid_train_frame": done <= listed.listed_stills}
-                objects = [_coco_object(found, _CATEGORY_IDS.get(found.code, _OTHER_ID)) for found in frame.objects]
+                objects = [object_entry(_CATEGORY_IDS.get(found.code, _OTHER_ID), found.box) for found in frame.objects]
                 writer.image(_picture(name, frame.size) | numbers, objects)
         progress(done)
 
@@ -476,15 +476,3 @@ def _record_problems(frame: Frame, writer: CocoVIDWriter) -> None:
 
 def _picture(name: str, size: tuple[int, int]) -> dict[str, Any]:
     return {"file_name": f"{name}.JPEG", "height": size[1], "width": size[0]}
-
-
-def _coco_object(found: FrameObject, category: int) -> dict[str, Any]:
-    area = found.box[2] * found.box[3]
-    return {"category_id": category, "bbox": list(found.box), "area": area, "iscrowd": False}
-
-
-def _video_object(found: FrameObject, tracks: dict[str, int]) -> dict[str, Any]:
-    entry = _coco_object(found, _CATEGORY_IDS[found.code])
-    instance = {} if found.track is None else {"instance_id": tracks[found.track]}
-    category = {"category_id": entry.pop("category_id")}
-    return category | instance | entry | {"occluded": found.occluded, "generated": found.generated}

@@ -21,10 +21,10 @@ __all__ = [
     "find_picture_problems",
     "has_pictures",
     "missing_pictures",
+    "names_in",
     "picture_names",
     "picture_size",
     "read_picture",
-    "upright_size",
 ]
 
 _THREADS = 8
@@ -80,7 +80,7 @@ def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
     for position, name in enumerate(names):
         places.setdefault(os.path.dirname(name), []).append(position)
     with ThreadPoolExecutor(_THREADS) as pool:
-        listings = pool.map(_listed, (folder / below for below in places))
+        listings = pool.map(names_in, (folder / below for below in places))
         doubtful = [
             position
             for positions, listed in zip(places.values(), listings, strict=True)
@@ -92,7 +92,8 @@ def missing_pictures(folder: Path, names: Sequence[str]) -> list[int]:
         return sorted(position for position, is_there in zip(doubtful, found, strict=True) if not is_there)
 
 
-def _listed(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
+    """Returns the names of all that is in a folder; none if there is no such folder."""
     try:
         return set(os.listdir(folder))
     except (OSError, ValueError):  # not there, too long, a null byte
@@ -109,33 +110,29 @@ def picture_names(folder: Path) -> list[str]:
     return sorted((name for name in files if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES), key=natural_key)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) px as stored, from the header of the file.
+def picture_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
+    """Returns (width, height) px from the header of a file.
+
+    Args:
+        path: The file.
+        upright: As shown, after the quarter turn of its EXIF orientation; else as stored.
 
     Raises:
-        OSError: There is no such file, or it is no picture.
-        ValueError: The name or the header of the file makes no sense.
+        DataError: There is no such file, or it is no picture.
     """
-    return _possible_sizes(path)[0]
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) px as shown, after the quarter turn of its EXIF orientation, from the header of the file.
-
-    Raises:
-        OSError: There is no such file, or it is no picture.
-        ValueError: The name or the header of the file makes no sense.
-    """
-    return _possible_sizes(path)[-1]
+    return _possible_sizes(path)[-1 if upright else 0]
 
 
 def _possible_sizes(path: Path) -> list[tuple[int, int]]:
     """Returns (width, height) px as stored and, where the EXIF orientation says so, after a quarter turn."""
-    with warnings.catch_warnings():
-        # Nothing is decoded: even the size of a huge picture may be asked for.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            return [image.size, image.size[::-1]] if _has_quarter_turn(image) else [image.size]
+    try:
+        with warnings.catch_warnings():
+            # Nothing is decoded: even the size of a huge picture may be asked for.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return [image.size, image.size[::-1]] if _has_quarter_turn(image) else [image.size]
+    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
+        raise DataError(f"{path} cannot be read: {str(error)[:120]}") from error
 
 
 def _has_quarter_turn(image: Image.Image) -> bool:
@@ -182,10 +179,8 @@ def _picture_problem(folder: Path, image: ImageRecord, *, decode: bool) -> Probl
         sizes = _possible_sizes(path)
         if decode:
             read_pixels(path)
-    except VideoError as error:
+    except (DataError, VideoError) as error:
         return Problem("picture that cannot be read", str(error))
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        return Problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
     if (image.width, image.height) not in sizes:
         found, stated = f"{sizes[0][0]}x{sizes[0][1]}", f"{image.width}x{image.height}"
         return Problem("picture of another size", f"{path} has {found} pixels, the data set says {stated}")

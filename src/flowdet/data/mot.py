@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flowdet.data.cocovid import Problem
-from flowdet.data.cocovid_writer import Written, writing_cocovid
+from flowdet.data.cocovid_writer import Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
 from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
 from flowdet.errors import DataError
@@ -35,7 +35,6 @@ MOT17_CLASSES = (
 """Classes of MOT16, MOT17 and MOT20 by their numbers from 1."""
 
 _COLUMNS = "frame, track, left, top, width, height, active, class, visibility"
-_DECIMALS = 3
 _OPTION = "--classes"
 
 
@@ -134,10 +133,7 @@ def _read_sequence(folder: Path, names: tuple[str, ...]) -> _Sequence:
     classes = names or (class_names_of_lines(labels, _OPTION) if labels.is_file() else MOT17_CLASSES)
     lines = read_text(folder / "gt" / "gt.txt").split("\n")
     first = next(iter(pictures.values()))
-    try:
-        size = picture_size(first)
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        raise DataError(f"{folder} cannot be read: {first}: {error}") from error
+    size = picture_size(first)
     rows: dict[int, list[_Row]] = {}
     ignored = 0
     for number, line in enumerate(lines, start=1):
@@ -223,11 +219,9 @@ def _number(text: str) -> float:
 
 
 def _coco_object(row: _Row, category: int) -> dict[str, Any]:
-    box = [int(side) if side.is_integer() else round(side, _DECIMALS) for side in row.box]
-    track = {} if row.track is None else {"instance_id": row.track}
+    box = [int(side) if side.is_integer() else side for side in row.box]
     visibility = {} if row.visibility is None else {"visibility": row.visibility}
-    area = round(box[2] * box[3], _DECIMALS)
-    return {"category_id": category, **track, "bbox": box, "area": area, "iscrowd": False, **visibility}
+    return object_entry(category, box, row.track, **visibility)
 
 
 def _used_classes(sequences: Sequence[_Sequence]) -> list[str]:

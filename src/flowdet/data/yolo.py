@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
-from flowdet.data.image_files import picture_names, upright_size
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
+from flowdet.data.image_files import picture_names, picture_size
 from flowdet.data.reading import check_class_list, class_names_of_lines, read_text
 from flowdet.errors import DataError
 
@@ -19,7 +19,6 @@ __all__ = ["import_yolo", "names_of_yaml"]
 _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _TEXT_FILES = ("classes.txt", "obj.names")
 _SLACK = 0.01  # share of the picture; labelling tools round
-_DECIMALS = 3
 _OPTION = "--names"
 
 
@@ -112,9 +111,9 @@ def _find_tree(root: Path, labels: Path | None) -> _Tree:
 
 def _import_picture(path: Path, labels: Path, entry: dict[str, Any], classes: int, writer: CocoVIDWriter) -> None:
     try:
-        width, height = upright_size(path)
-    except Exception as error:  # Pillow's plugins raise whatever their parsers meet
-        writer.problem("picture that cannot be read", f"{path} cannot be read: {str(error)[:120]}")
+        width, height = picture_size(path, upright=True)
+    except DataError as error:
+        writer.problem("picture that cannot be read", str(error))
         return
     text = ""
     if os.path.exists(labels):
@@ -157,10 +156,7 @@ def _coco_object(columns: Sequence[str], classes: int, width: int, height: int) 
     if not (all(-_SLACK <= value <= 1 + _SLACK for value in (cx, cy, w, h)) and w >= 0 and h >= 0):
         raise DataError("position and size are shares of the picture, from 0 to 1")
     box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
-    box = [round(side, _DECIMALS) for side in box]
-    track = {"instance_id": int(columns[5])} if len(columns) == 6 else {}
-    area = round(box[2] * box[3], _DECIMALS)
-    return {"category_id": int(columns[0]) + 1, **track, "bbox": box, "area": area, "iscrowd": False}
+    return object_entry(int(columns[0]) + 1, box, int(columns[5]) if len(columns) == 6 else None)
 
 
 def _report_lonely_labels(tree: _Tree, folder: str, writer: CocoVIDWriter) -> None:

@@ -160,6 +160,16 @@ class DetectorConfig(ABC):
         """What tables call the detector, "R-50-DC5" for instance."""
 
     @property
+    def is_lite(self) -> bool:
+        """Whether training it from ImageNet weights takes the plan and the stronger augmentation of small systems."""
+        return False
+
+    @property
+    def has_wide_maps(self) -> bool:
+        """Whether most of its time goes into wide 3x3 convolutions, which Winograd's method makes cheaper."""
+        return False
+
+    @property
     @abstractmethod
     def classifier(self) -> Mapping[str, int]:
         """Names of the layers whose rows belong to classes, relative to the detector, with the rows of each class.

@@ -1,10 +1,12 @@
 """EfficientNet-Lite0, a backbone for processors without a graphics card."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor, nn
 
-from flowdet.detectors.frozen import freeze_stages, keep_norms_in_evaluation
+from flowdet.detectors.backbone import Backbone
 
 __all__ = ["EfficientNetLite0", "EfficientNetLite0Config"]
 
@@ -30,6 +32,13 @@ class EfficientNetLite0Config:
     """
 
     frozen_stages: int = 1
+
+    is_lite = True
+    label = "EfficientNet-Lite0"
+
+    def build(self) -> "EfficientNetLite0":
+        """Returns the backbone with random weights."""
+        return EfficientNetLite0(self)
 
 
 class _ConvNorm(nn.Sequential):
@@ -60,8 +69,8 @@ class _InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier; batch norm never leaves evaluation mode."""
+class EfficientNetLite0(Backbone, nn.Module):
+    """EfficientNet-Lite0 without its classifier."""
 
     channels = (112, 320)
 
@@ -76,13 +85,11 @@ class EfficientNetLite0(nn.Module):
                 inputs = outputs
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        freeze_stages([self.stem, *stages], config.frozen_stages)
+        self.freeze([self.stem, *stages], config.frozen_stages)
 
-    def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Switches the mode of everything but batch norm, which keeps the statistics of the pre-training."""
-        super().train(mode)
-        keep_norms_in_evaluation(self)
-        return self
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yields the inverted residuals."""
+        return chain.from_iterable(stage.children() for stage in self.stages)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [b, 3, H, W] to maps [b, 112, H / 16, W / 16] and [b, 320, H / 32, W / 32]."""

@@ -20,9 +20,9 @@ from flowdet.detectors.base import (
     Run,
     shallow_copy,
 )
-from flowdet.detectors.efficientnet_lite import EfficientNetLite0, EfficientNetLite0Config
+from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.necks import ConvNeck, ConvNeckConfig, MergeNeck, MergeNeckConfig
-from flowdet.detectors.resnet import ResNet, ResNetConfig
+from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError, check_positive
 from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
@@ -122,7 +122,7 @@ class FasterRCNNConfig(DetectorConfig):
 
     def build(self, classes: int, attention: Callable[[Sequence[int]], RoIAttention] | None = None) -> "FasterRCNN":
         """Returns the detector with random weights; see `DetectorConfig.build`."""
-        backbone = _backbone(self.backbone)
+        backbone = self.backbone.build()
         neck = _neck(self.neck, backbone.channels)
         channels, hidden = self.neck.channels, self.roi_head.hidden
         attending = attention((channels,) + (hidden,) * self.roi_head.layers) if attention else None
@@ -136,28 +136,22 @@ class FasterRCNNConfig(DetectorConfig):
     @property
     def label(self) -> str:
         """The backbone, as mmtracking's tables write it."""
-        match self.backbone:
-            case ResNetConfig(depth=depth, groups=groups):
-                return f"{'X' if groups > 1 else 'R'}-{depth}-DC5"
-            case EfficientNetLite0Config():
-                return "EfficientNet-Lite0"
-            case _:
-                assert_never(self.backbone)
+        return self.backbone.label
+
+    @property
+    def is_lite(self) -> bool:
+        """Whether the backbone is a small one."""
+        return self.backbone.is_lite
+
+    @property
+    def has_wide_maps(self) -> bool:
+        """Whether the backbone is a large one."""
+        return not self.backbone.is_lite
 
     @property
     def classifier(self) -> Mapping[str, int]:
         """The class logits, and the box deltas if each class has its own."""
         return {"roi_head.classes": 1} | ({"roi_head.deltas": 4} if self.roi_head.class_specific_boxes else {})
-
-
-def _backbone(config: BackboneConfig) -> ResNet | EfficientNetLite0:
-    match config:
-        case ResNetConfig():
-            return ResNet(config)
-        case EfficientNetLite0Config():
-            return EfficientNetLite0(config)
-        case _:
-            assert_never(config)
 
 
 def _neck(config: NeckConfig, channels: tuple[int, ...]) -> ConvNeck | MergeNeck:

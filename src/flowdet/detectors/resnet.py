@@ -1,12 +1,14 @@
 """ResNet and ResNeXt backbones in the DC5 form: stride 16, the last stage dilated."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
-from flowdet.detectors.frozen import freeze_stages, keep_norms_in_evaluation
+from flowdet.detectors.backbone import Backbone
 from flowdet.errors import ConfigError, check_positive
 
 __all__ = ["ResNet", "ResNetConfig"]
@@ -26,14 +28,25 @@ class ResNetConfig:
     group_width: int = 64
     frozen_stages: int = 1
 
+    is_lite = False
+
     def __post_init__(self) -> None:
         if self.depth not in _BLOCKS:
             raise ConfigError(f"a ResNet's depth is one of {sorted(_BLOCKS)}, not {self.depth}")
         check_positive(self, "groups", "group_width")
 
+    @property
+    def label(self) -> str:
+        """The backbone, as mmtracking's tables write it."""
+        return f"{'X' if self.groups > 1 else 'R'}-{self.depth}-DC5"
 
-class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
-    """Torchvision's residual network without its classifier; batch norm never leaves evaluation mode.
+    def build(self) -> "ResNet":
+        """Returns the backbone with random weights."""
+        return ResNet(self)
+
+
+class ResNet(Backbone, torchvision_resnet.ResNet):  # type: ignore[misc]
+    """Torchvision's residual network without its classifier.
 
     Every block of stage 4 has stride 1 and dilation 2, the first included.
     """
@@ -52,13 +65,11 @@ class ResNet(torchvision_resnet.ResNet):  # type: ignore[misc]
         first.dilation = first.padding = (2, 2)
         del self.avgpool, self.fc
         stages = [nn.ModuleList((self.conv1, self.bn1)), self.layer1, self.layer2, self.layer3, self.layer4]
-        freeze_stages(stages, config.frozen_stages)
+        self.freeze(stages, config.frozen_stages)
 
-    def train(self, mode: bool = True) -> "ResNet":
-        """Switches the mode of everything but batch norm, which keeps the statistics of the pre-training."""
-        super().train(mode)
-        keep_norms_in_evaluation(self)
-        return self
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yields the residual blocks."""
+        return chain(self.layer1, self.layer2, self.layer3, self.layer4)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Images [b, 3, H, W] to the map of stage 4, [b, 2048, H / 16, W / 16]."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowdet.detectors.frozen import keep_norms_in_evaluation
+from flowdet.detectors.backbone import keep_norms_in_evaluation
 from flowdet.detectors.one_stage import PRIOR_LOGIT, Cells, OneStage, OneStageConfig, assign_sim_ota
 from flowdet.errors import ConfigError
 from flowdet.types import Targets

@@ -20,7 +20,17 @@ from flowdet.evaluation.json_reader import JsonReader
 from flowdet.files import replacing
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 
-__all__ = ["Results", "read_results", "results_files", "write_results"]
+__all__ = [
+    "ResultFile",
+    "ResultFrame",
+    "Results",
+    "is_result_list",
+    "match_frames",
+    "read_result_file",
+    "read_results",
+    "results_files",
+    "write_results",
+]
 
 _ROWS_WRITTEN_AT_ONCE: Final = 1 << 14
 _SHOWN: Final = 5
@@ -125,6 +135,7 @@ class _Rows:
     def __init__(self) -> None:
         self.ids = array("q")  # of the image and the category, in turn
         self.values = array("d")  # x, y, width, height, score
+        self.tracks = array("q")
 
     def add(self, entry: Any) -> None:
         """Takes an entry of a list of detections.
@@ -144,12 +155,18 @@ class _Rows:
             raise DataError(f"needs a finite number as its score, not {str(score)[:40]}")
         self.ids.extend(ids)
         self.values.extend((*box, score))
+        track: Any = entry.get("track_id")
+        self.tracks.append(track if is_whole(track, 0) else -1)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the ids [n, 2] and, as [n, 5], the boxes xyxy px and scores."""
         values = np.frombuffer(self.values, dtype=np.float64).reshape(-1, 5).copy()
         values[:, 2:4] += values[:, :2]
         return np.frombuffer(self.ids, dtype=np.int64).reshape(-1, 2), values
+
+    def track_ids(self) -> NDArray[np.int64]:
+        """Returns the track [n] of each detection, -1 where it has none."""
+        return np.frombuffer(self.tracks, dtype=np.int64)
 
 
 def _id_of(entry: Mapping[str, Any], name: str) -> int:
@@ -174,6 +191,30 @@ def _read_file(
                 return Results(table)
             found = _read_document(path, reader)
     return _matched(path, found, data, class_map, seen)
+
+
+def is_result_list(path: Path) -> bool:
+    """Whether a file is a COCO results file, whose images and classes only a data set can tell.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    if path.suffix == ".jsonl":
+        return False
+    with JsonReader(path, lambda done: None) as reader:
+        return reader.peek() != "{"
+
+
+def read_result_file(path: Path) -> ResultFile:
+    """Reads what `flowdet detect` wrote, .json or .jsonl, with its own frames and classes.
+
+    Raises:
+        DataError: It cannot be read, or is something else.
+    """
+    if path.suffix == ".jsonl":
+        return _read_lines(path, lambda done: None)
+    with JsonReader(path, lambda done: None) as reader:
+        return _read_document(path, reader)
 
 
 def _read_list(path: Path, reader: JsonReader, data: CocoVID) -> DetectionTable:
@@ -218,35 +259,46 @@ def _positions(ids: NDArray[np.int64], known: Sequence[int]) -> NDArray[np.int64
 
 
 @dataclass(frozen=True, slots=True)
-class _ForeignFrame:
-    """A frame as a results file describes it."""
+class ResultFrame:
+    """A frame as a results file describes it.
+
+    Attributes:
+        video: The name of its video; None for a still.
+        number: Number in its video.
+        file_name: Where the file names a picture.
+        size: (height, width) px.
+        time: Seconds from the start of the video; None where the file does not say.
+    """
 
     video: str | None
     number: int | None
     file_name: str | None
     size: tuple[int, int]
+    time: float | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Foreign:
+class ResultFile:
     """A file of `flowdet detect`, with its own frames and classes.
 
     Attributes:
         frames: The frames that were looked at, with or without detections.
         class_names: The classes.
         table: The detections; images and labels are positions in these two.
+        tracks: [n] int64, the track of each detection; -1 where it has none.
         is_complete: Whether the run that wrote it came to its end.
         settings: What made it; anything at all.
     """
 
-    frames: list[_ForeignFrame]
+    frames: list[ResultFrame]
     class_names: tuple[str, ...]
     table: DetectionTable
+    tracks: NDArray[np.int64]
     is_complete: bool
     settings: Any
 
 
-def _read_document(path: Path, reader: JsonReader) -> _Foreign:
+def _read_document(path: Path, reader: JsonReader) -> ResultFile:
     """Reads a CocoVID document with scores."""
     lists: dict[str, list[Any]] = {"videos": [], "categories": [], "images": []}
     rows, info = _Rows(), {}
@@ -263,11 +315,12 @@ def _read_document(path: Path, reader: JsonReader) -> _Foreign:
     try:
         videos = {video["id"]: str(video["name"]) for video in lists["videos"]}
         frames = [
-            _ForeignFrame(
+            ResultFrame(
                 videos.get(image.get("video_id")),
                 image.get("frame_id"),
                 image.get("file_name"),
                 (image["height"], image["width"]),
+                image.get("time"),
             )
             for image in lists["images"]
         ]
@@ -292,13 +345,13 @@ def _read_document(path: Path, reader: JsonReader) -> _Foreign:
         )
     table = DetectionTable(images, labels, values[:, :4], values[:, 4])
     known = info if isinstance(info, dict) else {}
-    return _Foreign(frames, names, table, known.get("complete") is not False, known.get("settings"))
+    return ResultFile(frames, names, table, rows.track_ids(), known.get("complete") is not False, known.get("settings"))
 
 
-def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
+def _read_lines(path: Path, progress: Callable[[int], None]) -> ResultFile:
     """Reads JSON lines: a header, one line a frame, a footer where the run came to its end."""
     rows = _Rows()
-    frames: list[_ForeignFrame] = []
+    frames: list[ResultFrame] = []
     names: tuple[str, ...] = ()
     is_complete = False
     with JsonReader(path, progress) as reader:
@@ -314,7 +367,8 @@ def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
                     is_complete = line["complete"] is True
                 else:
                     _add_frame(f"{path}: line {number}", line, len(frames), category_ids, rows)
-                    frames.append(_ForeignFrame(video, line["frame_index"], None, (line["height"], line["width"])))
+                    size = line["height"], line["width"]
+                    frames.append(ResultFrame(video, line["frame_index"], None, size, line.get("time")))
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 what = "the header of a .jsonl file of `flowdet detect`" if number == 1 else "a frame"
                 raise DataError(f"{path}: line {number} is not {what} ({type(error).__name__}: {error})") from error
@@ -322,7 +376,7 @@ def _read_lines(path: Path, progress: Callable[[int], None]) -> _Foreign:
         raise DataError(f"{path} is empty: expected JSON lines of `flowdet detect`")
     ids, values = rows.arrays()
     table = DetectionTable(ids[:, 0], ids[:, 1], values[:, :4], values[:, 4])
-    return _Foreign(frames, names, table, is_complete, settings)
+    return ResultFile(frames, names, table, rows.track_ids(), is_complete, settings)
 
 
 def _check_version(path: Path, version: object) -> None:
@@ -334,13 +388,15 @@ def _add_frame(where: str, line: Any, frame: int, category_ids: list[int], rows:
     """Takes the detections of one line, with positions of frames and classes as ids."""
     # Version 1 of the format counts classes from 0, by their position in the header.
     labels = line["labels"] if "labels" in line else [category_ids.index(one) for one in line["category_ids"]]
-    for box, score, label in zip(line["boxes"], line["scores"], labels, strict=True):
+    tracks = line.get("track_ids") or [None] * len(labels)
+    for box, score, label, track in zip(line["boxes"], line["scores"], labels, tracks, strict=True):
         if not is_whole(label, 0, len(category_ids) - 1):
             raise DataError(f"{where}: a detection is of class {str(label)[:40]}, which the header does not list")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_pixels, box)):
             raise DataError(f"{where}: a detection has no box of x1, y1, x2, y2, finite, but {str(box)[:80]}")
         x1, y1, x2, y2 = box
         entry = {"image_id": frame, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        entry["track_id"] = track
         try:
             rows.add(entry)
         except DataError as error:
@@ -348,11 +404,11 @@ def _add_frame(where: str, line: Any, frame: int, category_ids: list[int], rows:
 
 
 def _matched(
-    path: Path, found: _Foreign, data: CocoVID, class_map: Mapping[str, str], seen: dict[int, Path]
+    path: Path, found: ResultFile, data: CocoVID, class_map: Mapping[str, str], seen: dict[int, Path]
 ) -> Results:
     """Returns the detections of a file in the frames and classes of the data set."""
     classes = map_classes(found.class_names, data, class_map)
-    frames = np.array(_match_frames(path, found.frames, data), dtype=np.int64)
+    frames = np.array(match_frames(path, found.frames, data), dtype=np.int64)
     _check_unseen(path, frames[frames >= 0].tolist(), data, seen)
     table = found.table
     images, labels = frames[table.images], classes.labels[table.labels]
@@ -387,7 +443,7 @@ def _check_unseen(path: Path, positions: Sequence[int], data: CocoVID, seen: dic
         seen[position] = path
 
 
-def _notes(path: Path, found: _Foreign) -> Iterator[str]:
+def _notes(path: Path, found: ResultFile) -> Iterator[str]:
     """Yields sentences about the run that wrote a file."""
     if not found.is_complete:
         yield f"{path.name} is not complete: the run that wrote it did not come to its end."
@@ -399,12 +455,17 @@ def _notes(path: Path, found: _Foreign) -> Iterator[str]:
         )
 
 
-def _name(frame: _ForeignFrame) -> str:
+def _name(frame: ResultFrame) -> str:
     return str(frame.file_name) if frame.video is None else f"{frame.video} frame {frame.number}"
 
 
-def _match_frames(path: Path, frames: Sequence[_ForeignFrame], data: CocoVID) -> list[int]:
+def match_frames(path: Path, frames: Sequence[ResultFrame], data: CocoVID) -> list[int]:
     """Returns for each frame its position in the data set's images, -1 if it is not there.
+
+    Args:
+        path: The results file, for messages.
+        frames: Its frames.
+        data: The data set.
 
     Raises:
         DataError: No frame is there, a name of a video is not unique, or a frame has another size.

@@ -19,9 +19,10 @@ from safetensors.torch import load
 from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, ImageRecord
 from flowdet.data.image_files import read_picture
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import ConfigError, DataError, some
 from flowdet.files import replacing
 from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
+from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
@@ -34,7 +35,6 @@ __all__ = ["DataSetDetections", "detect_data_set"]
 
 _RECORD_KEY = "flowdet.detections"
 _STILLS_IN_A_FILE = 100
-_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,6 +101,7 @@ class _WorkerSystem:
         weights: Its weights, as safetensors.
         device: Where it runs; "cuda" stands for all GPUs.
         backend: What computes.
+        precision: What it computes in.
         origin: Where the detections come from.
     """
 
@@ -108,6 +109,7 @@ class _WorkerSystem:
     weights: bytes
     device: torch.device
     backend: str
+    precision: str
     origin: _Origin
 
 
@@ -164,6 +166,8 @@ def detect_data_set(
     }
     if system.backend != "torch":
         record["backend"] = system.backend
+    if system.precision != "float32":
+        record["precision"] = system.precision
     origin = _Origin(data.path, images, record)
     jobs = _jobs_of(data, folder)
     missing = [job for job in jobs if not _is_done(job, origin)]
@@ -224,23 +228,18 @@ def _check_images(jobs: Sequence[_Job], origin: _Origin) -> None:
     records = (image for job in jobs for stream in job.streams for image in stream)
     missing = [image for image in records if not (origin.images / image.file_name).is_file()]
     if missing:
-        names = ", ".join(f"{image.file_name} (image {image.id})" for image in missing[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        names = some([f"{image.file_name} (image {image.id})" for image in missing])
         raise DataError(
-            f"{origin.annotations}: {len(missing)} of its images are not below {origin.images}: {names}{more}; "
+            f"{origin.annotations}: {len(missing)} of its images are not below {origin.images}: {names}; "
             "is this the right folder of images?"
         )
 
 
 def _alone(system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, threads: int) -> Generator[int, None, None]:
     """Does the jobs in this process; yields 1 after every frame."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         for job in jobs:
             yield from _finish(system, origin, job)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _spread(
@@ -249,7 +248,7 @@ def _spread(
     """Does the jobs in several processes, the longest first; yields 1 after every frame."""
     device = next(system.parameters()).device
     any_device = torch.device("cuda") if device.type == "cuda" else device
-    packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.backend, origin)
+    packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.backend, system.precision, origin)
     longest_first = sorted(jobs, key=len, reverse=True)
     with closing(spread(longest_first, partial(_worker, packed), processes, threads=threads)) as ticks:
         yield from ticks
@@ -259,7 +258,7 @@ def _worker(packed: _WorkerSystem, number: int) -> Callable[[_Job], Iterator[int
     """Builds the system in a worker process; returns the function that does a job."""
     system = build(packed.config)
     system.load_state_dict(load(packed.weights))
-    system = with_backend(system.to(device_of(packed.device, number)), packed.backend)
+    system = with_backend(system.to(device_of(packed.device, number)), packed.backend, packed.precision)
     return partial(_finish, system, packed.origin)
 
 
@@ -274,7 +273,7 @@ def _finish(system: VideoDetector, origin: _Origin, job: _Job) -> Iterator[int]:
     seconds: list[float] = []
     for stream in job.streams:
         with closing(read_ahead(_frames(stream, origin))) as frames:
-            for detections, took in _timed(system.detect, frames):
+            for detections, took in _timed(partial(_detections, system), frames):
                 found.append(detections)
                 seconds.append(took)
                 yield 1
@@ -294,6 +293,10 @@ def _frames(stream: Sequence[ImageRecord], origin: _Origin) -> Iterator[Frame]:
         where = f"{origin.annotations}: image {record.id}"
         image = read_picture(origin.images / record.file_name, (record.height, record.width), where)
         yield Frame(index, float(index), image)
+
+
+def _detections(system: VideoDetector, frames: Iterable[Frame]) -> Iterator[Detections]:
+    return (outcome.detections for outcome in system.detect_many([frames], ahead=True))
 
 
 def _timed(

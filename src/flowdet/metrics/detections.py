@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flowdet.class_names import check_class_names, find_class
 from flowdet.data.cocovid import CocoVID
-from flowdet.errors import DataError
+from flowdet.errors import DataError, some
 
 __all__ = ["ClassMap", "DetectionTable", "concatenate", "map_classes"]
 
@@ -89,14 +89,10 @@ def map_classes(class_names: Sequence[str], data: CocoVID, given: Mapping[str, s
     found = [match or find_class(name, free) for name, match in zip(class_names, found, strict=True)]
     if not any(found):
         raise DataError(
-            f"{data.path} has none of the system's classes: it has {_shorten(data.class_names)}; "
-            f"the system finds {_shorten(class_names)}; name the classes that mean the same with --map-classes"
+            f"{data.path} has none of the system's classes: it has {some(data.class_names)}; "
+            f"the system finds {some(class_names)}; name the classes that mean the same with --map-classes"
         )
     labels = np.array([-1 if match is None else positions[match] for match in found], dtype=np.int64)
     return ClassMap(
         labels, {name: match for name, match in zip(class_names, found, strict=True) if match and match != name}
     )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

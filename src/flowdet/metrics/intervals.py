@@ -37,11 +37,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside; a difference is then unlikely to be chance."""
-        return self.low > 0 or self.high < 0
-
 
 def bootstrap(
     data: CocoVID,

@@ -1,12 +1,14 @@
-"""Tensors on the device on which they are needed, without making the host wait for a GPU."""
+"""What computes: tensors on the device that needs them, without making the host wait for a GPU, and threads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "upload"]
+__all__ = ["constant", "threads", "upload"]
 
 
 @lru_cache(maxsize=1024)
@@ -21,3 +23,14 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Lets torch compute with n threads until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from flowdet.class_names import check_class_names
@@ -18,7 +19,10 @@ from flowdet.systems.stream import Outcome, stream
 from flowdet.temporal.base import MethodParts, TemporalMethod
 from flowdet.types import ClipBatch, Detections, Frame
 
-__all__ = ["FlowModule", "Parts", "VideoDetector"]
+__all__ = ["PRECISIONS", "FlowModule", "Parts", "VideoDetector"]
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What detection can compute in."""
 
 FlowModule = FlowNetS | MatchingFlow | DISFlow
 """The flow nets that a system can have."""
@@ -48,6 +52,8 @@ class VideoDetector(nn.Module):
         flow_net: None where the method needs no flow.
         backend: What computes when it detects: "torch" is these modules, and only they are trained and saved; see
             `flowdet.backends`.
+        precision: What detection computes in, one of `PRECISIONS`; coordinates, flow, scores and the odds of matches
+            stay in float32.
     """
 
     def __init__(
@@ -59,12 +65,14 @@ class VideoDetector(nn.Module):
         *,
         parts: Parts | None = None,
         backend: str = "torch",
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         self.config = config
         self.detector = detector
         self.flow_net = flow_net
         self.backend = backend
+        self.precision = precision
         self._module_names = tuple(modules)
         for name, module in modules.items():
             self.add_module(name, module)
@@ -92,10 +100,16 @@ class VideoDetector(nn.Module):
     def _method_over(self, parts: Parts) -> TemporalMethod[Any]:
         return self.config.method.build(MethodParts(parts.detector, parts.flow_net, parts.modules))
 
-    def with_parts(self, parts: Parts | None, backend: str) -> "VideoDetector":
-        """Returns the same modules, while other parts compute; None: the modules themselves."""
+    def with_parts(self, parts: Parts | None, backend: str, precision: str | None = None) -> "VideoDetector":
+        """Returns the same modules, while other parts compute; None: the modules themselves, the same precision."""
         system = VideoDetector(
-            self.config, self.detector, self.flow_net, self.method_modules, parts=parts, backend=backend
+            self.config,
+            self.detector,
+            self.flow_net,
+            self.method_modules,
+            parts=parts,
+            backend=backend,
+            precision=precision or self.precision,
         )
         system.training = self.training
         return system
@@ -116,7 +130,12 @@ class VideoDetector(nn.Module):
         return (outcome.detections for outcome in self.detect_many([frames], score=score, classes=classes))
 
     def detect_many(
-        self, sources: Sequence[Iterable[Frame]], *, score: float = 0.0, classes: Collection[str] | None = None
+        self,
+        sources: Sequence[Iterable[Frame]],
+        *,
+        score: float = 0.0,
+        classes: Collection[str] | None = None,
+        ahead: bool = False,
     ) -> Iterator[Outcome]:
         """Detects objects in many videos at once, which a GPU does faster than one after the other.
 
@@ -124,6 +143,8 @@ class VideoDetector(nn.Module):
             sources: The frames of a video each; all are read at the same pace, until the longest ends.
             score: Detections below it are left out.
             classes: Names of the classes to keep; all if not given.
+            ahead: On a GPU, start the next frame before the detections of this one are fetched: faster, and one frame
+                later; not for live sources. On a CPU it changes nothing.
 
         Returns:
             Frames with their detections and the features that these were found in; the frames of each source come in
@@ -141,7 +162,9 @@ class VideoDetector(nn.Module):
             config.inputs,
             config.class_names,
             device=next(self.parameters()).device,
+            dtype=PRECISIONS[self.precision],
             preview=config.method.preview,
+            ahead=ahead,
         )
         return (replace(each, detections=each.detections.select(score, classes)) for each in outcomes)
 

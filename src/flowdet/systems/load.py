@@ -10,7 +10,7 @@ from flowdet.errors import CheckpointError, ConfigError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions, apply_options
+from flowdet.systems.options import DEFAULT_SYSTEM, Precision, SystemOptions, apply_options
 from flowdet.systems.recipes import RECIPES, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.native import read_system
@@ -42,6 +42,7 @@ def load(
     flow: Literal["dis"] | None = None,
     agnostic_nms: bool = False,
     backend: str = "torch",
+    precision: Precision = "float32",
 ) -> VideoDetector:
     """Builds a system and fills it with weights, ready to detect.
 
@@ -58,6 +59,7 @@ def load(
         flow: Another flow net in place of the system's own: "dis" is OpenCV's, which needs no training.
         agnostic_nms: Whether detections of different classes suppress each other, too.
         backend: What computes, see `with_backend`. With any but "torch" the weights must not change any more.
+        precision: What it computes in; "bf16" or "fp16" with the backends "torch" and "optimised".
 
     Raises:
         ConfigError: There is no such system, device or backend, or an option has no effect on the system.
@@ -74,6 +76,7 @@ def load(
             flow=flow,
             agnostic_nms=agnostic_nms,
             backend=backend,
+            precision=precision,
         )
     )
 
@@ -121,7 +124,7 @@ def _ready(system: VideoDetector, options: SystemOptions) -> VideoDetector:
         system = system.to(options.device).eval()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ConfigError(f"the device {options.device!s} cannot be used here: {error}") from error
-    return with_backend(system, options.backend)
+    return with_backend(system, options.backend, options.precision)
 
 
 def weights_of(system: str) -> Path:

@@ -11,9 +11,11 @@ from flowdet.flow.dis import DISFlowConfig
 from flowdet.systems.config import SystemConfig
 from flowdet.temporal.base import MethodConfig
 
-__all__ = ["DEFAULT_SYSTEM", "SystemOptions", "apply_options"]
+__all__ = ["DEFAULT_SYSTEM", "Precision", "SystemOptions", "apply_options"]
 
 DEFAULT_SYSTEM = "fgfa-nano"
+_LONGEST_INTERVAL = 1_000_000  # frames; more is a slip
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class SystemOptions:
         agnostic_nms: Let detections of different classes suppress each other: one box for one object.
         backend: What computes: torch, optimised, openvino, a folder of `flowdet quantise`, or auto, which chooses
             one for the system and this machine.
+        precision: bf16 or fp16 compute in half precision, with torch or optimised; fp16 on a GPU only.
     """
 
     system: Annotated[str | None, Parameter(parse=False)] = None
@@ -44,6 +47,7 @@ class SystemOptions:
     flow: Literal["dis"] | None = None
     agnostic_nms: Annotated[bool, Parameter(negative=())] = False
     backend: str = "auto"
+    precision: Precision = "float32"
 
 
 def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:
@@ -83,4 +87,7 @@ def _variant(config: SystemConfig, name: str) -> MethodConfig:
 def _with_interval(name: str, method: MethodConfig, interval: int) -> MethodConfig:
     if "key_frame_interval" not in {each.name for each in fields(method)}:  # type: ignore[arg-type]
         raise ConfigError(f"{name} has no key frames, so a key frame interval has no effect: leave it out")
+    if not 1 <= interval <= _LONGEST_INTERVAL:
+        bound = "1 or more" if interval < 1 else f"{_LONGEST_INTERVAL} or less"
+        raise ConfigError(f"the key frame interval must be {bound}, not {interval}")
     return replace(method, key_frame_interval=interval)  # type: ignore[type-var]

@@ -1,9 +1,10 @@
 """The one path from frames to detections: demo, evaluation and benchmark all take it, with one stream or many."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -55,7 +56,9 @@ def stream(
     class_names: tuple[str, ...],
     *,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     preview: int = 0,
+    ahead: bool = False,
 ) -> Iterator[Outcome]:
     """Detects objects frame by frame, lazily; frames of equal size go through the network in batches.
 
@@ -71,7 +74,10 @@ def stream(
         inputs: How frames become network inputs.
         class_names: In the order of the labels.
         device: Where the network inputs go.
+        dtype: What autocast computes in.
         preview: The number of frames of the whole video that the method sees first.
+        ahead: On a GPU, start the next frame before the detections of this one are fetched, so that it computes while
+            the host decodes and resizes. They come one frame later; not for live sources.
 
     Raises:
         ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
@@ -79,6 +85,9 @@ def stream(
     """
     _check_weights(detector)
     device = torch.device(device)
+    computing = partial(_computing, device, dtype)
+    lag = 1 if ahead and device.type == "cuda" else 0
+    started: deque[list[_Started]] = deque()
     groups: list[_Group] = []
     failures: list[FlowdetError] = []
     live = {number: iter(source) for number, source in enumerate(sources)}
@@ -93,23 +102,24 @@ def stream(
             except FlowdetError as error:
                 failures.append(error)
                 del live[number]
-        with _computing(device):
-            ready = [group.leave(method, arrived) for group in groups]
-        for streams, features in ready:
-            yield from _finish(streams, features, detector, class_names)
+        with computing():
+            started.append([group.leave(method, arrived) for group in groups])
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived):
-            with _computing(device):
+            with computing():
                 shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
-            with _computing(device):
+            with computing():
                 network_input = prepare([frame.image for frame in frames], inputs, device)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
                 each.waiting.append(frame)
-            yield from _finish(group.streams, features, detector, class_names)
+            started[-1].append((group.streams, features))
+        while len(started) > (lag if live else 0):
+            for streams, features in started.popleft():
+                yield from _finish(streams, features, detector, class_names, computing)
     if failures:
         raise failures[0]
 
@@ -124,9 +134,9 @@ def _check_weights(detector: Detector) -> None:
 
 
 @contextmanager
-def _computing(device: torch.device) -> Iterator[None]:
-    """Without gradients, and in float32 whatever autocast the caller is in."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+def _computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Without gradients, and in this type whatever autocast the caller is in."""
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
 
 
@@ -161,6 +171,10 @@ class _Group:
         self.state = select_streams(self.state, rows[True]) if rows[True] else None
         self.streams = [self.streams[row] for row in rows[True]]
         return left, ready
+
+
+_Started = tuple[list[_Stream], list[FrameFeatures]]
+"""Features whose computation was started, and the streams that they are of, in the order of their rows."""
 
 
 def _new_streams(groups: Sequence[_Group], arrived: Mapping[int, Frame]) -> list[list[_Stream]]:
@@ -198,11 +212,15 @@ def _previews_of(streams: Sequence[_Stream], previews: Mapping[int, Sequence[Fra
 
 
 def _finish(
-    streams: Sequence[_Stream], ready: Sequence[FrameFeatures], detector: Detector, class_names: tuple[str, ...]
+    streams: Sequence[_Stream],
+    ready: Sequence[FrameFeatures],
+    detector: Detector,
+    class_names: tuple[str, ...],
+    computing: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
-        with _computing(features.maps[0].device):
+        with computing():
             found = _to_host(detector.detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):

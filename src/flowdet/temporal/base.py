@@ -131,6 +131,11 @@ class MethodConfig(ABC):
         return 1, 0
 
     @property
+    def reach(self) -> int:
+        """The number of frames before the current one to which its references go back."""
+        return self.window[0]
+
+    @property
     def preview(self) -> int:
         """The number of frames of the whole video that the method sees before the first one."""
         return 0

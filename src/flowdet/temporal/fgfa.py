@@ -102,6 +102,11 @@ class FGFAConfig(MethodConfig):
         """The number of reference frames on each side."""
         return len(self._distances(self.past)), len(self._distances(self.future))
 
+    @property
+    def reach(self) -> int:
+        """The number of frames to which the window goes back, from a frame just before a multiple of the stride."""
+        return (self.past + 1) * self.stride - 1
+
     def modules(self, channels: Sequence[int]) -> dict[str, nn.Module]:
         """The embedding of each map."""
         return embedding_modules(channels, self.embedding_channels)

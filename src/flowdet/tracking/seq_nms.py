@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final, Literal
 
@@ -13,18 +14,41 @@ from numpy.typing import NDArray
 from flowdet.data.cocovid import CocoVID
 from flowdet.metrics.detections import DetectionTable
 from flowdet.metrics.matching import Pairs, overlaps, pair_up
+from flowdet.types import Detections
 
-__all__ = ["seq_nms"]
+__all__ = ["seq_nms", "seq_nms_video"]
 
 _NONE: Final = -1
+_PUBLISHED_IOUS = (0.5, 0.3)  # above the first boxes are linked, above the second removed
+
+
+def seq_nms_video(frames: Sequence[Detections]) -> list[Detections]:
+    """Returns what `seq_nms` makes of the detections of one video, frame by frame, highest score first."""
+    counts = [len(frame) for frame in frames]
+    if not sum(counts):
+        return list(frames)
+    table = DetectionTable(
+        np.repeat(np.arange(len(frames)), counts),
+        np.concatenate([frame.labels for frame in frames]),
+        np.concatenate([frame.boxes for frame in frames]).astype(np.float64),
+        np.concatenate([frame.scores for frame in frames]).astype(np.float64),
+    )
+    scores = _rescored(table, table.images, len(frames[0].class_names), _PUBLISHED_IOUS, "average")
+    return [_rescore(frame, part) for frame, part in zip(frames, np.split(scores, np.cumsum(counts)[:-1]), strict=True)]
+
+
+def _rescore(frame: Detections, scores: NDArray[np.float64]) -> Detections:
+    """The detections with these new scores [n], without those whose score is NaN."""
+    order = np.argsort(-scores, kind="stable")[: int((~np.isnan(scores)).sum())]
+    return replace(frame, boxes=frame.boxes[order], scores=scores[order].astype(np.float32), labels=frame.labels[order])
 
 
 def seq_nms(
     data: CocoVID,
     detections: DetectionTable,
     *,
-    link_iou: float = 0.5,
-    suppress_iou: float = 0.3,
+    link_iou: float = _PUBLISHED_IOUS[0],
+    suppress_iou: float = _PUBLISHED_IOUS[1],
     rescore: Literal["average", "max"] = "average",
     progress: Callable[[int], None] = lambda videos: None,
 ) -> DetectionTable:
@@ -57,15 +81,34 @@ def seq_nms(
         rows = order[first:last]
         rows = rows[np.argsort(numbers[detections.images[rows]], kind="stable")]
         found = detections.select(rows)
-        # A group is a class in a frame; the same class in the next frame is `groups` + the number of classes.
-        groups = numbers[found.images] * len(data.class_names) + found.labels
-        links = _overlapping(found.boxes, groups + len(data.class_names), groups, link_iou)
-        rivals = _overlapping(found.boxes, groups, groups, suppress_iou)
-        new = _Sequences(found.scores.tolist(), links, rivals).rescored(rescore)
+        new = _rescored(found, numbers[found.images], len(data.class_names), (link_iou, suppress_iou), rescore)
         scores[rows], keep[rows] = new, ~np.isnan(new)
         progress(1)
     kept = detections.select(keep)
     return DetectionTable(kept.images, kept.labels, kept.boxes, scores[keep])
+
+
+def _rescored(
+    found: DetectionTable,
+    frames: NDArray[np.int64],
+    classes: int,
+    ious: tuple[float, float],
+    rescore: Literal["average", "max"],
+) -> NDArray[np.float64]:
+    """Returns the new scores of the detections of one video, NaN for removed ones.
+
+    Args:
+        found: Its detections, frame by frame.
+        frames: The number of the frame of each.
+        classes: The number of classes.
+        ious: Above the first boxes are linked, above the second removed.
+        rescore: As in `seq_nms`.
+    """
+    # A group is a class in a frame; the same class in the next frame is `groups` + the number of classes.
+    groups = frames * classes + found.labels
+    links = _overlapping(found.boxes, groups + classes, groups, ious[0])
+    rivals = _overlapping(found.boxes, groups, groups, ious[1])
+    return _Sequences(found.scores.tolist(), links, rivals).rescored(rescore)
 
 
 def _overlapping(

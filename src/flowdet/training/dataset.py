@@ -17,13 +17,12 @@ from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, Augmentation, draw
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import missing_pictures, read_picture
 from flowdet.data.sampling import ReferenceSampling, sample_references
-from flowdet.errors import DataError
+from flowdet.errors import DataError, some
 from flowdet.inputs import InputConfig
 from flowdet.types import Targets
 
 __all__ = ["Clip", "ClipDataset", "Samples", "SamplesCount", "select_samples"]
 
-_SHOWN = 5
 _SMALLEST_IMAGE = 32
 _SMALLEST_BOX = 1.0
 _KEPT, _OTHER_CLASS, _CROWD, _SLIVER = range(4)
@@ -227,7 +226,7 @@ class ClipDataset:
         )
         empty = [data for (data, _), part in zip(sources, parts, strict=True) if not len(part)]
         if empty:
-            files = ", ".join(f"{data.path} (its classes: {_some(data.class_names)})" for data in empty)
+            files = ", ".join(f"{data.path} (its classes: {some(data.class_names)})" for data in empty)
             raise DataError(f"nothing to train on: no training frame of {files} shows one of {', '.join(class_names)}")
         for part in parts:
             _check_pictures(part, sampling)
@@ -385,17 +384,12 @@ def _check_pictures(part: Samples, sampling: ReferenceSampling | None) -> None:
     names = [os.fsdecode(name) for name in part.images.names[used].tolist()]
     missing = missing_pictures(part.folder, names)
     if missing:
-        some = _some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])
+        named = some([f"{names[position]} (image {part.images.ids[used[position]]})" for position in missing])
         raise DataError(
-            f"{part.origin}: {len(missing)} of the {len(used)} images to train on are not below {part.folder}: {some}; "
-            "is this the right folder of images?"
+            f"{part.origin}: {len(missing)} of the {len(used)} images to train on are not below {part.folder}: "
+            f"{named}; is this the right folder of images?"
         )
     part.picture(int(part.drawn[0]))
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _sentence(part: Samples) -> str:
@@ -408,7 +402,7 @@ def _sentence(part: Samples) -> str:
     left_out = (
         ("images without an object of the wanted classes", count.without_targets),
         ("images with a side below 32 px", count.too_small),
-        ("objects of other classes", f"{others} ({_some(names)})" if others else 0),
+        ("objects of other classes", f"{others} ({some(names)})" if others else 0),
         ("crowd regions", count.crowds),
         ("objects with less than 1 px of width or height in the image", count.slivers),
     )

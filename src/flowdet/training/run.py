@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
-from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
@@ -113,17 +111,12 @@ def default_plan(config: SystemConfig, *, is_trained: bool) -> Plan:
     """Returns the plan for fine-tuning if the system starts from a trained one, else that of its family."""
     if is_trained:
         return fine_tuning_plan()
-    return lite_plan() if _is_lite(config) else published_plan()
+    return lite_plan() if config.detector.is_lite else published_plan()
 
 
 def default_augmentation(config: SystemConfig) -> Augmentation:
     """Returns the published augmentation, and a stronger one for the small systems."""
-    return STRONGER_AUGMENTATION if _is_lite(config) else PUBLISHED_AUGMENTATION
-
-
-def _is_lite(config: SystemConfig) -> bool:
-    detector = config.detector
-    return isinstance(detector, FasterRCNNConfig) and isinstance(detector.backbone, EfficientNetLite0Config)
+    return STRONGER_AUGMENTATION if config.detector.is_lite else PUBLISHED_AUGMENTATION
 
 
 def fit(

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-from flowdet.detectors.efficientnet_lite import EfficientNetLite0
-from flowdet.detectors.resnet import ResNet
+from flowdet.detectors.backbone import Backbone
 from flowdet.errors import CheckpointError, FlowdetError
 from flowdet.files import replacing
 from flowdet.training.plan import SGD, AdamW, Plan
@@ -140,14 +139,9 @@ def save_activation_memory(model: nn.Module) -> None:
 
 
 def recomputable_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yields the trained blocks of every ResNet and EfficientNet in a model."""
-    for module in model.modules():
-        stages: Iterator[nn.Module] = iter(())
-        if isinstance(module, ResNet):
-            stages = chain(module.layer1, module.layer2, module.layer3, module.layer4)
-        elif isinstance(module, EfficientNetLite0):
-            stages = chain.from_iterable(stage.children() for stage in module.stages)
-        yield from (block for block in stages if any(parameter.requires_grad for parameter in block.parameters()))
+    """Yields the trained blocks of every backbone in a model."""
+    blocks = chain.from_iterable(module.blocks() for module in model.modules() if isinstance(module, Backbone))
+    return (block for block in blocks if any(parameter.requires_grad for parameter in block.parameters()))
 
 
 def save(state: TrainingState, step: int, identity: Mapping[str, Any], folder: Path) -> None:

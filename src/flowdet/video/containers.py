@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import time
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from flowdet.errors import VideoError
 __all__ = [
     "USUAL_RATE",
     "container_duration",
+    "count_gif_pictures",
     "frame_rate",
     "has_flag",
     "open_container",
@@ -30,6 +33,8 @@ __all__ = [
 USUAL_RATE = 25.0  # frames a second where a stream does not tell
 _GREATEST_RATE = 500.0  # above it "frames a second" is the container's clock
 _GREATEST_DURATION = 1e7  # seconds; a longer one is a damaged tag
+_GIF_HEAD = re.compile(rb"\x21\xf9\x04.{4}\x00\x2c", re.DOTALL)  # of a picture of an animation
+_GIF_END, _GIF_EXTENSION, _GIF_PICTURE = 0x3B, 0x21, 0x2C
 _NETWORK_TIMEOUT = (10.0, 30.0)  # seconds to open, to read
 
 
@@ -105,6 +110,34 @@ def stream_duration(container: InputContainer, stream: VideoStream) -> float | N
 def container_duration(container: InputContainer) -> float | None:
     """Returns the seconds that the file announces for its longest track; None when unknown."""
     return container.duration / av.time_base if container.duration else None
+
+
+def count_gif_pictures(file: Path) -> int | None:
+    """Returns the number of pictures in a GIF; None where its blocks break off or swallow a picture."""
+    data = file.read_bytes()
+
+    def after_table(place: int, flags: int) -> int:
+        return place + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+
+    def after_parts(place: int) -> int:
+        while length := data[place]:
+            place += 1 + length
+        return place + 1
+
+    pictures = 0
+    try:
+        place = after_table(13, data[10])
+        while data[place] != _GIF_END:
+            if data[place] == _GIF_PICTURE:
+                pictures += 1
+                place = after_parts(after_table(place + 10, data[place + 9]) + 1)
+            elif data[place] == _GIF_EXTENSION:
+                place = after_parts(place + 2)
+            else:
+                return None
+    except IndexError:
+        return None
+    return None if len(_GIF_HEAD.findall(data)) > pictures else pictures
 
 
 def _is_cover(stream: VideoStream) -> bool:

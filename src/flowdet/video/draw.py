@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 
@@ -14,9 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flowdet.types import Detections
 
-__all__ = ["Color", "Font", "draw_detections", "font_of", "text_height", "write_label"]
+__all__ = ["Color", "Font", "Trails", "draw_detections", "font_of", "text_height", "write_label"]
 
 Color = tuple[int, int, int]
+Trails = Mapping[int, Sequence[tuple[float, float]]]
+"""Where tracks have been: by track id points (x, y) px, original image, oldest first."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _GOLDEN_RATIO = 0.618034  # steps of it spread hues so that near labels differ most
@@ -37,14 +40,18 @@ _WIDE_FONTS = (
 )
 
 
-def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """Returns a copy of the picture with a labelled box for each detection, such as "car 0.93".
+def draw_detections(
+    image: NDArray[np.uint8], detections: Detections, trails: Trails | None = None
+) -> NDArray[np.uint8]:
+    """Returns a copy of the picture with a labelled box for each detection, such as "car 0.93" or "car #7 0.93".
 
-    A class has the same colour in every picture. Where boxes overlap, the one with the higher score is on top.
+    A class has the same colour in every picture, with track ids a track. Where boxes overlap, the one with the higher
+    score is on top.
 
     Args:
         image: [h, w, 3] uint8 RGB; it is left as it is.
         detections: Their boxes are in pixels of this image; what lies outside of it is not drawn.
+        trails: Lines to draw below the boxes.
 
     Returns:
         [h, w, 3] uint8 RGB.
@@ -56,6 +63,9 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
     pen = ImageDraw.Draw(canvas)
     line = max(1, round(min(height, width) / 300))
     size = max(_SMALLEST_TEXT, round(min(height, width) / 36))
+    for track, points in (trails or {}).items():
+        pen.line(points, fill=_color(track), width=line, joint="curve")
+    ids = detections.track_ids
     for index in np.argsort(detections.scores, kind="stable"):
         x1, y1, x2, y2 = detections.boxes[index]
         if not (x1 <= x2 and y1 <= y2 and x1 < width and y1 < height and x2 >= 0 and y2 >= 0):
@@ -64,9 +74,10 @@ def draw_detections(image: NDArray[np.uint8], detections: Detections) -> NDArray
         name, font = _readable(detections.class_names[label], size)
         left, right = (round(float(np.clip(x, 0, width - 1))) for x in (x1, x2))
         top, bottom = (round(float(np.clip(y, 0, height - 1))) for y in (y1, y2))
-        color = _color(label)
+        color = _color(label if ids is None else int(ids[index]))
         pen.rectangle((left, top, right, bottom), outline=color, width=line)
-        text = f"{name} {detections.scores[index]:.2f}"
+        number = "" if ids is None else f"#{ids[index]} "
+        text = f"{name} {number}{detections.scores[index]:.2f}"
         write_label(pen, font, text, color=color, corner=(left, top), size=canvas.size)
     return np.array(canvas)
 
@@ -107,7 +118,7 @@ def write_label(
 
 @lru_cache(maxsize=256)
 def _color(label: int) -> Color:
-    """A bright colour of the class; near labels get distant hues."""
+    """A bright colour of the class or track; near numbers get distant hues."""
     hue = label * _GOLDEN_RATIO % 1.0
     value = 1.0 if label % 2 else 0.85
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)

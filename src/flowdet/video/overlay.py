@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowdet.types import Aggregation, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.colors import color_wheel, flow_colors, heat_bar, heat_colors, round_up
-from flowdet.video.draw import Color, draw_detections, font_of, text_height, write_label
+from flowdet.video.draw import Color, Trails, draw_detections, font_of, text_height, write_label
 
 __all__ = ["Overlay", "Panel", "Part", "draw_overlay", "panels_of", "spread"]
 
@@ -100,7 +100,9 @@ class Panel:
     weight: _Map | None = None
 
 
-def draw_overlay(image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay) -> _Picture:
+def draw_overlay(
+    image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay, trails: Trails | None = None
+) -> _Picture:
     """Draws the detections of a frame and, below it, how other frames took part in its features.
 
     All panels of a row share one scale, which is written above them. The columns are the frames of the window, by
@@ -111,13 +113,14 @@ def draw_overlay(image: _Picture, detections: Detections, features: FrameFeature
         detections: In pixels of this image.
         features: The features of this frame, of one stream.
         overlay: What to draw.
+        trails: Lines to draw below the boxes.
 
     Returns:
         [H, W, 3] uint8 RGB of the overlay's `picture_size`; a small picture is enlarged if there are panels.
     """
     layout = _Layout(overlay, (image.shape[0], image.shape[1]))
     canvas = Image.new("RGB", (layout.width, layout.height), _GROUND)
-    canvas.paste(_with_detections(image, detections, layout), (0, 0))
+    canvas.paste(_with_detections(image, detections, trails or {}, layout), (0, 0))
     if layout.rows:
         panels = panels_of(features, overlay.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
@@ -134,12 +137,14 @@ def draw_overlay(image: _Picture, detections: Detections, features: FrameFeature
     return np.array(canvas)
 
 
-def _with_detections(image: _Picture, detections: Detections, layout: _Layout) -> Image.Image:
-    if layout.zoom == 1:
-        return Image.fromarray(draw_detections(image, detections))
+def _with_detections(image: _Picture, detections: Detections, trails: Trails, layout: _Layout) -> Image.Image:
+    zoom = layout.zoom
+    if zoom == 1:
+        return Image.fromarray(draw_detections(image, detections, trails))
     large = Image.fromarray(image).resize((layout.frame[1], layout.frame[0]), Image.Resampling.BICUBIC)
-    boxes = detections.boxes * np.float32(layout.zoom)
-    return Image.fromarray(draw_detections(np.asarray(large), replace(detections, boxes=boxes)))
+    trails = {number: [(zoom * x, zoom * y) for x, y in points] for number, points in trails.items()}
+    scaled = replace(detections, boxes=detections.boxes * np.float32(zoom))
+    return Image.fromarray(draw_detections(np.asarray(large), scaled, trails))
 
 
 def _write_labels(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel]) -> None:

@@ -1,7 +1,8 @@
-"""Detections of a video as a file: CocoVID JSON, or JSON lines that can be followed while they grow."""
+"""Detections of a video as a file: CocoVID JSON, JSON lines that can be followed while they grow, or a CSV table."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,9 @@ __all__ = ["ResultsWriter", "VideoInfo", "read_finished"]
 _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
 _DOCUMENT_START = b'{"info": '
 _FORMAT = {"format": "flowdet detections", "version": 2}  # version 1 had labels from 0 in place of category ids
+
+
+_COLUMNS = ("frame_index", "time", "category_id", "category_name", "score", "x1", "y1", "x2", "y2", "track_id")
 
 
 class VideoInfo(Protocol):
@@ -51,10 +55,11 @@ class ResultsWriter:
     The suffix of the path chooses the format; docs/results.md describes both. `.jsonl` is written in place, so that
     it can be followed: a header, a line for each frame, a footer. `.json` becomes one CocoVID document: the lines go to
     `<path>.partial.jsonl` first and are converted when the `with` statement ends, also by an exception ("complete"
-    is false then). Memory is the same for any length of video.
+    is false then). `.csv` becomes a table of all detections beside the JSON lines, which keep the settings. Memory is
+    the same for any length of video.
 
     Args:
-        path: The file to write, `.json` or `.jsonl`; one that exists is replaced.
+        path: The file to write, `.json`, `.jsonl` or `.csv`; one that exists is replaced.
         video: What the detections belong to.
         class_names: The names of the labels, in order.
         settings: Whatever made this result; saved with it. Values that JSON does not know become text.
@@ -68,12 +73,13 @@ class ResultsWriter:
         self, path: str | Path, *, video: VideoInfo, class_names: Sequence[str], settings: Mapping[str, Any]
     ) -> None:
         self.path = Path(path)
-        if self.path.suffix not in {".json", ".jsonl"}:
-            raise ConfigError(f"results are written to a .json or .jsonl file, not '{self.path}'")
+        if self.path.suffix not in {".json", ".jsonl", ".csv"}:
+            raise ConfigError(f"results are written to a .json, .jsonl or .csv file, not '{self.path}'")
         self.frame_count = 0
         self._video = video
-        self._in_place = self.path.suffix == ".jsonl"
-        self._lines_path = self.path if self._in_place else self.path.with_name(self.path.name + ".partial.jsonl")
+        self._keeps_lines = self.path.suffix != ".json"
+        partial = self.path.with_name(self.path.name + ".partial.jsonl")
+        self._lines_path = self.path.with_suffix(".jsonl") if self._keeps_lines else partial
         self._is_closed = False
         self._class_names = class_names
         categories = _categories(class_names)
@@ -113,6 +119,8 @@ class ResultsWriter:
             "category_ids": [label + 1 for label in detections.labels.tolist()],
             "category_names": [self._class_names[label] for label in detections.labels],
         }
+        if detections.track_ids is not None:
+            record["track_ids"] = detections.track_ids.tolist()
         self._append(_dump(record))
         self.frame_count += 1
 
@@ -129,11 +137,11 @@ class ResultsWriter:
             return
         self._is_closed = True
         footer = {"complete": complete, "frames": self.frame_count, "problems": list(self._video.problems)}
-        if self._in_place:
+        if self._keeps_lines:
             self._append(_dump(footer))
         try:
             self._lines.close()
-            if not self._in_place:
+            if self.path != self._lines_path:
                 self._convert(footer)
         except OSError as error:
             raise self._failure(f"{self.path} cannot be written: {error.strerror}") from error
@@ -151,11 +159,18 @@ class ResultsWriter:
     def _convert(self, footer: Mapping[str, Any]) -> None:
         """Turns the lines into one document, reading them twice instead of holding them."""
         try:
-            with replacing(self.path, error=VideoError) as partial, partial.open("w", encoding="utf-8") as document:
-                _write_document(document, self._lines_path, footer)
+            with (
+                replacing(self.path, error=VideoError) as partial,
+                partial.open("w", encoding="utf-8", newline="") as document,
+            ):
+                if self.path.suffix == ".csv":
+                    _write_table(document, self._lines_path)
+                else:
+                    _write_document(document, self._lines_path, footer)
         except VideoError as error:
             raise self._failure(str(error)) from error
-        self._lines_path.unlink()
+        if not self._keeps_lines:
+            self._lines_path.unlink()
 
     def _failure(self, message: str) -> VideoError:
         return VideoError(f"{message}; the {self.frame_count} frames before are in '{self._lines_path}'")
@@ -165,14 +180,17 @@ def read_finished(path: str | Path) -> dict[str, Any] | None:
     """Returns what a finished result says of itself, without reading its detections.
 
     Args:
-        path: A `.json` or `.jsonl` file that `ResultsWriter` may have written.
+        path: A file that `ResultsWriter` may have written.
 
     Returns:
         "complete" (always True), "frames", "problems" and "settings"; None when there is no such file, or
         it is unfinished or something else.
     """
+    path = Path(path)
+    if path.suffix == ".csv":
+        return read_finished(path.with_suffix(".jsonl")) if path.exists() else None
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             first = file.readline(_LONGEST_LINE)
             if first.startswith(_DOCUMENT_START):
                 found = json.loads(first.strip().removesuffix(b",") + b"}")["info"]
@@ -209,6 +227,16 @@ def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -
     document.write("]}\n")
 
 
+def _write_table(document: IO[str], lines: Path) -> None:
+    table = csv.writer(document)
+    table.writerow(_COLUMNS)
+    for frame in _frames(lines):
+        ids = frame.get("track_ids", [""] * len(frame["boxes"]))
+        columns = (frame["category_ids"], frame["category_names"], frame["scores"], frame["boxes"], ids)
+        for category, name, score, box, track in zip(*columns, strict=True):
+            table.writerow((frame["frame_index"], frame["time"], category, name, score, *box, track))
+
+
 def _write_items(document: IO[str], items: Iterator[dict[str, Any]]) -> None:
     for number, item in enumerate(items):
         document.write((",\n" if number else "\n") + _dump(item))
@@ -230,8 +258,9 @@ def _images(lines: Path, name: str) -> Iterator[dict[str, Any]]:
 def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
     number = 0
     for image_id, frame in enumerate(_frames(lines), start=1):
-        for (x1, y1, x2, y2), score, category in zip(
-            frame["boxes"], frame["scores"], frame["category_ids"], strict=True
+        ids = frame.get("track_ids", [None] * len(frame["boxes"]))
+        for (x1, y1, x2, y2), score, category, track in zip(
+            frame["boxes"], frame["scores"], frame["category_ids"], ids, strict=True
         ):
             number += 1
             width, height = round(x2 - x1, 3), round(y2 - y1, 3)
@@ -246,13 +275,14 @@ def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
                 "score": score,
                 "area": round(width * height, 3),
                 "iscrowd": 0,
+                **({} if track is None else {"track_id": track}),
             }
 
 
 def _frames(lines: Path) -> Iterator[dict[str, Any]]:
     with lines.open(encoding="utf-8") as file:
         file.readline()
-        yield from map(json.loads, file)
+        yield from (record for record in map(json.loads, file) if "boxes" in record)
 
 
 def _dump(value: object) -> str:

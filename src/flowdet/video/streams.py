@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 
 import av.error
 from av.container import InputContainer
@@ -18,6 +19,7 @@ from flowdet.errors import VideoError
 from flowdet.video.containers import (
     USUAL_RATE,
     container_duration,
+    count_gif_pictures,
     frame_rate,
     has_flag,
     open_container,
@@ -79,6 +81,7 @@ class FileSource:
             self._one_to_one = is_one_to_one and first.pts is not None
             self._by_stamp = self._one_to_one and self._order == "presentation"
             self._declared = stream.frames if "mp4" in container.format.name else 0
+            self._is_gif = container.format.name == "gif" and not network
             self._declared_steps = stream.frames if container.format.name == "avi" else 0
             self._duration = stream_duration(container, stream)
             self.fps = frame_rate(stream)
@@ -195,12 +198,20 @@ class FileSource:
             return f"the file is cut short: {packets_read} of {self._declared} frames are there"
         if timeline.restarts:  # the announced duration is a guess from the first and the last stamp
             return ""
+        if self._is_gif:
+            return self._gif_shortage(packets_read)
         missing = (self._duration or 0.0) - end
         if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
             return f"the file seems to be cut short: it announces {self._duration:.1f} s, {end:.1f} s are there"
         if (missing_steps := self._declared_steps - packets_read - timeline.repeats) > 0:
             return f"{missing_steps} of {self._declared_steps} frames are missing from the file"
         return ""
+
+    def _gif_shortage(self, packets_read: int) -> str:
+        pictures = count_gif_pictures(Path(self._location.removeprefix("file:")))
+        if pictures is None:
+            return f"the file is cut short or damaged: it may hold more than these {packets_read} frames"
+        return f"{pictures - packets_read} of {pictures} frames are missing" if packets_read < pictures else ""
 
 
 class LiveSource:

@@ -1,7 +1,7 @@
 """One source through a video detector, into an annotated video or picture and a results file."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -16,18 +16,22 @@ from numpy.typing import NDArray
 from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.stream import Outcome
-from flowdet.types import Frame
+from flowdet.tracking.online import TrackerConfig, TrackerState, step
+from flowdet.tracking.seq_nms import seq_nms_video
+from flowdet.types import Detections, Frame, FrameFeatures
+from flowdet.video.draw import Trails, draw_detections
 from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.writer import VideoWriter, write_picture
 
-__all__ = ["Annotated", "annotate", "overlay_of"]
+__all__ = ["Annotated", "Shown", "annotate", "overlay_of"]
 
 _PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
 _BARE = Overlay(frozenset(), 0, 0)
+_SEQ_NMS_SCORE = 0.01  # Seq-NMS raises the scores of what is weak for a few frames
 _Write = Callable[[NDArray[np.uint8], float], None]
+_Found = tuple[Frame, Detections, FrameFeatures | None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,34 @@ def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
     return replace(overlay, parts=overlay.parts & set(parts))
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which detections become results, and what is drawn.
+
+    Attributes:
+        score: Detections below it are left out, after rescoring if there is any.
+        classes: Names of the classes to keep; all if not given.
+        tracker: Gives detections their track ids; None: they get none.
+        seq_nms: Whether Seq-NMS rescores the detections of the whole video before the first is written.
+        overlay: What to draw beside the detections, see `overlay_of`.
+        trail: Seconds of a track's past that are drawn as a line.
+    """
+
+    score: float = 0.0
+    classes: Collection[str] | None = None
+    tracker: TrackerConfig | None = None
+    seq_nms: bool = False
+    overlay: Overlay = _BARE
+    trail: float = 0.0
+
+    @property
+    def least_score(self) -> float:
+        """The score from which on detections are looked at."""
+        if self.seq_nms:
+            return min(self.score, _SEQ_NMS_SCORE)
+        return self.score if self.tracker is None else min(self.score, self.tracker.low_score)
+
+
 def annotate(
     system: VideoDetector,
     video: Video,
@@ -68,54 +100,101 @@ def annotate(
     results: Path,
     video_path: Path | None,
     settings: dict[str, Any],
-    score: float = 0.0,
-    classes: Collection[str] | None = None,
-    overlay: Overlay = _BARE,
+    shown: Shown | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead and writing behind, each in its own thread.
 
-    Whatever ends the run, the frames done so far are in a playable video and a valid results file.
+    Whatever ends the run, the frames done so far are in a playable video and a valid results file. With Seq-NMS the
+    video is read twice, and nothing is written before it was read once.
 
     Args:
         system: The detector.
         video: The source; a file may be read a second time for the preview of the method.
-        results: The ".json" or ".jsonl" file to write.
+        results: The ".json", ".jsonl" or ".csv" file to write.
         video_path: The annotated ".mp4" video to write, or ".png" or ".jpg" picture of a still source; None: none.
         settings: What made the result, saved with it.
-        score: Detections below it are left out.
-        classes: Names of the classes to keep; all if not given.
-        overlay: What to draw beside the detections, see `overlay_of`.
+        shown: Which detections become results, and what is drawn; by default all, and they alone.
         progress: Is called after every frame with the number of frames done.
 
     Raises:
+        ConfigError: Seq-NMS is asked for with an overlay, or for a live source.
         VideoError: The video holds no frame or ends in an error, or a file cannot be written.
     """
+    shown = shown or Shown()
+    if shown.seq_nms and (video.is_live or shown.overlay.parts):
+        reason = f"{video.name} is live" if video.is_live else "an overlay shows the video as it is read"
+        raise ConfigError(f"Seq-NMS looks at the whole video before it writes, but {reason}")
     done = found = 0
+    trails = _Trails(shown.trail)
     with ExitStack() as stack:
         frames = stack.enter_context(closing(read_ahead(video, drop_oldest=video.is_live)))
         first = next(frames, None)
         if first is None:
             raise VideoError(f"{video.name} holds no frame")
+        source = _Frames(video, chain([first], frames))
+        outcomes: Iterator[_Found] = (
+            (outcome.frame, outcome.detections, outcome.features)
+            for outcome in system.detect_many(
+                [source], score=shown.least_score, classes=shown.classes, ahead=not video.is_live
+            )
+        )
+        if shown.seq_nms:
+            outcomes = _rescored(video, [found for _, found, _ in outcomes], stack)
         lines = stack.enter_context(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
-        write = _writer(video_path, overlay.picture_size((first.image.shape[0], first.image.shape[1])), video, stack)
+        size = shown.overlay.picture_size((first.image.shape[0], first.image.shape[1]))
+        write = _writer(video_path, size, video, stack)
         behind = stack.enter_context(_behind())
-        for outcome in system.detect_many([_Frames(video, chain([first], frames))], score=score, classes=classes):
-            detections = outcome.detections
+        state = TrackerState()
+        for frame, plain, features in outcomes:
+            tracked, state = step(plain, state, shown.tracker) if shown.tracker else (plain, state)
+            detections = tracked.select(shown.score)
             lines.write(detections)
             if write:
-                behind(partial(_draw, write, outcome, overlay))
+                behind(partial(_draw, write, (frame, detections, features), shown.overlay, trails.after(detections)))
             done += 1
             found += len(detections)
             progress(done)
     return Annotated(done, found, tuple(video.problems))
 
 
-def _draw(write: _Write, outcome: Outcome, overlay: Overlay) -> None:
-    frame = outcome.frame
-    write(draw_overlay(frame.image, outcome.detections, outcome.features, overlay), frame.time)
+def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails) -> None:
+    frame, detections, features = found
+    if features is None:
+        write(draw_detections(frame.image, detections, trails), frame.time)
+    else:
+        write(draw_overlay(frame.image, detections, features, overlay, trails), frame.time)
+
+
+def _rescored(video: Video, found: Sequence[Detections], stack: ExitStack) -> Iterator[_Found]:
+    """Returns the frames of a video, read again, with the detections after Seq-NMS."""
+    frames = stack.enter_context(closing(read_ahead(video)))
+    # A file that was cut meanwhile ends earlier.
+    return ((frame, new, None) for frame, new in zip(frames, seq_nms_video(found), strict=False))
+
+
+class _Trails:
+    """Where the tracks have been in the last seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._points: dict[int, deque[tuple[float, float, float]]] = {}
+
+    def after(self, detections: Detections) -> Trails:
+        """Takes the next frame; returns the centres (x, y) of each of its tracks, oldest first."""
+        if not self._seconds or detections.track_ids is None:
+            return {}
+        for number, (x1, y1, x2, y2) in zip(detections.track_ids.tolist(), detections.boxes.tolist(), strict=True):
+            self._points.setdefault(number, deque()).append((detections.time, (x1 + x2) / 2, (y1 + y2) / 2))
+        for number, points in list(self._points.items()):
+            while points and points[0][0] < detections.time - self._seconds:
+                points.popleft()
+            if not points:
+                del self._points[number]
+        seen = detections.track_ids.tolist()
+        return {number: [(x, y) for _, x, y in self._points[number]] for number in seen}
 
 
 @contextmanager

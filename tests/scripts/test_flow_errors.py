@@ -7,8 +7,8 @@ from torch import Tensor
 
 from flowdet.data.synthetic.benchmark import Benchmark
 from flowdet.inputs import InputConfig
-from flowdet.metrics.flow import FlowPair, ZeroFlow, end_point_errors, flow_pairs
 from flowdet.types import NetworkInput
+from scripts.flow_errors import FlowPair, ZeroFlow, end_point_errors, flow_pairs
 
 INPUTS = InputConfig(long_side=320, short_side=192, enlarge=False)
 SIZE = (32, 48)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from flowdet.metrics.coco import evaluate_coco
-from flowdet.metrics.restrict import restrict
+from scripts.restrict import restrict
 from tests.metrics.fixtures import Made
 
 LEFT, RIGHT = (0.0, 0.0, 10.0, 10.0), (50.0, 50.0, 60.0, 60.0)

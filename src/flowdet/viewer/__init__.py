@@ -1,0 +1,1 @@
+"""The page that shows results, as a file or from a server."""

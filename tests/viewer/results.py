@@ -1,0 +1,46 @@
+"""Results as `flowdet detect` writes them, of clips that are made up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowdet.types import Detections
+from flowdet.video.results import ResultsWriter
+
+__all__ = ["write_result"]
+
+
+@dataclass
+class _Video:
+    name: str
+    size: tuple[int, int] | None = (48, 64)
+    fps: float | None = 25.0
+    problems: Sequence[str] = ()
+
+
+def write_result(
+    path: Path, *, frames: int = 4, every: int = 1, class_name: str = "cat", per_frame: int = 1, **settings: Any
+) -> Path:
+    """Writes a result of 64x48 px at 25 frames a second; the box of frame n is [10 + n, 20, 40 + n, 60], score 0.9."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ("dog", class_name)
+    with ResultsWriter(
+        path, video=_Video(path.stem), class_names=names, settings={"system": "single-lite", **settings}
+    ) as writer:
+        for index in range(0, frames * every, every):
+            box = np.array([10 + index, 20, 40 + index, 60], np.float32)
+            writer.write(
+                Detections(
+                    frame_index=index,
+                    time=index / 25,
+                    boxes=np.tile(box, (per_frame, 1)),
+                    scores=np.full(per_frame, 0.9, np.float32),
+                    labels=np.ones(per_frame, np.int64),
+                    class_names=names,
+                    image_size=(48, 64),
+                )
+            )
+    return path
