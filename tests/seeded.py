@@ -35,6 +35,8 @@ _GAINS = {
     "detector.neck.": 2.0,
     "rpn_head.rpn_cls.": 1.5,
     "rpn_head.rpn_reg.": 0.3,
+    ".ref_fc.": 0.6,
+    ".fc.": 0.6,
     "bbox_head.fc_cls.": 2.0,
 }
 _MARGIN = 64

@@ -203,6 +203,7 @@ def test_a_truncated_clip_keeps_its_good_frames(run: Run, tmp_path: Path, capsys
         (["clip.mp4", "--trail", "1"], "--trail without effect: add --track"),
         (["clip.mp4", "--rescore", "tracks"], "--rescore tracks without effect: add --track"),
         ([], "name at least one source"),
+        ([""], "a source has no name"),
     ],
 )
 def test_mistakes_are_one_message(
@@ -211,6 +212,17 @@ def test_mistakes_are_one_message(
     make_clip(tmp_path / "clip.mp4", [quadrants()] * 2)
     assert run(*arguments) == 1
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("old", "new"), [("--mode", "--variant"), ("--runtime", "--backend")])
+@pytest.mark.parametrize("value", [["=fast"], ["", "fast"]])
+def test_options_of_version_0_1_are_told_their_new_names(
+    old: str, new: str, value: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["detect", "clip.mp4", old + value[0], *value[1:]])
+    assert ended.value.code == 2
+    assert f"{old} was an option of version 0.1; it is called {new} now" in capsys.readouterr().err
 
 
 # A shell has its background jobs ignore Ctrl-C, and what they start with them.
@@ -280,6 +292,14 @@ def test_a_source_that_fails_in_a_process_stops_no_other(
     assert run("broken.mp4", "clip.mp4", "--out", "o", "--no-video", "--processes", "2") == 1
     assert "broken.mp4" in capfd.readouterr().err
     assert document("o/clip.json")["images"]
+
+
+def test_a_table_in_a_pipe_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    with pytest.raises(SystemExit):
+        main(["models"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" dff-nano "))
+    assert line.rstrip().endswith("1.2, key 2.7")
 
 
 def test_models_lists_every_system(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Training steps of mmtracking, recorded: losses, sampled boxes, gradients, and the losses after one step of SGD."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,33 +57,49 @@ class Samples:
         self.seen.clear()
 
 
-def clip_batch(recorded: dict[str, Any], method: str, still: bool) -> ClipBatch:
-    clip = synthetic_clip(20, (160, 224), 0)
-    config = InputConfig(long_side=224, short_side=160)
+def clip_batch(recorded: dict[str, Any], references: list[int], size: tuple[int, int], still: bool) -> ClipBatch:
+    clip = synthetic_clip(20, size, 0 if size == (160, 224) else 3)
+    config = InputConfig(long_side=size[1], short_side=size[0])
     targets = Targets(torch.tensor(recorded["gt_bboxes"]), torch.tensor(recorded["gt_labels"]))
     return ClipBatch(
         current=prepare([clip[recorded["key_frame"]]], config),
-        references=tuple(prepare([clip[number]], config) for number in recorded["refs"][method]),
+        references=tuple(prepare([clip[number]], config) for number in references),
         targets=(targets,),
         still=(still,),
     )
 
 
-def check_losses(losses: dict[str, Tensor], recorded: dict[str, float]) -> None:
+def check_losses(losses: dict[str, Tensor], recorded: dict[str, float], tolerance: float = _LOSS_TOLERANCE) -> None:
     assert set(losses) == set(_LOSSES)
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=_LOSS_TOLERANCE)
+        assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=tolerance)
 
 
-@pytest.mark.parametrize("run", ["dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224"])
+RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_160x224", "troia_r50_150x216")
+MORE_RUNS = ("selsa_r50_160x224_still", "selsa_r50_150x216", "troia_r50_160x224", "troia_r50_160x224_still")
+
+
+@pytest.mark.parametrize("run", MORE_RUNS)
+def test_more_steps_of_mmtracking(run: str, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del reference  # they take half a minute, so only where all is compared
+    test_steps_of_mmtracking(run, monkeypatch)
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = training_steps()
-    first, method = recorded[run]["iter0"], run.partition("_")[0]
+    method, _, size, *still = run.split("_")
+    recorded = training_steps("train_r50" if method in ("dff", "fgfa") else "train_rois_r50")
+    first, references = recorded[run]["iter0"], recorded["refs"]
+    if isinstance(references, dict):
+        references = references[method]
+    elif still:
+        references = [recorded["key_frame"]] * 2
+    short_side, long_side = map(int, size.split("x"))
     system = seeded_system(f"{method}-r50").train()
     parameters = dict(system.named_parameters())
     trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    batch = clip_batch(recorded, method, still=run.endswith("still"))
+    batch = clip_batch(recorded, references, (short_side, long_side), still=bool(still))
     samples = Samples(monkeypatch)
 
     losses = system.losses(batch, [first_ones])
@@ -95,10 +112,13 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, wanted in first["grads_before_clip"].items():
         gradient = parameters[published_to_native(name)].grad
         assert gradient is not None
+        if name.endswith("ref_fc_embed.bias"):  # it shifts all logits of a softmax alike
+            assert gradient.abs().max().item() < 1e-5
+            continue
         assert gradient.double().norm().item() == pytest.approx(wanted["l2"], rel=_GRADIENT_TOLERANCE), name
-        size = gradient.abs().max().item()
+        largest = gradient.abs().max().item()
         assert gradient.flatten()[:4].tolist() == pytest.approx(
-            wanted["first4"], rel=0, abs=_GRADIENT_TOLERANCE * size
+            wanted["first4"], rel=0, abs=_GRADIENT_TOLERANCE * largest
         ), name
     norm = nn.utils.clip_grad_norm_(trained, 35)
     assert norm.item() == pytest.approx(first["grad_norm_total_before_clip"], rel=_GRADIENT_TOLERANCE)
@@ -107,7 +127,8 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if second:
         optimizer.step()
         losses = system.losses(batch, [first_ones])
-        check_losses(losses, second["losses"])
+        # RoIs that attend to each other pass on what rounding did to one: 1.4e-4 (SELSA) and 1.1e-3 were seen.
+        check_losses(losses, second["losses"], {"selsa": 5e-4, "troia": 2e-3}.get(method, _LOSS_TOLERANCE))
         samples.check(second["sampling"], _MOVED)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()

@@ -356,7 +356,7 @@ class _Doubled(RoIAttention):
     def pool(self, pooled: Tensor, rois: Sequence[Tensor], maps: Maps, support: object) -> Tensor:
         return pooled + 1
 
-    def attend(self, layer: int, features: Tensor, counts: Sequence[int], support: object) -> Tensor:
+    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: object) -> Tensor:
         return 2 * features
 
 
@@ -372,7 +372,7 @@ def test_attention_follows_pooling_and_each_shared_layer_where_there_is_support(
         EfficientNetLite0Config(), MergeNeckConfig(8), RPNConfig(channels=8), RoIHeadConfig(hidden=16)
     )
     detector = config.build(3, attention).eval()
-    assert widths == [(16, 16)]
+    assert widths == [(8, 16, 16)]
     assert "roi_head" not in detector.parts()
     head = detector.roi_head
     assert isinstance(head, RoIHead)
@@ -380,7 +380,8 @@ def test_attention_follows_pooling_and_each_shared_layer_where_there_is_support(
     plain = detector._classify(FrameFeatures(0, (features(),), (WHOLE,)), boxes)
     attending = detector._classify(FrameFeatures(0, (features(),), (WHOLE,), support=()), boxes)
     pooled = roi_align(features(), boxes, 7, 16)
-    hidden = (2 * head.fc2((2 * head.fc1((pooled + 1).flatten(1))).relu())).relu()
+    fc1, fc2 = (head.get_submodule(name) for name in ("fc1", "fc2"))
+    hidden = (2 * fc2((2 * fc1((pooled + 1).flatten(1))).relu())).relu()
     for found, wanted in zip(plain, head(pooled), strict=True):
         torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(attending[0], head.classes(hidden))

@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLDER", "SYSTEMS_FILE", "state_dict_shapes", "training_steps", "window_cases"]
+__all__ = ["FOLDER", "ROIS_FILE", "SYSTEMS_FILE", "state_dict_shapes", "training_steps", "window_cases"]
 
 FOLDER = Path(__file__).parent
 SYSTEMS_FILE = FOLDER / "systems.npz"
+ROIS_FILE = FOLDER / "rois.npz"
 
 
 @cache
@@ -19,9 +20,9 @@ def state_dict_shapes() -> dict[str, dict[str, tuple[int, ...]]]:
     return {system: {name: tuple(shape) for name, shape in shapes.items()} for system, shapes in content.items()}
 
 
-def training_steps() -> dict[str, Any]:
+def training_steps(name: str = "train_r50") -> dict[str, Any]:
     """Losses, sampled boxes and gradients of one and a half training steps of each method."""
-    content: dict[str, Any] = json.loads((FOLDER / "train_r50.json").read_text())
+    content: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
     return content
 
 

@@ -9,12 +9,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from flowdet.weights.zoo import PUBLISHED
 from tests.comparison import CASES, Case, read_full, thin, write_compact
-from tests.golden import FOLDER, SYSTEMS_FILE
+from tests.golden import FOLDER, ROIS_FILE, SYSTEMS_FILE
 
 __all__: list[str] = []
 
-_SYSTEMS = ("dff-r50", "dff-r101", "dff-x101", "fgfa-r50", "fgfa-r101", "fgfa-x101")
+_RECORDED_ROIS = {"selsa_r50_short6_160x224": ("f000", "f005"), "troia_r50_a160x224": ("f001",)}
 
 
 def _frames_with_values(case: Case) -> set[int]:
@@ -34,11 +37,25 @@ def _record_systems(reference: Path) -> None:
 
 def _record_state_dicts(reference: Path) -> None:
     shapes = {}
-    for system in _SYSTEMS:
-        content = json.loads((reference / f"state_dict_{system.replace('-', '_')}.json").read_text())
+    for system in PUBLISHED:
+        folder = reference / "selsa_troia" if system.startswith(("selsa", "troia")) else reference
+        content = json.loads((folder / f"state_dict_{system.removesuffix('-fp16').replace('-', '_')}.json").read_text())
         shapes[system] = {name: entry["shape"] for name, entry in content["state_dict"].items()}
     text = json.dumps(shapes, separators=(",", ":"))
     (FOLDER / "state_dicts.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def _record_rois(folder: Path) -> None:
+    content = {}
+    for case, frames in _RECORDED_ROIS.items():
+        with np.load(folder / f"{case}.npz") as golden:
+            content[f"{case}/num_frames"] = golden["meta/num_frames"]
+            for frame in frames:
+                content |= {f"{case}/{frame}/{name}": golden[f"{frame}/{name}"] for name in ("dets", "roi_cls")}
+                content[f"{case}/{frame}/proposals"] = golden[f"{frame}/proposals"][:, :4]
+    np.savez_compressed(ROIS_FILE, **content)
+    steps = json.loads((folder / "train_r50.json").read_text())
+    (FOLDER / "train_rois_r50.json").write_text(json.dumps(steps, separators=(",", ":")) + "\n")
 
 
 def _record_windows(expected: Path) -> None:
@@ -57,6 +74,7 @@ def _record_windows(expected: Path) -> None:
 def _main(reference: str, expected_windows: str) -> None:
     _record_systems(Path(reference))
     _record_state_dicts(Path(reference))
+    _record_rois(Path(reference) / "selsa_troia" / "golden")
     _record_windows(Path(expected_windows))
     steps = json.loads((Path(reference) / "goldens" / "train_r50.json").read_text())
     (FOLDER / "train_r50.json").write_text(json.dumps(steps, separators=(",", ":")) + "\n")

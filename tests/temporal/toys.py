@@ -85,7 +85,7 @@ class LastRoIsConfig(MethodConfig):
 
     @property
     def attention(self) -> Callable[[Sequence[int]], RoIAttention]:
-        return lambda widths: Attention(widths[0], self.scale)
+        return lambda widths: Attention(widths[1], self.scale)
 
     def causal(self) -> Never:
         raise self._already_causal("attention to the last frame")
@@ -97,7 +97,7 @@ class Attention(RoIAttention):
         self.scale = scale
         self.value = nn.Linear(width, width)
 
-    def attend(self, layer: int, features: Tensor, counts: Sequence[int], support: object) -> Tensor:
+    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: object) -> Tensor:
         if layer > 0:
             return features
         assert isinstance(support, LastFrame)

@@ -100,7 +100,7 @@ def test_stamps_of_decoding_alone_are_put_in_order(tmp_path: Path, suffix: str) 
     assert [(frame.index, number_of(frame.image)) for frame in frames] == [(i, i) for i in range(30)]
     assert [frame.time for frame in frames] == pytest.approx([i / 25 for i in range(30)], abs=2e-3)
     assert video.problems == []
-    part = open_video(video._source._location.removeprefix("file:"), start=0.4, end=0.6)  # type: ignore[attr-defined]
+    part = open_video(video._source.location.removeprefix("file:"), start=0.4, end=0.6)  # type: ignore[attr-defined]
     assert [(frame.index, number_of(frame.image)) for frame in part] == [(i, i) for i in range(10, 15)]
 
 

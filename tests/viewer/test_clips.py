@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, DataError
 from flowdet.viewer.clips import frame_times, read_clips
 from tests.viewer.results import write_result
 
@@ -115,3 +115,18 @@ def test_a_video_without_detections_has_frames(tmp_path: Path) -> None:
     (clip,) = read_clips([write_result(tmp_path / "clip.json", per_frame=0)])
     assert len(clip.frames) == 4
     assert clip.layers[0].boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("frame_id", "first"), ("frame_id", -1), ("time", "soon"), ("time", -1)])
+def test_a_frame_without_a_sensible_number_or_time_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    path = write_result(tmp_path / "clip.json")
+    document = json.loads(path.read_text())
+    document["images"][2][key] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="a frame has a whole number and a time"):
+        read_clips([path])
+
+
+def test_a_result_without_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no result of one video"):
+        read_clips([write_result(tmp_path / "clip.jsonl", frames=0)])

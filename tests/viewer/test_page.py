@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +69,19 @@ def until(tab: "Page", condition: str) -> None:
     pytest.fail(f"never came true: {condition}")
 
 
+def late_clip(path: Path) -> Path:
+    """The video of `gray_clip`, its first frame 12 frames after the file's zero, as beside sound that began earlier."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * index, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index + 12, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def open_page(tab: "Page", page: Path) -> None:
     tab.goto(page.as_uri())
     until(tab, "document.querySelector('#position').textContent !== ''")
@@ -95,8 +110,11 @@ def at(tab: "Page", frame: int, count: int = 24) -> None:
     until(tab, f"document.querySelector('#position').textContent.endsWith('{frame + 1} of {count}')")
 
 
-def test_boxes_lie_on_the_frame_that_they_were_found_in(tab: "Page", tmp_path: Path) -> None:
-    video = gray_clip(tmp_path / "clip.mp4")
+@pytest.mark.parametrize("make_clip", [gray_clip, late_clip])
+def test_boxes_lie_on_the_frame_that_they_were_found_in(
+    make_clip: Callable[[Path], Path], tab: "Page", tmp_path: Path
+) -> None:
+    video = make_clip(tmp_path / "clip.mp4")
     result = write_result(tmp_path / "out" / "clip.json", frames=24, source=str(video))
     page = tmp_path / "page.html"
     # Embedded, because pixels of other files cannot be read back.
@@ -137,6 +155,14 @@ def test_no_name_becomes_part_of_the_page(tab: "Page", tmp_path: Path) -> None:
     assert tab.locator("img[onerror]").count() == 0
     assert tab.locator("#list .name").all_text_contents() == [HOSTILE]
     assert tab.locator("#layers .name").all_text_contents() == [HOSTILE]
+
+
+def test_settings_that_json_does_not_know_are_text(tmp_path: Path) -> None:
+    result = write_result(tmp_path / "clip.json")
+    result.write_text(result.read_text().replace('"system": "single-lite"', '"system": "single-lite", "odd": [NaN]'))
+    page = tmp_path / "page.html"
+    write_page(page, read_clips([result]), [], "link")
+    assert data_of(page)["clips"][0]["layers"][0]["settings"]["odd"] == "[nan]"
 
 
 def test_without_its_video_the_page_asks_and_the_rest_works(tab: "Page", tmp_path: Path) -> None:
@@ -214,7 +240,7 @@ def test_a_large_result_stays_quick(tab: "Page", tmp_path: Path) -> None:
             return (performance.now() - began) / 20000;
         }"""
     )
-    assert seconds < 0.1  # measured: 0.01
+    assert seconds < 0.1  # 0.008 to 0.011 in three runs on two cores
 
 
 def test_what_browsers_do_not_play_is_told_and_converted(tmp_path: Path) -> None:

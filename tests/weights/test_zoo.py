@@ -8,8 +8,9 @@ from flowdet.systems.recipes import RECIPES
 from flowdet.weights.zoo import ORIGIN, PUBLISHED, SHIPPED, STARTING, YOLOX, yolox_weights
 
 
-def test_six_systems_under_their_names() -> None:
-    assert list(PUBLISHED) == ["dff-r50", "dff-r101", "dff-x101", "fgfa-r50", "fgfa-r101", "fgfa-x101"]
+def test_thirteen_systems_under_their_names() -> None:
+    names = [f"{method}-{depth}" for method in ("dff", "fgfa", "selsa", "troia") for depth in ("r50", "r101", "x101")]
+    assert [name for name in PUBLISHED if name != "selsa-r50-fp16"] == names
     assert all(weights.system == name for name, weights in PUBLISHED.items())
 
 
@@ -25,6 +26,14 @@ def test_addresses_are_the_published_ones() -> None:
     weights = PUBLISHED["fgfa-x101"]
     assert weights.url == f"{folder}/fgfa_faster_rcnn_x101_dc5_1x_imagenetvid_20210818_223334-8723c594.pth"
     assert weights.log_url == f"{folder}/fgfa_faster_rcnn_x101_dc5_1x_imagenetvid_20210818_223334.log.json"
+    folder = f"{ORIGIN}/mmtracking/vid/temporal_roi_align/selsa_troialign_faster_rcnn_r101_dc5_7e_imagenetvid"
+    file = "selsa_troialign_faster_rcnn_r101_dc5_7e_imagenetvid_20210822_111621-22cb96b9.pth"
+    assert PUBLISHED["troia-r101"].url == f"{folder}/{file}"
+    folder = f"{ORIGIN}/mmtracking/vid/selsa/selsa_faster_rcnn_x101_dc5_1x_imagenetvid"
+    file = "selsa_faster_rcnn_x101_dc5_1x_imagenetvid_20210825_205641-10252965.pth"
+    assert PUBLISHED["selsa-x101"].url == f"{folder}/{file}"
+    file = "selsa_faster_rcnn_r50_dc5_fp16_1x_imagenetvid_20210728_193846-dce6eb09.pth"
+    assert PUBLISHED["selsa-r50-fp16"].url == f"{ORIGIN}/mmtracking/fp16/{file}"
     folder = f"{ORIGIN}/mmtracking/vid/dff/dff_faster_rcnn_r50_dc5_1x_imagenetvid"
     weights = PUBLISHED["dff-r50"]
     assert weights.url == f"{folder}/dff_faster_rcnn_r50_dc5_1x_imagenetvid_20201227_213250-548911a4.pth"
@@ -56,12 +65,13 @@ def test_the_published_training_starts_from_a_backbone_and_a_flow_net() -> None:
         "r101": ("https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227"),
         "x101": (f"{ORIGIN}/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth", "ee2c6f71"),
     }
-    assert set(STARTING) == {f"{method}-{depth}" for method in ("dff", "fgfa", "single") for depth in backbones}
+    methods = ("dff", "fgfa", "selsa", "troia", "single")
+    assert set(STARTING) == {f"{method}-{depth}" for method in methods for depth in backbones} | {"selsa-r50-fp16"}
     for system, files in STARTING.items():
-        method, _, depth = system.partition("-")
+        method, depth = system.split("-")[:2]
         found = [(file.part, file.url, file.sha256_prefix) for file in files]
         assert found[0] == ("backbone", *backbones[depth])
-        assert found[1:] == ([] if method == "single" else [("flow_net", flow_net, None)])
+        assert found[1:] == ([] if method in ("selsa", "troia", "single") else [("flow_net", flow_net, None)])
 
 
 def test_yolox_has_the_weights_of_its_recipes_and_their_size() -> None:

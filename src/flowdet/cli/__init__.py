@@ -19,11 +19,13 @@ from flowdet.errors import FlowdetError
 __all__ = ["keep_memory", "main"]
 
 _ENDING = [signal.SIGTERM] + ([signal.SIGHUP] if sys.platform != "win32" else [])
+_RENAMED = {"--mode": "--variant", "--runtime": "--backend"}
 _ENDING_CODES = [128 + number for number in _ENDING]
 
 app = App(
     name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
 )
+app.register_install_completion_command()
 # Loaded when they are called, for most of them load PyTorch.
 app.command("flowdet.cli.detect:detect", help="Detect objects in videos.")
 app.command(
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     A user's mistake ends with one message and exit code 1, a wrong option with 2, Ctrl-C with 130, SIGTERM with 143.
     """
     keep_memory()
+    # Read when PyTorch is loaded: threads of OpenMP that wait for work leave their core to others, instead of spinning.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console.mend_streams()
     before = _end_in_order()
     try:
@@ -72,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int | None:
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        old = argument.partition("=")[0]
+        if old in _RENAMED:
+            return _failed(f"{old} was an option of version 0.1; it is called {_RENAMED[old]} now", 2)
     try:
         code: int | None = app(arguments, result_action="return_value")
         console.flush()

@@ -17,6 +17,7 @@ from flowdet.errors import FlowdetError
 
 __all__ = ["Move", "complain", "err", "flush", "mend_streams", "out", "progress", "progress_bar", "status"]
 
+_UNLIMITED = 10_000  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 
 
@@ -24,6 +25,8 @@ class _SafeConsole(Console):
     """Prints control characters in names, such as escape codes, as text."""
 
     def print(self, *objects: Any, **options: Any) -> None:
+        if not self.is_terminal:
+            self.width = _UNLIMITED  # a table in a file or a pipe is whole
         super().print(*map(_without_control, objects), **options)
 
 

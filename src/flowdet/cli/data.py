@@ -28,6 +28,8 @@ data.command(
     "flowdet.cli.synthesize:synthesize", help="Make the synthetic benchmark: clips with boxes, tracks and known flow."
 )
 
+data.command("flowdet.cli.data_export:export", help="Write detections or annotations in the format of another tool.")
+
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 
 

@@ -1,4 +1,4 @@
-"""CVAT's XML files, "CVAT for video 1.1" and "CVAT for images 1.1", as CocoVID."""
+"""CVAT's XML files, "CVAT for video 1.1" and "CVAT for images 1.1", read and written."""
 
 import os
 import re
@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
 from flowdet.data.image_files import names_in, picture_size
+from flowdet.data.labels import Box, Clip, Exported, Labels, frame_range, make_folder
 from flowdet.data.reading import parse_pixels, read_xml
 from flowdet.errors import ConfigError, DataError
-from flowdet.files import IMAGE_SUFFIXES
+from flowdet.files import IMAGE_SUFFIXES, write_text
 
-__all__ = ["import_cvat"]
+__all__ = ["export_cvat", "import_cvat"]
 
 _PATTERNS = tuple(f"images/frame_%06d.{suffix}" for suffix in ("png", "PNG", "jpg", "jpeg", "JPG"))
 _SUFFIXES = ("", ".png", ".PNG", *(suffix for suffix in sorted(IMAGE_SUFFIXES) if suffix != ".png"))
@@ -79,6 +80,7 @@ class _Shape:
         track: Number of its track; None for a single picture.
         frame: Number of its frame in the video.
         is_outside: Whether the track leaves the picture there.
+        score: That of its attribute "score", if it has one.
     """
 
     label: str
@@ -87,6 +89,7 @@ class _Shape:
     track: int | None = None
     frame: int = 0
     is_outside: bool = False
+    score: float | None = None
 
 
 @dataclass(slots=True)
@@ -124,7 +127,10 @@ class _Target:
             if shape.label in self.ids:
                 x1, y1, x2, y2 = shape.box
                 box = (x1, y1, x2 - x1, y2 - y1)
-                objects.append(object_entry(self.ids[shape.label], box, shape.track, occluded=shape.is_occluded))
+                score = {} if shape.score is None else {"score": shape.score}
+                objects.append(
+                    object_entry(self.ids[shape.label], box, shape.track, occluded=shape.is_occluded, **score)
+                )
             else:
                 self.writer.problem("unknown label", f"{where}: the task has no label {shape.label[:40]!r}")
         self.writer.image({**image, "id": self.images}, objects)
@@ -411,7 +417,7 @@ def _filled(keys: list[_Shape], task: _VideoTask, tracks: _Tracks) -> Iterator[_
             for frame in between:
                 share = (frame - key.frame) / (following.frame - key.frame)
                 x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(key.box, following.box, strict=True))
-                yield replace(key, frame=frame, box=(x1, y1, x2, y2))
+                yield replace(key, frame=frame, box=(x1, y1, x2, y2), score=None)
 
 
 def _is_upright_box(element: Element) -> bool:
@@ -442,4 +448,100 @@ def _shape(element: Element, labelled: Element) -> _Shape:
         raise DataError(f"a box has four numbers xtl, ytl, xbr, ybr, not {', '.join(texts)[:60]!r}") from None
     if not (x1 <= x2 and y1 <= y2):
         raise DataError(f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) ends before it begins")
-    return _Shape(labelled.get("label", ""), (x1, y1, x2, y2), element.get("occluded") == "1")
+    return _Shape(labelled.get("label", ""), (x1, y1, x2, y2), element.get("occluded") == "1", score=_score(element))
+
+
+def _score(element: Element) -> float | None:
+    text = element.findtext("attribute[@name='score']")
+    try:
+        return float(text) if text and 0 <= float(text) <= 1 else None
+    except ValueError:
+        return None
+
+
+def export_cvat(labels: Labels, out: Path) -> Exported:
+    """Writes annotations.xml, one a clip, to be uploaded to a CVAT task of the same video or pictures.
+
+    A video with tracks becomes "CVAT for video 1.1", in which every object is a track; other videos and stills become
+    "CVAT for images 1.1". Scores become the attribute "score". Pictures have their place in `images` beside the file.
+
+    Args:
+        labels: What is written.
+        out: The folder, new or empty; with several clips it gets a folder for each.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        DataError: It cannot be written.
+    """
+    make_folder(out)
+    done = Exported(out)
+    for clip in labels.clips:
+        folder = out / clip.flat_name if len(labels.clips) > 1 else out
+        root = Element("annotations")
+        _put(root, version="1.1")
+        _put_meta(root, clip, labels.class_names)
+        if clip.has_tracks:
+            _put_tracks(root, clip, labels.class_names, done)
+        for number, picture in enumerate(clip.pictures):
+            name = picture.stem if picture.frame is None else f"frame_{picture.frame:06d}"
+            done.pictures.append((clip, picture, folder / "images" / f"{name}{picture.suffix}"))
+            if not clip.has_tracks:
+                place = {"id": str(number if picture.frame is None else picture.frame), "name": name}
+                if picture.frame is None:
+                    place["name"] += picture.suffix
+                size = {"width": str(picture.width), "height": str(picture.height)}
+                image = SubElement(root, "image", {**place, **size})
+                for box in done.kept(picture):
+                    _put_box(image, box, {"label": labels.class_names[box.label], "z_order": "0"})
+        folder.mkdir(exist_ok=True)
+        indent(root)
+        text = tostring(root, encoding="unicode")
+        write_text(folder / "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', error=DataError)
+    return done
+
+
+def _put(parent: Element, **texts: object) -> None:
+    for name, text in texts.items():
+        SubElement(parent, name).text = str(text)
+
+
+def _put_meta(root: Element, clip: Clip, class_names: Sequence[str]) -> None:
+    task = SubElement(SubElement(root, "meta"), "task")
+    if clip.name is None:
+        _put(task, name="stills", size=len(clip.pictures), mode="annotation")
+    else:
+        frames = frame_range(clip)
+        _put(task, name=clip.name, size=len(frames), mode="interpolation", start_frame=frames[0], stop_frame=frames[-1])
+        _put(task, frame_filter=f"step={frames.step}" if frames.step > 1 else "")
+        size = SubElement(task, "original_size")
+        _put(size, width=clip.pictures[0].width, height=clip.pictures[0].height)
+    listed = SubElement(task, "labels")
+    for name in class_names:
+        label = SubElement(listed, "label")
+        _put(label, name=name, type="rectangle")
+        attributes = SubElement(label, "attributes")
+        if clip.has_scores:
+            attribute = SubElement(attributes, "attribute")
+            _put(attribute, name="score", mutable="True", input_type="text", default_value="", values="")
+
+
+def _put_tracks(root: Element, clip: Clip, class_names: Sequence[str], done: Exported) -> None:
+    frames = frame_range(clip)
+    kept = {id(box) for picture in clip.pictures for box in done.kept(picture)}
+    for (number, label), boxes in clip.tracks().items():
+        shown = [(frame, box) for frame, box in boxes if id(box) in kept]
+        track = SubElement(root, "track", {"id": str(number), "label": class_names[label], "source": "auto"})
+        for (frame, box), following in zip(shown, [*shown[1:], None], strict=True):
+            place = {"frame": str(frame), "outside": "0", "keyframe": "1", "z_order": "0"}
+            _put_box(track, box, place)
+            after = frame + frames.step
+            if after in frames and (following is None or following[0] > after):
+                _put_box(track, box, {**place, "frame": str(after), "outside": "1"})
+
+
+def _put_box(parent: Element, box: Box, place: dict[str, str]) -> None:
+    names = ("xtl", "ytl", "xbr", "ybr")
+    sides = {name: f"{round(side, 3):.10g}" for name, side in zip(names, box.sides, strict=True)}
+    element = SubElement(parent, "box", {**place, "occluded": "0", **sides})
+    if box.score is not None:
+        SubElement(element, "attribute", {"name": "score"}).text = f"{box.score:.6g}"

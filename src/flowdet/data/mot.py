@@ -1,4 +1,4 @@
-"""MOT-challenge folders as CocoVID."""
+"""MOT-challenge folders, read and written."""
 
 import configparser
 import math
@@ -12,10 +12,12 @@ from typing import Any
 from flowdet.data.cocovid import Problem
 from flowdet.data.cocovid_writer import Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
+from flowdet.data.labels import Clip, Exported, Labels, frame_range, make_folder
 from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
 from flowdet.errors import DataError
+from flowdet.files import write_text
 
-__all__ = ["MOT17_CLASSES", "import_mot"]
+__all__ = ["MOT17_CLASSES", "export_mot", "import_mot"]
 
 MOT17_CLASSES = (
     "pedestrian",
@@ -235,3 +237,58 @@ def _used_classes(sequences: Sequence[_Sequence]) -> list[str]:
         first = next((one.problems[0].sentence for one in sequences if one.problems), "all are marked as ignored")
         raise DataError(f"no row of any gt/gt.txt can be used: {first}")
     return list(dict.fromkeys(name for _, name in sorted(used)))
+
+
+def export_mot(labels: Labels, out: Path) -> Exported:
+    """Writes a folder a video, each with seqinfo.ini, gt/gt.txt, gt/labels.txt and, for detections, det/det.txt.
+
+    Objects without a track have the number -1; regions with many objects are marked as ignored. Pictures have their
+    place in img1.
+
+    Args:
+        labels: What is written; stills are left out.
+        out: The folder, new or empty.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        DataError: It cannot be written, or there is no video.
+    """
+    clips = [clip for clip in labels.clips if clip.name is not None]
+    if not clips:
+        raise DataError("there is no video to write: MOT folders hold no stills")
+    make_folder(out)
+    done = Exported(out)
+    if stills := sum(len(clip.pictures) for clip in labels.clips if clip.name is None):
+        done.remarks["stills, left out"] = stills
+    for clip in clips:
+        _write_sequence(clip, labels.class_names, out / clip.flat_name, done)
+    return done
+
+
+def _write_sequence(clip: Clip, class_names: Sequence[str], folder: Path, done: Exported) -> None:
+    frame_range(clip)  # refuses negative numbers
+    truth, found = [], []
+    for picture in clip.pictures:
+        number = (picture.frame or 0) + 1
+        done.pictures.append((clip, picture, folder / "img1" / f"{number:06d}{picture.suffix}"))
+        for box in done.kept(picture, crowds=True):
+            x1, y1, x2, y2 = box.sides
+            sides = ",".join(f"{round(side, 3):.10g}" for side in (x1 + 1, y1 + 1, x2 - x1, y2 - y1))
+            track = -1 if box.track is None else box.track
+            truth.append(f"{number},{track},{sides},{int(not box.is_crowd)},{box.label + 1},1\n")
+            if box.score is not None:
+                found.append(f"{number},{track},{sides},{box.score:.6g}\n")
+    first = clip.pictures[0]
+    info = (
+        f"[Sequence]\nname={clip.flat_name}\nimDir=img1\nframeRate={clip.fps or 25:g}\nseqLength={len(clip.pictures)}\n"
+        f"imWidth={first.width}\nimHeight={first.height}\nimExt={first.suffix}\n"
+    )
+    for name, text in (
+        ("seqinfo.ini", info),
+        ("gt/gt.txt", "".join(truth)),
+        ("gt/labels.txt", "".join(f"{name}\n" for name in class_names)),
+        ("det/det.txt", "".join(found)),
+    ):
+        if text:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(folder / name, text, error=DataError)

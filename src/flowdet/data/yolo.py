@@ -1,4 +1,4 @@
-"""Folders of frames with YOLO text labels as CocoVID."""
+"""Folders of frames with YOLO text labels, read and written."""
 
 import os
 import re
@@ -11,10 +11,12 @@ import yaml
 
 from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
+from flowdet.data.labels import Exported, Labels, make_folder
 from flowdet.data.reading import check_class_list, class_names_of_lines, read_text
 from flowdet.errors import DataError
+from flowdet.files import write_text
 
-__all__ = ["import_yolo", "names_of_yaml"]
+__all__ = ["export_yolo", "import_yolo", "names_of_yaml"]
 
 _YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 _TEXT_FILES = ("classes.txt", "obj.names")
@@ -208,3 +210,47 @@ def names_of_yaml(text: str, path: Path) -> tuple[str, ...]:
     if isinstance(entries, dict) and list(entries) != [str(number) for number in range(len(entries))]:
         raise DataError(f"the names of {path} are not numbered 0, 1, 2 and so on; {hint}")
     return check_class_list(names, str(path), _OPTION)
+
+
+def export_yolo(labels: Labels, out: Path, *, tracks: bool = False) -> Exported:
+    """Writes a folder with data.yaml, and for each picture a label file below `labels`; its place is below `images`.
+
+    Args:
+        labels: What is written; boxes are cut at the edges of the picture.
+        out: The folder, new or empty.
+        tracks: Add the track number as a sixth column, which `import_yolo` reads and Ultralytics refuses.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        DataError: It cannot be written.
+    """
+    make_folder(out)
+    done = Exported(out)
+    for clip in labels.clips:
+        for picture in clip.pictures:
+            stem = picture.stem if picture.frame is None else f"{picture.frame:06d}"
+            lines = []
+            for box in done.kept(picture):
+                sides = box.clipped(picture.width, picture.height)
+                if sides is None:
+                    done.boxes -= 1
+                    done.remarks["boxes outside the picture, left out"] += 1
+                    continue
+                x1, y1, x2, y2 = sides
+                shares = (
+                    (x1 + x2) / 2 / picture.width,
+                    (y1 + y2) / 2 / picture.height,
+                    (x2 - x1) / picture.width,
+                    (y2 - y1) / picture.height,
+                )
+                track = f" {box.track}" if tracks and box.track is not None else ""
+                lines.append(f"{box.label} {' '.join(f'{share:.8f}' for share in shares)}{track}\n")
+            path = out / "labels" / clip.folder / f"{stem}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines), encoding="utf-8")
+            done.pictures.append((clip, picture, out / "images" / clip.folder / f"{stem}{picture.suffix}"))
+    names = dict(enumerate(labels.class_names))
+    document = {"path": ".", "train": "images", "val": "images", "names": names}
+    text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False)
+    write_text(out / "data.yaml", text, error=DataError)
+    return done

@@ -29,7 +29,8 @@ class RoIs:
 
     Attributes:
         boxes: [b, m, 4] xyxy px, network input, best first.
-        layers: [b, m, d_i] after each layer of the head that RoI attention follows, as if there were no attention.
+        layers: [b, m, d_i] what `RoIAttention.remember` makes of each layer of the head that RoI attention follows, as
+            if there were no attention.
         mask: [b, m] bool, False where a place is empty.
     """
 
@@ -56,16 +57,22 @@ class RoIAttention(nn.Module):
         del rois, maps, support
         return pooled
 
-    def attend(self, layer: int, features: Tensor, counts: Sequence[int], support: object) -> Tensor:
+    def remember(self, layer: int, features: Tensor) -> Tensor:
+        """Returns what is kept of RoI features [n, d] after a layer, for `RoIs.layers`: the features themselves."""
+        del layer
+        return features
+
+    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: object) -> Tensor:
         """Returns RoI features [n, d] after a layer of the head that know of the support.
 
         Args:
             layer: Number of the layer, from 0.
             features: [n, d] of b images, one image after the other, before the activation.
+            plain: [n, d] the same as if there were no attention: the frame's own RoIs as support.
             counts: The number of RoIs of each of the b images.
             support: The support of b streams.
         """
-        del layer, counts, support
+        del layer, plain, counts, support
         return features
 
 
@@ -132,7 +139,8 @@ class DetectorConfig(ABC):
 
         Args:
             classes: The number of classes.
-            attention: Makes the RoI attention for layers of these widths, see `RoIs.layers`; None: no attention.
+            attention: Makes the RoI attention from the number of channels of the map that RoI features are pooled from
+                and the widths of the layers, see `RoIs.layers`; None: no attention.
 
         Raises:
             ConfigError: There is an attention, and the detector has no RoI head.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import assert_never
 
 import torch
@@ -86,7 +87,8 @@ class RoIHeadConfig:
 
     Attributes:
         bins: Bins along each side of an RoI, to which its features are pooled.
-        hidden: Width of the two shared layers.
+        layers: The number of shared layers.
+        hidden: Their width.
         class_specific_boxes: One set of box deltas for each class, or one for all.
         score_threshold: Detections below it are dropped.
         nms_iou: IoU above which the weaker of two detections of one class goes.
@@ -103,9 +105,10 @@ class RoIHeadConfig:
     class_agnostic_nms: bool = False
     max_detections: int = 100
     sampled: int = 256
+    layers: int = 2
 
     def __post_init__(self) -> None:
-        check_positive(self, "bins", "hidden", "max_detections", "sampled")
+        check_positive(self, "bins", "layers", "hidden", "max_detections", "sampled")
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class FasterRCNNConfig(DetectorConfig):
         backbone = self.backbone.build()
         neck = _neck(self.neck, backbone.channels)
         channels, hidden = self.neck.channels, self.roi_head.hidden
-        attending = attention((hidden, hidden)) if attention else None
+        attending = attention((channels,) + (hidden,) * self.roi_head.layers) if attention else None
         roi_head = RoIHead(self.roi_head, channels, classes, attending)
         return FasterRCNN(self, backbone, neck, RPN(self.rpn, channels), roi_head)
 
@@ -183,7 +186,7 @@ class RPN(nn.Module):
 
 
 class RoIHead(nn.Module):
-    """The layers of the second stage: two shared ones, then class scores and box deltas.
+    """The layers of the second stage: the shared ones, "fc1" and so on, then class scores and box deltas.
 
     Args:
         config: The second stage.
@@ -196,8 +199,10 @@ class RoIHead(nn.Module):
         self, config: RoIHeadConfig, channels: int, classes: int, attention: RoIAttention | None = None
     ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels * config.bins**2, config.hidden)
-        self.fc2 = nn.Linear(config.hidden, config.hidden)
+        widths = [channels * config.bins**2, *[config.hidden] * config.layers]
+        for number, (inputs, outputs) in enumerate(pairwise(widths), 1):
+            self.add_module(f"fc{number}", nn.Linear(inputs, outputs))
+        self._names = [f"fc{number + 1}" for number in range(config.layers)]
         self.classes = nn.Linear(config.hidden, classes + 1)
         self.deltas = nn.Linear(config.hidden, 4 * (classes if config.class_specific_boxes else 1))
         self.attention = attention
@@ -211,18 +216,28 @@ class RoIHead(nn.Module):
         Args:
             pooled: [n, c, bins, bins] RoI features.
         """
-        return self._predict(F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1))))))
+        return self._predict(F.relu(self.layers(pooled)[-1]))
 
-    def layers(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+    def layers(self, pooled: Tensor) -> list[Tensor]:
         """Returns what the shared layers make of RoI features without attention, [n, hidden] each, not activated."""
-        first = self.fc1(pooled.flatten(1))
-        return first, self.fc2(F.relu(first))
+        found: list[Tensor] = []
+        for layer in self._shared:
+            found.append(layer(F.relu(found[-1]) if found else pooled.flatten(1)))
+        return found
 
-    def attend(self, pooled: Tensor, counts: Sequence[int], support: object) -> tuple[Tensor, Tensor]:
-        """As `forward`, with the attention to the support after each shared layer."""
+    def attend(self, pooled: Tensor, rois: Sequence[Tensor], maps: Maps, support: object) -> tuple[Tensor, Tensor]:
+        """As `forward`, with the attention to the support before the shared layers and after each, see there."""
         assert self.attention is not None
-        first = F.relu(self.attention.attend(0, self.fc1(pooled.flatten(1)), counts, support))
-        return self._predict(F.relu(self.attention.attend(1, self.fc2(first), counts, support)))
+        plain, counts = self.layers(pooled), [len(of_image) for of_image in rois]
+        own, x = pooled, self.attention.pool(pooled, rois, maps, support)
+        for number, layer in enumerate(self._shared):
+            x = plain[0] if x is own else layer(x.flatten(1))
+            x = F.relu(self.attention.attend(number, x, plain[number], counts, support))
+        return self._predict(x)
+
+    @property
+    def _shared(self) -> list[nn.Module]:
+        return [self.get_submodule(name) for name in self._names]
 
     def _predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4))
@@ -275,7 +290,9 @@ class FasterRCNN(Detector):
         """Returns the proposals at test, and their features in the shared layers."""
         proposals = self._propose(maps, geometries, self.config.rpn.post_nms_top_n)
         assert isinstance(self.roi_head, RoIHead)
-        layers = self.roi_head.layers(self._pool(maps, proposals))
+        layers, attention = self.roi_head.layers(self._pool(maps, proposals)), self.roi_head.attention
+        if attention:
+            layers = [attention.remember(number, layer) for number, layer in enumerate(layers)]
         counts = [len(boxes) for boxes in proposals]
         filled = [nn.utils.rnn.pad_sequence(list(layer.split(counts)), batch_first=True) for layer in layers]
         boxes = nn.utils.rnn.pad_sequence(proposals, batch_first=True)
@@ -306,9 +323,9 @@ class FasterRCNN(Detector):
     def _classify(self, features: FrameFeatures, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         pooled, head = self._pool(features.maps, boxes), self.roi_head
         if isinstance(head, RoIHead) and head.attention and features.support is not None:
-            pooled = head.attention.pool(pooled, boxes, features.maps, features.support)
-            return head.attend(pooled, [len(of_image) for of_image in boxes], features.support)
-        logits, deltas = head(pooled)
+            logits, deltas = head.attend(pooled, boxes, features.maps, features.support)
+        else:
+            logits, deltas = head(pooled)
         return logits.float(), deltas.float()
 
 

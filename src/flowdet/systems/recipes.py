@@ -24,7 +24,9 @@ from flowdet.inputs import InputConfig
 from flowdet.systems.config import SystemConfig, single_frame
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrameConfig
+from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
 
 __all__ = [
     "RECIPES",
@@ -42,12 +44,19 @@ __all__ = [
     "fgfa_x101",
     "fgfa_yolox",
     "recipe",
+    "selsa_r50",
+    "selsa_r50_fp16",
+    "selsa_r101",
+    "selsa_x101",
     "single_lite",
     "single_nano",
     "single_r50",
     "single_r101",
     "single_x101",
     "single_yolox",
+    "troia_r50",
+    "troia_r101",
+    "troia_x101",
 ]
 
 _R50 = ResNetConfig(depth=50)
@@ -116,6 +125,56 @@ def fgfa_r101() -> SystemConfig:
 def fgfa_x101() -> SystemConfig:
     """FGFA, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
     return _published_fgfa("fgfa-x101", _X101)
+
+
+def _published_selsa(name: str, backbone: BackboneConfig) -> SystemConfig:
+    return SystemConfig(
+        name=name,
+        class_names=VID_CLASSES,
+        inputs=InputConfig(),
+        detector=FasterRCNNConfig(backbone, ConvNeckConfig()),
+        method=SELSAConfig(),
+    )
+
+
+def _published_troia(name: str, backbone: BackboneConfig) -> SystemConfig:
+    detector = FasterRCNNConfig(backbone, ConvNeckConfig(), roi_head=RoIHeadConfig(layers=3))
+    return replace(_published_selsa(name, backbone), detector=detector, method=TemporalRoIAlignConfig())
+
+
+def selsa_r50() -> SystemConfig:
+    """SELSA, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_selsa("selsa-r50", _R50)
+
+
+def selsa_r50_fp16() -> SystemConfig:
+    """SELSA, ResNet-50 DC5, as mmtracking 0.14 trained it in half precision; it detects in float32."""
+    return _published_selsa("selsa-r50-fp16", _R50)
+
+
+def selsa_r101() -> SystemConfig:
+    """SELSA, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_selsa("selsa-r101", _R101)
+
+
+def selsa_x101() -> SystemConfig:
+    """SELSA, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_selsa("selsa-x101", _X101)
+
+
+def troia_r50() -> SystemConfig:
+    """Temporal RoI Align, ResNet-50 DC5, as published with mmtracking 0.14."""
+    return _published_troia("troia-r50", _R50)
+
+
+def troia_r101() -> SystemConfig:
+    """Temporal RoI Align, ResNet-101 DC5, as published with mmtracking 0.14."""
+    return _published_troia("troia-r101", _R101)
+
+
+def troia_x101() -> SystemConfig:
+    """Temporal RoI Align, ResNeXt-101 64x4d DC5, as published with mmtracking 0.14."""
+    return _published_troia("troia-x101", _X101)
 
 
 def fgfa_lite() -> SystemConfig:
@@ -227,6 +286,13 @@ RECIPES: dict[str, Callable[[], SystemConfig]] = {
     "dff-r50": dff_r50,
     "dff-r101": dff_r101,
     "dff-x101": dff_x101,
+    "selsa-r50": selsa_r50,
+    "selsa-r50-fp16": selsa_r50_fp16,
+    "selsa-r101": selsa_r101,
+    "selsa-x101": selsa_x101,
+    "troia-r50": troia_r50,
+    "troia-r101": troia_r101,
+    "troia-x101": troia_x101,
     "single-r50": single_r50,
     "single-r101": single_r101,
     "single-x101": single_x101,

@@ -151,7 +151,7 @@ class MethodConfig(ABC):
 
     @property
     def attention(self) -> Callable[[Sequence[int]], RoIAttention] | None:
-        """Makes what the method adds to the RoI head, from the widths of its layers; None for map-level methods."""
+        """Makes what the method adds to the RoI head, see `DetectorConfig.build`; None for map-level methods."""
         return None
 
     @property

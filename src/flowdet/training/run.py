@@ -381,7 +381,8 @@ def _after_epoch(options: RunOptions, config: SystemConfig, processes: Processes
         metrics = evaluate(data, found.table, _PROTOCOL).headline
         # The log has the metrics; the detections would grow to gigabytes.
         shutil.rmtree(folder, ignore_errors=True)
-        values = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
+        shown = {name: "-" if value is None else f"{100 * value:.1f} %" for name, value in metrics.items()}
+        values = ", ".join(f"{name} {value}" for name, value in shown.items())
         reports.say(f"epoch {epoch}: {values} ({_PROTOCOL}, {options.validation.annotations.name})")
         return {_PROTOCOL: dict(metrics)}
 

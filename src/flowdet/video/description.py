@@ -53,6 +53,8 @@ def describe_source(source: str | Path | int) -> SourceDescription:
     if isinstance(source, int):
         return _camera(source)
     text = str(source)
+    if not text.strip():
+        raise VideoError("a source has no name: name a file, a folder, a camera or an address")
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return _address(text)
     try:

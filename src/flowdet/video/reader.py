@@ -20,6 +20,7 @@ from flowdet.video.containers import container_duration, open_container
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.images import ImageSource, PageSource, image_files
 from flowdet.video.pictures import page_count
+from flowdet.video.sound import Sound
 from flowdet.video.source import Selection, Source
 from flowdet.video.streams import FileSource, LiveSource, camera_device
 
@@ -114,6 +115,10 @@ class Video:
         if not found:
             raise VideoError(self._nothing_found())
         return found + found[-1:] * (count - len(found))
+
+    def open_sound(self) -> Sound | None:
+        """Returns the sound of a video file; None for other sources, which have none that could be read again."""
+        return Sound(self._source.location) if isinstance(self._source, FileSource) else None
 
     def __enter__(self) -> Self:
         return self

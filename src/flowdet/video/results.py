@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from flowdet.errors import ConfigError, VideoError
+from flowdet.errors import ConfigError, DataError, VideoError
 from flowdet.files import replacing
 from flowdet.types import Detections
 
-__all__ = ["ResultsWriter", "VideoInfo", "read_finished"]
+__all__ = ["ResultsWriter", "VideoInfo", "read_finished", "read_lines"]
 
 _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
 _DOCUMENT_START = b'{"info": '
@@ -201,6 +201,32 @@ def read_finished(path: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return known if known["complete"] is True else None
+
+
+def read_lines(path: Path) -> dict[str, Any]:
+    """Returns the CocoVID document of JSON lines that `ResultsWriter` wrote, whether finished or not.
+
+    Raises:
+        DataError: They cannot be read, or are something else.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(file.readline())
+        if header["version"] != _FORMAT["version"]:
+            raise DataError(f"{path} has version {header['version']} of the format; run `flowdet detect` again")
+        return {
+            "info": {"settings": header["settings"]},
+            "videos": [{"id": 1, **header["video"]}],
+            "categories": header["categories"],
+            "images": list(_images(path, header["video"]["name"])),
+            "annotations": list(_annotations(path)),
+        }
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path} does not hold JSON lines of `flowdet detect` ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _video_record(video: VideoInfo) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class FileSource:
     def __init__(self, location: str, label: str, name: str, *, network: bool = False) -> None:
         self.label = label
         self.name = name
-        self._location = location
+        self.location = location
         self._network = network
         with closing(self._open()) as container:
             stream = video_stream(container)
@@ -102,7 +102,7 @@ class FileSource:
         """Does nothing: only an iteration holds the file open."""
 
     def _open(self) -> InputContainer:
-        return open_container(self._location, self.label, network=self._network)
+        return open_container(self.location, self.label, network=self._network)
 
     def _selected(
         self,
@@ -208,7 +208,7 @@ class FileSource:
         return ""
 
     def _gif_shortage(self, packets_read: int) -> str:
-        pictures = count_gif_pictures(Path(self._location.removeprefix("file:")))
+        pictures = count_gif_pictures(Path(self.location.removeprefix("file:")))
         if pictures is None:
             return f"the file is cut short or damaged: it may hold more than these {packets_read} frames"
         return f"{pictures - packets_read} of {pictures} frames are missing" if packets_read < pictures else ""

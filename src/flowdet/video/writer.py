@@ -21,6 +21,7 @@ from PIL import Image
 
 from flowdet.errors import ConfigError, VideoError
 from flowdet.files import replacing
+from flowdet.video.sound import Sound
 from flowdet.video.streams import FileSource
 
 __all__ = ["VideoWriter", "write_picture"]
@@ -47,13 +48,17 @@ class VideoWriter:
             halves the colour resolution.
         fps: Frames a second; it sets how long the last frame is shown and helps the encoder, the other
             frames are shown by their times. None: unknown.
+        sound: The sound that is copied beside the pictures, from the time of the first to the end of the last; it is
+            closed with the writer.
 
     Raises:
         ConfigError: `size` or `fps` is impossible.
         VideoError: The path is a folder, or in one that cannot be written to, or this PyAV has no H.264 encoder.
     """
 
-    def __init__(self, path: str | Path, size: tuple[int, int], fps: float | None = None) -> None:
+    def __init__(
+        self, path: str | Path, size: tuple[int, int], fps: float | None = None, *, sound: Sound | None = None
+    ) -> None:
         if min(size) < 1:
             raise ConfigError(f"size is (height, width) from 1 pixel on, not {size}")
         if fps is not None and not 0 < fps < float("inf"):
@@ -74,6 +79,9 @@ class VideoWriter:
         options = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
         self._container = av.open(f"file:{self._partial}", "w", format="mp4", options=options)
         self._stream = _add_stream(self._container, encoder, size, Fraction(_CLOCK, self._step))
+        self._sound = sound
+        if sound:
+            sound.add_to(self._container)
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +113,8 @@ class VideoWriter:
             raise VideoError(f"expected images of {width}x{height} for '{self.path}', came {list(image.shape)}")
         if not self.frame_count:
             self._origin = time
+            if self._sound:
+                self._sound.begin(time)
         tick = round((time - self._origin) * _CLOCK)
         if self.frame_count:
             tick = max(tick, self._last + 1)
@@ -132,6 +142,8 @@ class VideoWriter:
         if self.frame_count:
             self._encode(None)
         self._is_closed = True
+        if self._sound:
+            self._sound.close()
         try:
             self._container.close()
         except (OSError, av.error.FFmpegError) as error:
@@ -147,6 +159,9 @@ class VideoWriter:
             for packet in self._stream.encode(picture):
                 packet.duration = self._step  # players use that of the last one; times tell the others'
                 self._container.mux(packet)
+            if self._sound:
+                end = self._last if picture is None else picture.pts or 0
+                self._sound.copy(self._container, (end + self._step) / _CLOCK)
         except (OSError, av.error.FFmpegError) as error:
             raise self._failure(error) from error
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.data.reading import LARGEST_FRAME, is_pixels, is_whole
 from flowdet.errors import ConfigError, DataError
 from flowdet.evaluation.results_file import (
     ResultFile,
@@ -148,8 +149,14 @@ def _parts(path: Path, data: CocoVID | None, score: float) -> Iterator[_Part]:
         return
     found = read_result_file(path)
     videos = {frame.video for frame in found.frames}
-    if len(videos) > 1 or None in videos:
-        raise DataError(f"{path} is no result of one video by `flowdet detect`; its frames belong to {len(videos)}")
+    if len(videos) != 1 or None in videos:
+        raise DataError(f"{path} is no result of one video by `flowdet detect`: its frames belong to {len(videos)}")
+    for frame in found.frames:
+        if not (is_whole(frame.number, 0, LARGEST_FRAME) and (frame.time is None or is_pixels(frame.time, 0))):
+            raise DataError(
+                f"{path}: a frame has a whole number and a time in seconds, both from 0 on, "
+                f"not {frame.number!s:.40} and {frame.time!s:.40}"
+            )
     images = match_frames(path, found.frames, data) if data else []
     yield _Part(str(videos.pop()), found.frames, images, _layer(path, found, score))
 

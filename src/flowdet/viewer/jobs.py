@@ -15,7 +15,7 @@ from flowdet.files import write_text
 from flowdet.systems.detector import VideoDetector
 from flowdet.video.reader import open_video
 from flowdet.viewer.clips import read_clips
-from flowdet.viewer.page import converted, page_of, unplayable
+from flowdet.viewer.page import converted, page_of, unplayable, video_media
 from flowdet.work.annotate import Shown, annotate
 
 __all__ = ["BusyError", "Job", "Jobs", "Work", "detecting"]
@@ -182,6 +182,7 @@ def detecting(detector: VideoDetector, shown: Shown) -> Work:
         (clip,) = read_clips([results], score=0)
         clip.name = job.name
         del clip.layers[0].settings["result"]
-        write_text(job.page, page_of([clip], [{"kind": "video", "name": job.name, "sources": ["video"]}]))
+        media = {**video_media(job.shown, job.name), "sources": ["video"]}
+        write_text(job.page, page_of([clip], [media], home="/"))
 
     return work

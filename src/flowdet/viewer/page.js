@@ -54,6 +54,7 @@ function frameAt(time) {
 
 class VideoPlayer {
   constructor(source, onFrame, onError) {
+    this.start = state.clip.media.start ?? 0; // results count from the first frame, browsers from the file's zero
     this.element = make("video", { muted: true, playsInline: true, preload: "auto", src: source });
     this.element.setAttribute("aria-hidden", "true"); // the live region and the list tell what is seen
     this.onFrame = onFrame;
@@ -83,10 +84,7 @@ class VideoPlayer {
   begin() { // this.wanted was set before there was anything to seek in
     if (this.wanted !== null) this.go(); else this.shown(this.element.currentTime);
   }
-  shown(time) {
-    if (this.isPlaying || this.wanted === null) this.onFrame(frameAt(time));
-    else redraw(); // the new picture for the copies of the stage
-  }
+  shown(time) { this.onFrame(frameAt(time - this.start)); }
   seek(frame) { // a held key asks for more frames than can be decoded: only the last one counts
     this.wanted = frame;
     if (!this.isWaiting && this.element.readyState > 0) this.go();
@@ -94,15 +92,13 @@ class VideoPlayer {
   go() {
     this.isWaiting = true;
     this.sought = this.wanted;
-    this.element.currentTime = state.clip.times[this.wanted] + STEP_AHEAD;
+    this.element.currentTime = this.start + state.clip.times[this.wanted] + STEP_AHEAD;
   }
   arrived() {
     this.isWaiting = false;
     if (this.wanted === null) return;
-    if (this.wanted !== this.sought) { this.go(); return; }
-    const frame = this.wanted;
-    this.wanted = null;
-    this.onFrame(frame);
+    this.onFrame(this.sought);
+    if (this.wanted === this.sought) this.wanted = null; else this.go();
   }
   play() { this.wanted = null; this.element.play().catch(() => {}); }
   pause() { this.element.pause(); }
@@ -709,7 +705,7 @@ function choose(files) {
   const clip = state.clip;
   const chosen = [...files].sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
   if (!chosen.length) return;
-  if (chosen[0].type.startsWith("video/")) clip.media = { kind: "video", name: clip.name };
+  if (chosen[0].type.startsWith("video/")) clip.media = { ...clip.media, kind: "video" };
   const urls = chosen.map((file) => URL.createObjectURL(file));
   const byNumber = clip.numbers.map((number) => urls[number] ?? urls[urls.length - 1]);
   openMedia(clip.media.kind === "video" ? urls.slice(0, 1) : byNumber);
@@ -775,6 +771,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 function start() {
+  if (data.home) document.querySelector("h1").replaceChildren(make("a", { href: data.home, textContent: "flowdet", title: "Another clip" }));
   data.clips.forEach((clip, place) => $("clip").append(make("option", { value: place, textContent: clip.name })));
   document.querySelector(".clip-choice").hidden = data.clips.length < 1;
   $("clip").addEventListener("change", () => openClip(Number($("clip").value)));

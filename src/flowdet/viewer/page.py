@@ -33,6 +33,7 @@ __all__ = [
     "media_of",
     "page_of",
     "unplayable",
+    "video_media",
     "write_page",
 ]
 
@@ -99,7 +100,21 @@ def media_of(clip: Clip, source: Path | None, page: Path, media: Media) -> dict[
         raise VideoError(
             f"{source}: browsers do not play {reason}; --media convert writes an H.264 copy beside the page"
         )
-    return {"kind": "video", "name": clip.name, "sources": [_address(source, page, media)]}
+    return {**video_media(source, clip.name), "sources": [_address(source, page, media)]}
+
+
+def video_media(video: Path, name: str) -> dict[str, Any]:
+    """Returns what `media_of` does for a video, but for its address.
+
+    "start" is the second of its first frame on the browser's clock; results count from that frame on.
+
+    Raises:
+        VideoError: It cannot be read.
+    """
+    with open_container(f"file:{video}", str(video)) as container:
+        stream = video_stream(container)
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+    return {"kind": "video", "name": name, "start": max(0.0, round(start, 6))}
 
 
 def _is_of_data_set(clip: Clip) -> bool:
@@ -183,16 +198,18 @@ def _address(file: Path, page: Path, media: Media) -> str:
     return quote(Path(relative).as_posix())
 
 
-def page_of(clips: Sequence[Clip], media: Sequence[dict[str, Any]]) -> str:
+def page_of(clips: Sequence[Clip], media: Sequence[dict[str, Any]], *, home: str | None = None) -> str:
     """Returns the HTML of a page.
 
     Args:
         clips: What to show.
         media: For each clip what `media_of` returns.
+        home: Where another clip can be chosen.
     """
     names = sorted({layer.class_names[label] for clip in clips for layer in clip.layers for label in layer.labels})
     label_of = {name: label for label, name in enumerate(names)}
     document = {
+        "home": home,
         "classes": names,
         "clips": [_clip(clip, label_of, media_) for clip, media_ in zip(clips, media, strict=True)],
     }
@@ -204,7 +221,7 @@ def fill_template(template: str, script_name: str, document: dict[str, Any]) -> 
     """Returns a page of this room with its style, a script, whose digest alone may run, and the data of the script."""
     style, script = ((files("flowdet.viewer") / name).read_text(encoding="utf-8") for name in ("page.css", script_name))
     # "<" as an escape: no name of a class can end the element that holds it.
-    data = json.dumps(document, separators=(",", ":"), default=str).replace("<", "\\u003c")
+    data = json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {"STYLE": style, "SCRIPT": script, "DATA": data, "DIGEST": digest}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
@@ -236,7 +253,7 @@ def _layer(layer: Layer, place: dict[int, int], label_of: dict[str, int]) -> dic
     return {
         "name": layer.name,
         "truth": layer.is_truth,
-        "settings": {str(key): value for key, value in layer.settings.items()},
+        "settings": {str(key): _plain(value) for key, value in layer.settings.items()},
         "covered": [place[number] for number in layer.numbers.tolist()] if len(layer.numbers) < len(place) else None,
         "starts": np.searchsorted(frames[order], np.arange(len(place) + 1)).tolist(),
         "boxes": layer.boxes[order].round(1).ravel().tolist(),
@@ -244,6 +261,15 @@ def _layer(layer: Layer, place: dict[int, int], label_of: dict[str, int]) -> dic
         "labels": [label_of[layer.class_names[label]] for label in layer.labels[order].tolist()],
         "tracks": layer.tracks[order].tolist() if (layer.tracks >= 0).any() else None,
     }
+
+
+def _plain(value: object) -> object:
+    """Returns a value that the JSON of browsers can hold: as text if it has a NaN or an infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def write_page(

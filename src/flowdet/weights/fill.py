@@ -12,6 +12,8 @@ __all__ = ["fill", "published_to_native"]
 
 _SHOWN_KEYS = 5
 
+_ATTENTION = "detector.roi_head.attention."
+
 _RENAMES = (
     (r"^detector\.neck\.convs\.0\.conv\.", "detector.neck.conv."),
     (r"^detector\.rpn_head\.rpn_conv\.", "detector.rpn.conv."),
@@ -19,6 +21,12 @@ _RENAMES = (
     (r"^detector\.rpn_head\.rpn_reg\.", "detector.rpn.deltas."),
     (r"^detector\.roi_head\.bbox_head\.shared_fcs\.0\.", "detector.roi_head.fc1."),
     (r"^detector\.roi_head\.bbox_head\.shared_fcs\.1\.", "detector.roi_head.fc2."),
+    (r"^detector\.roi_head\.bbox_head\.shared_fcs\.2\.", "detector.roi_head.fc3."),
+    (r"^detector\.roi_head\.bbox_head\.aggregator\.(\d)\.fc_embed\.", rf"{_ATTENTION}aggregators.\1.query."),
+    (r"^detector\.roi_head\.bbox_head\.aggregator\.(\d)\.ref_fc_embed\.", rf"{_ATTENTION}aggregators.\1.key."),
+    (r"^detector\.roi_head\.bbox_head\.aggregator\.(\d)\.ref_fc\.", rf"{_ATTENTION}aggregators.\1.value."),
+    (r"^detector\.roi_head\.bbox_head\.aggregator\.(\d)\.fc\.", rf"{_ATTENTION}aggregators.\1.output."),
+    (r"^detector\.roi_head\.bbox_roi_extractor\.embed_network\.conv\.", f"{_ATTENTION}embedding."),
     (r"^detector\.roi_head\.bbox_head\.fc_cls\.", "detector.roi_head.classes."),
     (r"^detector\.roi_head\.bbox_head\.fc_reg\.", "detector.roi_head.deltas."),
     (r"^motion\.conv(\d)\.(\d)\.conv\.", r"flow_net.conv\1.\2.0."),

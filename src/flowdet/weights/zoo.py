@@ -1,10 +1,11 @@
 """Every system with trained weights: what it reaches, what it costs, where its weights are.
 
-Six systems were published by mmtracking for ImageNet VID, the small ones ship with the package. The training of
-the six starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
+Thirteen systems were published by mmtracking for ImageNet VID, the small ones ship with the package. Their training
+starts from files that others have published. YOLOX was published by Megvii, trained on COCO.
 
 AP50, speed and memory are those of mmtracking 0.14's model zoo, which says that AP50 varies by about 1 between
-trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models.
+trainings. Parameters and GFLOP are counted on mmtracking 0.14's own models, the GFLOP of SELSA and Temporal
+RoI Align as flowdet computes them: what belongs to the references once a video.
 """
 
 import re
@@ -65,7 +66,7 @@ class PublishedWeights(WeightFile):
         parameters: The number of parameters, frozen ones included.
         gflop: 10^9 multiplications and additions for a frame of 608x1008: with FGFA any frame once its window is full,
             with DFF a frame between two key frames.
-        gflop_key: The same for a key frame of DFF; None with FGFA, which has no key frames.
+        gflop_key: The same for a key frame of DFF; None with the other methods.
 
     Raises:
         ValueError: The URL's file name does not end with a digest.
@@ -94,19 +95,29 @@ _RUNS: Mapping[str, tuple[str, str, float, float | None, float, int, float, floa
     "fgfa-r50": ("R-50-DC5", "20201228_022657-f42016f3", 74.7, 6.9, 4.10, 103_267_171, 1361, None),
     "fgfa-r101": ("R-101-DC5", "20201219_011831-9c9d8183", 77.8, 6.4, 5.80, 122_259_299, 1452, None),
     "fgfa-x101": ("X-101-DC5", "20210818_223334-8723c594", 79.6, None, 9.74, 161_165_411, 1676, None),
+    "selsa-r50": ("R-50-DC5", "20201227_204835-2f5a4952", 78.4, 7.5, 3.49, 70_628_627, 257, None),
+    "selsa-r50-fp16": ("R-50-DC5", "20210728_193846-dce6eb09", 78.7, None, 2.71, 70_628_627, 257, None),
+    "selsa-r101": ("R-101-DC5", "20201218_172724-aa961bcc", 81.5, 7.2, 5.18, 89_620_755, 347, None),
+    "selsa-x101": ("X-101-DC5", "20210825_205641-10252965", 83.1, None, 9.15, 128_526_867, 572, None),
+    "troia-r50": ("R-50-DC5", "20210820_162714-939fd657", 79.8, None, 4.14, 78_236_435, 954, None),
+    "troia-r101": ("R-101-DC5", "20210822_111621-22cb96b9", 82.6, None, 5.83, 97_228_563, 1045, None),
+    "troia-x101": ("X-101-DC5", "20210822_164036-4471ac42", 84.1, None, 9.74, 136_134_675, 1269, None),
 }
 
 
 def _published(system: str, backbone: str, run: str, *numbers: Any) -> PublishedWeights:
-    method, depth = system.split("-")
-    config = f"{method}_faster_rcnn_{depth}_dc5_1x_imagenetvid"
-    stem = f"{ORIGIN}/mmtracking/vid/{method}/{config}/{config}_"
+    method, depth, *fp16 = system.split("-")
+    folder, name, epochs = (method, method, "1x")
+    if method == "troia":
+        folder, name, epochs = ("temporal_roi_align", "selsa_troialign", "7e")
+    config = "_".join((name, "faster_rcnn", depth, "dc5", *fp16, epochs, "imagenetvid"))
+    stem = f"{ORIGIN}/mmtracking/{'fp16' if fp16 else f'vid/{folder}/{config}'}/{config}_"
     log_url = f"{stem}{run.partition('-')[0]}.log.json"
     return PublishedWeights(f"{stem}{run}.pth", log_url, system, backbone, *numbers)
 
 
 PUBLISHED = MappingProxyType({system: _published(system, *run) for system, run in _RUNS.items()})
-"""The six published systems by name."""
+"""The thirteen published systems by name."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,8 @@ _BACKBONES = {
 
 STARTING: Mapping[str, tuple[StartingWeights, ...]] = MappingProxyType(
     {f"{method}-{depth}": (file, _FLOW_NET) for method in ("dff", "fgfa") for depth, file in _BACKBONES.items()}
-    | {f"single-{depth}": (file,) for depth, file in _BACKBONES.items()}
+    | {f"{method}-{depth}": (file,) for method in ("selsa", "troia", "single") for depth, file in _BACKBONES.items()}
+    | {"selsa-r50-fp16": (_BACKBONES["r50"],)}
 )
 """The files that the training of the published systems starts from, by system name."""
 

@@ -23,6 +23,7 @@ from flowdet.video.draw import Trails, draw_detections
 from flowdet.video.overlay import Overlay, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
+from flowdet.video.sound import Sound
 from flowdet.video.writer import VideoWriter, write_picture
 
 __all__ = ["Annotated", "Shown", "annotate", "overlay_of"]
@@ -145,7 +146,8 @@ def annotate(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
         size = shown.overlay.picture_size((first.image.shape[0], first.image.shape[1]))
-        write = _writer(video_path, size, video, stack)
+        sound = video.open_sound() if video_path and video_path.suffix == ".mp4" else None
+        write = _writer(video_path, size, video, sound, stack)
         behind = stack.enter_context(_behind())
         state = TrackerState()
         for frame, plain, features in outcomes:
@@ -157,7 +159,8 @@ def annotate(
             done += 1
             found += len(detections)
             progress(done)
-    return Annotated(done, found, tuple(video.problems))
+    silent = (sound.problem,) if sound and sound.problem else ()
+    return Annotated(done, found, (*video.problems, *silent))
 
 
 def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails) -> None:
@@ -231,10 +234,12 @@ class _Frames:
         return self.video.preview(count)
 
 
-def _writer(path: Path | None, size: tuple[int, int], video: Video, stack: ExitStack) -> _Write | None:
+def _writer(
+    path: Path | None, size: tuple[int, int], video: Video, sound: Sound | None, stack: ExitStack
+) -> _Write | None:
     """Returns what writes a drawn frame of this (height, width) and its time; None if nothing is to be written."""
     if path is None:
         return None
     if path.suffix in (".png", ".jpg"):
         return lambda image, time: write_picture(path, image)
-    return stack.enter_context(VideoWriter(path, size, video.fps)).write
+    return stack.enter_context(VideoWriter(path, size, video.fps, sound=sound)).write

@@ -1,0 +1,242 @@
+"""SELSA (Wu et al., ICCV 2019): RoIs of the current frame attend to those of frames from the whole video."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowdet.data.sampling import ReferenceSampling
+from flowdet.detectors.base import RoIAttention
+from flowdet.errors import ConfigError, check_positive
+from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
+from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput
+
+__all__ = ["SELSA", "SELSAAttention", "SELSAConfig", "SELSAState", "Support"]
+
+
+@dataclass(frozen=True)
+class SELSAConfig(MethodConfig):
+    """Where the references come from; the defaults are the published protocol.
+
+    Attributes:
+        memory: The number of references, or the most of them.
+        source: "video": frames spread over the whole video, seen beforehand. "past": frames that have gone by.
+        stride: With "past", frames from one reference to the next; 0: they are spread over all that has gone by.
+        heads: The number of attention heads.
+    """
+
+    memory: int = 14
+    source: Literal["video", "past"] = "video"
+    stride: int = 0
+    heads: int = 16
+
+    uses_flow = False
+    references = ReferenceSampling(count=2, reach=9, both_sides=True)
+    kinds = ("frame",)
+    overlays: ClassVar[frozenset[Overlay]] = frozenset()
+    keeps_maps: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_positive(self, "memory", "heads")
+        if self.stride < 0 or (self.stride and self.source == "video"):
+            raise ConfigError(f"a stride of 1 or more goes with references of the past, not {self.stride}")
+
+    @property
+    def preview(self) -> int:
+        """All references, if they come from the whole video."""
+        return self.memory if self.source == "video" else 0
+
+    @property
+    def attention(self) -> Callable[[Sequence[int]], RoIAttention]:
+        """Attention after each layer of the RoI head."""
+        return lambda widths: SELSAAttention(widths[1:], self.heads)
+
+    def build(self, parts: MethodParts) -> "SELSA":
+        """Returns the method over these parts."""
+        return SELSA(parts.detector, self)
+
+    def causal(self) -> Self:
+        """References of the past only, spread over all that has gone by; not published."""
+        if self.source == "past":
+            raise self._already_causal("this system")
+        return replace(self, source="past")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Support:
+    """What the RoIs of the current frame attend to.
+
+    Attributes:
+        layers: [b, m, 2 d_i] keys and values of the m reference RoIs after each layer of the head.
+        mask: [b, m] bool, False where a place is empty.
+        maps: [b, c, h, w] of each reference, if the method keeps them.
+        with_own: Whether the current frame is the last of the references.
+    """
+
+    layers: tuple[Tensor, ...]
+    mask: Tensor
+    maps: Maps
+    with_own: bool = True
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SELSAState:
+    """The number of frames so far, the references of the past with their numbers, and all references as one."""
+
+    received: int
+    past: tuple[tuple[int, Support], ...]
+    support: Support | None
+
+
+@dataclass(frozen=True)
+class SELSA:
+    """Inference as in section 3.2 of the paper; what is computed of a reference is computed once."""
+
+    detector: MapSource
+    config: SELSAConfig
+
+    @property
+    def lookahead(self) -> int:
+        """No frame waits."""
+        return 0
+
+    def initial_state(self, preview: Sequence[NetworkInput] = ()) -> SELSAState:
+        """References of the whole video; those that repeat in a short one weigh as often, and are computed once."""
+        references: list[Support] = []
+        for number, inputs in enumerate(preview):
+            repeats = number > 0 and torch.equal(inputs.images, preview[number - 1].images)
+            references.append(
+                references[-1] if repeats else self._reference(self.detector.extract(inputs.images), inputs)
+            )
+        return SELSAState(0, (), _joined(references) if references else None)
+
+    def step(self, inputs: NetworkInput, state: SELSAState) -> tuple[list[FrameFeatures], SELSAState]:
+        """Returns the maps of this frame with the references as support; the frame attends to itself, too."""
+        now, maps = state.received, self.detector.extract(inputs.images)
+        past, support = state.past, state.support or _none(inputs.images)
+        output = FrameFeatures(now, maps, inputs.geometries, support=support)
+        if self.config.source == "past":
+            past = self._with_past(now, past, maps, inputs)
+            support = support if past is state.past else _joined([each for _, each in past])
+        return [output], SELSAState(now + 1, past, support)
+
+    def flush(self, state: SELSAState) -> list[FrameFeatures]:
+        """Nothing is ever held back."""
+        del state
+        return []
+
+    def training_features(self, clips: ClipBatch) -> FrameFeatures:
+        """Returns the maps of the current frames, with the reference frames alone as support."""
+        maps = self.detector.extract(clips.current.images)
+        references = [self._reference(self.detector.extract(each.images), each) for each in clips.references]
+        support = replace(_joined(references), with_own=False)
+        return FrameFeatures(0, maps, clips.current.geometries, support=support)
+
+    def _reference(self, maps: Maps, inputs: NetworkInput) -> Support:
+        rois = self.detector.rois(maps, inputs.geometries)
+        return Support(rois.layers, rois.mask, maps if self.config.keeps_maps else ())
+
+    def _with_past(
+        self, now: int, past: tuple[tuple[int, Support], ...], maps: Maps, inputs: NetworkInput
+    ) -> tuple[tuple[int, Support], ...]:
+        """The references after this frame.
+
+        Without a stride it is doubled, and every second reference dropped, whenever there would be too many.
+        """
+        most, spacing = self.config.memory, self.config.stride
+        if not spacing:
+            spacing = 1
+            while now // spacing >= most:
+                spacing *= 2
+        if now % spacing:
+            return past
+        kept = [(index, each) for index, each in past if index % spacing == 0]
+        return (*kept, (now, self._reference(maps, inputs)))[-most:]
+
+
+def _joined(references: Sequence[Support]) -> Support:
+    layers = zip(*(each.layers for each in references), strict=True)
+    return Support(
+        tuple(torch.cat(layer, dim=1) for layer in layers),
+        torch.cat([each.mask for each in references], dim=1),
+        tuple(maps for each in references for maps in each.maps),
+    )
+
+
+def _none(images: Tensor) -> Support:
+    """No references: a frame attends to itself."""
+    return Support((), torch.zeros(len(images), 0, dtype=torch.bool, device=images.device), ())
+
+
+class _Aggregator(nn.Module):
+    """Attention between RoIs: the similarity and the aggregation of section 3.2, with h heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self._heads = heads
+
+    def remember(self, features: Tensor) -> Tensor:
+        """Returns keys and values [n, 2 d], side by side."""
+        return torch.cat((self.key(features), self.value(features)), dim=1)
+
+    def forward(
+        self, features: Tensor, counts: Sequence[int], seen: Sequence[Tensor], masks: Sequence[Tensor]
+    ) -> Tensor:
+        """Returns what RoI features [n, d] of b images find in the keys and values [m, 2 d] and masks [m] of each."""
+        queries = self.query(features).split(list(counts))
+        found = [self._read(*each) for each in zip(queries, seen, masks, strict=True)]
+        output: Tensor = self.output(torch.cat(found))
+        return output
+
+    def _read(self, queries: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """A mask that is False throughout finds zeros."""
+        if not queries.numel() or not seen.numel():
+            return torch.zeros_like(queries)
+        query, key, value = (
+            each.unflatten(1, (self._heads, -1)).transpose(0, 1)[None] for each in (queries, *seen.chunk(2, dim=1))
+        )
+        found = F.scaled_dot_product_attention(query, key, value, mask[None, None, None])
+        return found[0].transpose(0, 1).flatten(1)
+
+
+class SELSAAttention(RoIAttention):
+    """Adds to RoI features a weighted sum of those of all references, after each layer of the head.
+
+    Args:
+        widths: Those of the layers.
+        heads: The number of attention heads.
+    """
+
+    def __init__(self, widths: Sequence[int], heads: int) -> None:
+        super().__init__()
+        if any(width % heads for width in widths):
+            raise ConfigError(f"{heads} heads do not divide the width of the RoI head, {max(widths)}")
+        self.aggregators = nn.ModuleList(_Aggregator(width, heads) for width in widths)
+
+    def remember(self, layer: int, features: Tensor) -> Tensor:
+        """Returns keys and values [n, 2 d], side by side."""
+        return self._aggregator(layer).remember(features)
+
+    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: Any) -> Tensor:
+        """Returns the features with what they found in the support."""
+        aggregator, masks = self._aggregator(layer), list(support.mask)
+        nothing = plain.new_zeros(0, 2 * plain.shape[1])
+        seen = list(support.layers[layer]) if support.layers else [nothing] * len(counts)
+        if support.with_own:
+            own = aggregator.remember(plain).split(list(counts))
+            seen = [torch.cat(pair) for pair in zip(seen, own, strict=True)]
+            masks = [F.pad(mask, (0, count), value=True) for mask, count in zip(masks, counts, strict=True)]
+        found: Tensor = aggregator(features, counts, seen, masks)
+        return features + found
+
+    def _aggregator(self, layer: int) -> _Aggregator:
+        aggregator = self.aggregators[layer]
+        assert isinstance(aggregator, _Aggregator)
+        return aggregator
