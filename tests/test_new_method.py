@@ -18,7 +18,7 @@ from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.base import MethodConfig
 from flowdet.weights.native import save_native
 from tests.temporal.toys import LastRoIsConfig, MeanOfPastConfig
-from tests.tiny import frames_of, lite_config, video
+from tests.tiny import assert_batch_equals_one_by_one, frames_of, lite_config, video
 
 TOYS = {"mean": MeanOfPastConfig(), "rois": LastRoIsConfig()}
 EVERY_TOY = pytest.mark.parametrize("name", TOYS)
@@ -92,14 +92,7 @@ def test_every_backend_equals_torch(name: str, weights: Path, backend: str) -> N
 
 @EVERY_TOY
 def test_streams_in_a_batch_equal_one_by_one(name: str, weights: Path) -> None:
-    system = flowdet.load(weights=weights)
-    sources = [list(frames_of(video(length, seed=length, size=(64, 96)))) for length in (5, 3)]
-    together: list[list[flowdet.Detections]] = [[], []]
-    for outcome in system.detect_many(sources):
-        together[outcome.source].append(outcome.detections)
-    for source, found in zip(sources, together, strict=True):
-        for one, other in zip(found, system.detect(source), strict=True):
-            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+    assert_batch_equals_one_by_one(flowdet.load(weights=weights))
 
 
 @EVERY_TOY

@@ -21,13 +21,14 @@ from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import MethodConfig, MethodParts, TemporalMethod
 from flowdet.temporal.single import SingleFrameConfig
-from flowdet.types import Frame, FrameFeatures, Geometry, Maps, NetworkInput
+from flowdet.types import Detections, Frame, FrameFeatures, Geometry, Maps, NetworkInput
 
 __all__ = [
     "INPUTS",
     "Extract",
     "Flow",
     "NoFlow",
+    "assert_batch_equals_one_by_one",
     "embed",
     "embed_maps",
     "frames_of",
@@ -231,3 +232,14 @@ def lite_flow_config() -> FlowNetConfig:
 def tiny_system() -> VideoDetector:
     """A single-frame system of the tiny detector."""
     return VideoDetector(lite_config(), tiny_detector(), None, {})
+
+
+def assert_batch_equals_one_by_one(system: VideoDetector) -> None:
+    """Checks that two streams of different length find the same together as each by itself."""
+    sources = [list(frames_of(video(length, seed=length, size=(64, 96)))) for length in (5, 3)]
+    together: list[list[Detections]] = [[], []]
+    for outcome in system.detect_many(sources):
+        together[outcome.source].append(outcome.detections)
+    for source, found in zip(sources, together, strict=True):
+        for one, other in zip(found, system.detect(source), strict=True):
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-import flowdet
 from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.errors import ConfigError
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
-from tests.tiny import frames_of, lite_config, video
+from tests.tiny import assert_batch_equals_one_by_one, frames_of, lite_config, video
 
 FORMS = [
     form
@@ -43,14 +42,7 @@ def test_a_video_shorter_than_the_references(form: SELSAConfig, length: int) -> 
 
 @EVERY_FORM
 def test_streams_in_a_batch_equal_one_by_one(form: SELSAConfig) -> None:
-    system = system_of(form)
-    sources = [list(frames_of(video(length, seed=length, size=(64, 96)))) for length in (5, 3)]
-    together: list[list[flowdet.Detections]] = [[], []]
-    for outcome in system.detect_many(sources):
-        together[outcome.source].append(outcome.detections)
-    for source, found in zip(sources, together, strict=True):
-        for one, other in zip(found, system.detect(source), strict=True):
-            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+    assert_batch_equals_one_by_one(system_of(form))
 
 
 @EVERY_FORM

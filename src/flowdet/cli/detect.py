@@ -65,13 +65,8 @@ class _Settings:
         """How detections are tracked; None: not at all."""
         if not self.track:
             return None
-        least = TrackerConfig()
-        return TrackerConfig(
-            new_score=self.score,
-            high_score=max(self.score, least.high_score),
-            low_score=min(self.score, least.low_score),
-            across_classes=self.across_classes,
-            rescores=self.rescore == "tracks",
+        return TrackerConfig.from_score(
+            self.score, across_classes=self.across_classes, rescores=self.rescore == "tracks"
         )
 
 

@@ -65,9 +65,7 @@ def serve(
 
     from flowdet.viewer.server import make_app  # noqa: PLC0415
 
-    least = TrackerConfig()
-    tracker = TrackerConfig(score, max(score, least.high_score), min(score, least.low_score)) if track else None
-    shown = Shown(score=score, tracker=tracker)
+    shown = Shown(score=score, tracker=TrackerConfig.from_score(score) if track else None)
     detector = load_system(replace(options, system=system))
     with TemporaryDirectory(prefix="flowdet-serve-") as folder:
         jobs = Jobs(Path(folder), detecting(detector, shown), queue)

@@ -483,7 +483,7 @@ def export_cvat(labels: Labels, out: Path) -> Exported:
         if clip.has_tracks:
             _put_tracks(root, clip, labels.class_names, done)
         for number, picture in enumerate(clip.pictures):
-            name = picture.stem if picture.frame is None else f"frame_{picture.frame:06d}"
+            name = picture.stem if picture.frame is None else f"frame_{picture.stem}"
             done.pictures.append((clip, picture, folder / "images" / f"{name}{picture.suffix}"))
             if not clip.has_tracks:
                 place = {"id": str(number if picture.frame is None else picture.frame), "name": name}

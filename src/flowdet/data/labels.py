@@ -61,8 +61,8 @@ class Picture:
 
     @property
     def stem(self) -> str:
-        """The place of a still below a folder, without suffix, whatever its name says."""
-        return str(Path(_safe(self.file_name)).with_suffix(""))
+        """Its place below a folder, without suffix, whatever its name says: for a frame its number."""
+        return str(Path(_safe(self.file_name)).with_suffix("")) if self.frame is None else f"{self.frame:06d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +220,7 @@ def export_coco(labels: Labels, out: Path, *, has_pictures: bool) -> Exported:
             video = {} if clip.name is None else {"video_id": videos.index(clip) + 1}
             for picture in clip.pictures:
                 image += 1
-                stem = picture.stem if picture.frame is None else f"{picture.frame:06d}"
-                place = f"images/{clip.folder}/{stem}{picture.suffix}"
+                place = f"images/{clip.folder}/{picture.stem}{picture.suffix}"
                 done.pictures.append((clip, picture, out.parent / place))
                 entry = {
                     "id": image,

@@ -228,7 +228,6 @@ def export_yolo(labels: Labels, out: Path, *, tracks: bool = False) -> Exported:
     done = Exported(out)
     for clip in labels.clips:
         for picture in clip.pictures:
-            stem = picture.stem if picture.frame is None else f"{picture.frame:06d}"
             lines = []
             for box in done.kept(picture):
                 sides = box.clipped(picture.width, picture.height)
@@ -245,10 +244,10 @@ def export_yolo(labels: Labels, out: Path, *, tracks: bool = False) -> Exported:
                 )
                 track = f" {box.track}" if tracks and box.track is not None else ""
                 lines.append(f"{box.label} {' '.join(f'{share:.8f}' for share in shares)}{track}\n")
-            path = out / "labels" / clip.folder / f"{stem}.txt"
+            path = out / "labels" / clip.folder / f"{picture.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(lines), encoding="utf-8")
-            done.pictures.append((clip, picture, out / "images" / clip.folder / f"{stem}{picture.suffix}"))
+            done.pictures.append((clip, picture, out / "images" / clip.folder / f"{picture.stem}{picture.suffix}"))
     names = dict(enumerate(labels.class_names))
     document = {"path": ".", "train": "images", "val": "images", "names": names}
     text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -48,6 +49,17 @@ class TrackerConfig:
             )
         if not 0 <= self.longest_gap < float("inf"):
             raise ConfigError(f"the longest gap is 0 or more seconds, not {self.longest_gap}")
+
+    @classmethod
+    def from_score(cls, score: float, *, across_classes: bool = False, rescores: bool = False) -> Self:
+        """Returns the tracker of results that show detections from this score on: each of them has a track."""
+        return cls(
+            new_score=score,
+            high_score=max(score, cls.high_score),
+            low_score=min(score, cls.low_score),
+            across_classes=across_classes,
+            rescores=rescores,
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
