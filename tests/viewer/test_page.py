@@ -309,7 +309,7 @@ def test_the_command_shows_annotations_and_the_worst_frames(
     assert clip["layers"][1]["starts"] == [0, 1, 2, 3, 5]
     assert [(one["frame"], one["missed"], one["false"]) for one in clip["worst"]] == [(0, 1, 1), (3, 1, 0)]
     open_page(tab, page)
-    assert "1 missed, 1 false" in tab.inner_text("body")
+    assert "1 missed · 1 false" in tab.inner_text("body")
     for frame in (3, 0):
         tab.keyboard.press("n")
         at(tab, frame, 4)
