@@ -162,7 +162,11 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
             mark: table(
                 [head, *shares, *counts],
                 [
-                    [name.split("_")[-1], *(f"{100 * row[key]:.1f}" for key in shares), *(str(row[key]) for key in counts)]
+                    [
+                        name.split("_")[-1],
+                        *(f"{100 * row[key]:.1f}" for key in shares),
+                        *(str(row[key]) for key in counts),
+                    ]
                     for name, row in metrics[mark].items()
                 ],
             )

@@ -4,8 +4,10 @@
 
 Of each of the six labelled real clips the first half becomes a video; what fgfa-nano finds in it is exported to CVAT's
 XML, and the XML is corrected as a person would: to the labels of the clip, leaving boxes that are good enough. Trained
-on that, it is evaluated on the second halves, before and after. REAL_VID is a folder in the layout of ImageNet VID, with
-annotations/davis_vid_val.json; WORK is a new folder. The tables go into docs/exports.md between their marks.
+on that, it is evaluated on the second halves, before and after.
+
+REAL_VID is a folder in the layout of ImageNet VID, with annotations/davis_vid_val.json; WORK is a new folder. The
+tables go into docs/exports.md between their marks.
 """
 
 import json
@@ -92,6 +94,7 @@ class Steps:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, step: str, *arguments: object) -> None:
+        """Runs `flowdet` with these arguments."""
         began = time.monotonic()
         command = [sys.executable, "-m", "flowdet", *map(str, arguments)]
         subprocess.run(command, cwd=self.folder, env=dict(os.environ), check=True)
@@ -156,7 +159,9 @@ def correct(path: Path, label: str, truth: Boxes) -> Counter[str]:
         if entry.findtext("name") not in _NAMES.values():
             listed.remove(entry)
     tracks = root.findall("track")
-    hits = [sum(iou(box, truth[frame]) >= 0.5 for frame, box in visible(each).items() if frame in truth) for each in tracks]
+    hits = [
+        sum(iou(box, truth[frame]) >= 0.5 for frame, box in visible(each).items() if frame in truth) for each in tracks
+    ]
     best = tracks[hits.index(max(hits))] if any(hits) else SubElement(root, "track", {"id": "0", "source": "manual"})
     counts: Counter[str] = Counter()
     for each in tracks:

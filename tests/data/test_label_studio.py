@@ -19,7 +19,12 @@ def key(frame: int, x: float = 10, *, enabled: bool = True, **more: object) -> d
 
 
 def region(name: str, label: str | None, *keys: dict[str, Any], frames: int = 6) -> dict[str, Any]:
-    value = {"framesCount": frames, "duration": frames / 25, "sequence": [*keys], **({"labels": [label]} if label else {})}
+    value = {
+        "framesCount": frames,
+        "duration": frames / 25,
+        "sequence": [*keys],
+        **({"labels": [label]} if label else {}),
+    }
     return {"id": name, "type": "videorectangle", "from_name": "box", "to_name": "video", "value": value}
 
 
@@ -122,11 +127,15 @@ def test_every_second_frame_of_a_video_comes_back_with_its_number(tmp_path: Path
     )
     labels = Labels(("car & cart",), (Clip("a/b", pictures, fps=30.0, source="b c.mp4"),))
     done = export_label_studio(labels, tmp_path / "out")
-    assert [place for *_, place in done.pictures][0] == tmp_path / "out" / "images" / "a/b" / "000003.jpg"
+    assert next(place for *_, place in done.pictures) == tmp_path / "out" / "images" / "a/b" / "000003.jpg"
     (found,) = json.loads((tmp_path / "out" / "tasks.json").read_text())
     assert (found["data"]["video"], found["data"]["fps"]) == ("/data/local-files/?d=b%20c.mp4", 30)
     (drawn,) = found["annotations"][0]["result"]
-    assert [(one["frame"], one["enabled"]) for one in drawn["value"]["sequence"]] == [(4, False), (8, True), (10, False)]
+    assert [(one["frame"], one["enabled"]) for one in drawn["value"]["sequence"]] == [
+        (4, False),
+        (8, True),
+        (10, False),
+    ]
     tags = ElementTree.parse(tmp_path / "out" / "labels.xml").getroot()
     assert (drawn["from_name"], drawn["to_name"]) == (tags[2].get("name"), tags[1].get("name"))
     assert tags[0][0].get("value") == "car & cart"

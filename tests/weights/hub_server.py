@@ -64,7 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
         owner, name, resolve, revision, file = [*self.path.strip("/").split("/", 4), "", "", "", "", ""][:5]
         repository = self.server.repositories.get(f"{owner}/{name}")
         if repository is None or repository.private or resolve != "resolve":
-            self._answer(401 if repository is None else 403, X_Error_Code="RepoNotFound" if repository is None else "GatedRepo")
+            self._answer(
+                401 if repository is None else 403, X_Error_Code="RepoNotFound" if repository is None else "GatedRepo"
+            )
         elif revision not in ("main", COMMIT):
             self._answer(404, X_Error_Code="RevisionNotFound")
         elif file not in repository.files:
@@ -102,7 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
                 {**one, "actions": {"upload": {"href": f"{self.server.address}/upload"}}}
                 for one in json.loads(body)["objects"]
             ]
-            self._answer_json({"transfer": "basic", "objects": [{"oid": o["oid"], "size": o["size"], "actions": o["actions"]} for o in objects]})
+            self._answer_json(
+                {
+                    "transfer": "basic",
+                    "objects": [{"oid": o["oid"], "size": o["size"], "actions": o["actions"]} for o in objects],
+                }
+            )
         elif "/commit/" in self.path:
             repository = self.server.repositories["/".join(self.path.split("/")[3:5])]
             for line in body.splitlines():

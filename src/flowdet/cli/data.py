@@ -170,9 +170,7 @@ def import_label_studio(
         strict: Anything that cannot be read is an error, and nothing is written.
     """
     with progress_bar("reading", None, "tasks") as progress:
-        written = run_import_label_studio(
-            files, out, images=images, frames=frames, strict=strict, progress=progress
-        )
+        written = run_import_label_studio(files, out, images=images, frames=frames, strict=strict, progress=progress)
     print_written(written, images)
 
 

@@ -128,8 +128,8 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
     An interrupted download is continued.
 
     Args:
-        systems: Names such as fgfa-r50 or yolox-s, or addresses on the Hugging Face Hub (hf://owner/name), whose files go
-            to the Hub's own cache.
+        systems: Names such as fgfa-r50 or yolox-s, or addresses on the Hugging Face Hub (hf://owner/name), whose files
+            go to the Hub's own cache.
         mirror: Address to use in place of the publisher's; also $FLOWDET_MIRROR.
         log: Download the training log instead of the weights.
         start: Download what the training of these systems starts from instead: backbone and flow net.

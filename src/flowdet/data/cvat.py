@@ -160,9 +160,7 @@ def _pattern(source: _File, target: Target, name: str, first: int, frames: str |
     return next((p for p in patterns if os.path.isfile(target.base / frame_file(p, first))), patterns[0])
 
 
-def _import_images(
-    source: _File, name: str | None, video_id: int | None, target: Target, frames: str | None
-) -> None:
+def _import_images(source: _File, name: str | None, video_id: int | None, target: Target, frames: str | None) -> None:
     others = missing = 0
     absent = ""
     numbers: set[int] = set()

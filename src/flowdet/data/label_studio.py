@@ -304,9 +304,15 @@ def _task(clip: Clip, class_names: Sequence[str], done: Exported) -> dict[str, A
             }
         )
     info = {
-        **{"name": clip.name, "folder": clip.folder, "width": size[0], "height": size[1], "classes": [*class_names]},
+        "name": clip.name,
+        "folder": clip.folder,
+        "classes": [*class_names],
+        "width": size[0],
+        "height": size[1],
+        "first_frame": frames[0],
+        "frames": len(frames),
+        "step": frames.step,
         **({"fps": clip.fps} if clip.fps else {}),
-        **{"first_frame": frames[0], "frames": len(frames), "step": frames.step},
     }
     # The address of a file below the folder that Label Studio serves.
     data = {"video": f"/data/local-files/?d={quote(clip.source or clip.flat_name)}", "fps": fps, "flowdet": info}

@@ -85,9 +85,7 @@ class Shapes:
             for frame in between:
                 share = (frame - key.frame) / (following.frame - key.frame)
                 x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(key.box, following.box, strict=True))
-                self.by_frame.setdefault(frame, []).append(
-                    replace(key, frame=frame, box=(x1, y1, x2, y2), score=None)
-                )
+                self.by_frame.setdefault(frame, []).append(replace(key, frame=frame, box=(x1, y1, x2, y2), score=None))
 
 
 @dataclass(slots=True)
@@ -114,7 +112,9 @@ class Target:
                 self.writer.problem("unknown label", f"{where}: the task has no label {shape.label[:40]!r}")
         self.writer.image({**image, "id": self.images}, objects)
 
-    def add_video(self, where: str, video: dict[str, Any], pattern: str, frames: dict[int, int], shapes: Shapes) -> None:
+    def add_video(
+        self, where: str, video: dict[str, Any], pattern: str, frames: dict[int, int], shapes: Shapes
+    ) -> None:
         """Adds the frames of a video with their boxes, and remarks on what was interpolated, left out or missing.
 
         Args:

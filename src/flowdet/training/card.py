@@ -72,15 +72,24 @@ def _training(path: Path, config: SystemConfig) -> list[str]:
             return unknown
         data = [Path(each["annotations"]).name for each in run["options"]["data"]]
         rows = {
-            **{f"data {n}": f"{name}, SHA-256 {sha}" for n, (name, sha) in enumerate(zip(data, run["data_sha256"], strict=True), 1)},
+            **{
+                f"data {n}": f"{name}, SHA-256 {sha}"
+                for n, (name, sha) in enumerate(zip(data, run["data_sha256"], strict=True), 1)
+            },
             **{f"starts from ({part})": f"SHA-256 {sha}" for part, sha in run["start_sha256"].items()},
-            **{name.replace("_", " "): run["plan"][name] for name in ("epochs", "batch", "learning_rate") if name in run["plan"]},
+            **{
+                name.replace("_", " "): run["plan"][name]
+                for name in ("epochs", "batch", "learning_rate")
+                if name in run["plan"]
+            },
         }
         validation = run["options"]["validation"]
     except (OSError, ValueError, KeyError, TypeError, FlowdetError):
         return unknown
     evaluated = [entry for entry in log if "metrics" in entry and (not epoch or entry.get("epoch") == int(epoch[1]))]
-    found = [f"## Training\n\nTrained by `flowdet train`; the annotation files are named by their digests.\n\n{_table(rows)}"]
+    found = [
+        f"## Training\n\nTrained by `flowdet train`; the annotation files are named by their digests.\n\n{_table(rows)}"
+    ]
     if not evaluated or not validation:
         return [*found, "## Metrics\n\nNone are recorded.\n"]
     last = evaluated[-1]

@@ -79,7 +79,9 @@ def _parsed(address: str) -> tuple[str, str | None]:
     """Returns the repository and the revision of an address."""
     found = _ADDRESS.fullmatch(address)
     if not found:
-        raise ConfigError(f"a repository of the Hugging Face Hub is {HUB}owner/name or {HUB}owner/name@revision, not {address!r}")
+        raise ConfigError(
+            f"a repository of the Hugging Face Hub is {HUB}owner/name or {HUB}owner/name@revision, not {address!r}"
+        )
     return found[1], found[2]
 
 
@@ -90,7 +92,7 @@ def _in_words(hub: Any, address: str) -> Iterator[None]:
     # The first that fits: each of these is also one of those below it.
     reasons = {
         errors.GatedRepoError: "its owner has to let you in: ask on its page, then `hf auth login`",
-        errors.RepositoryNotFoundError: "there is no such repository, or it is private: check the name, or `hf auth login`",
+        errors.RepositoryNotFoundError: "there is no such repository, or `hf auth login` has to let you in",
         errors.RevisionNotFoundError: "there is no such revision",
         errors.LocalEntryNotFoundError: "the Hub cannot be reached, and the file was not downloaded before",
         errors.EntryNotFoundError: f"it has no {_FILE}, so it holds no weights of flowdet",
