@@ -1,6 +1,5 @@
 """Exports in the eyes of the programs whose formats they are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +62,3 @@ def test_mot(tmp_path: Path) -> None:
     assert rows == [(frame, track, label, pytest.approx(box)) for frame, track, label, box in ROWS]
     assert raw["num_timesteps"] == 6
     assert [list(ids) for ids in raw["tracker_ids"]] == [list(ids) for ids in raw["gt_ids"]]
-
-
-def test_label_studio(tmp_path: Path) -> None:
-    interface = pytest.importorskip("label_studio_sdk.label_interface")
-    folder = export(tmp_path, "label-studio", "label-studio")
-    (task,) = json.loads((folder / "tasks.json").read_text())
-    project = interface.LabelInterface((folder / "labels.xml").read_text())
-    project.validate()
-    assert project.validate_prediction(task["predictions"][0])
