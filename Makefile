@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@echo "Open demo/output/street.mp4"
 
 test: $(VENV)/installed-dev check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check
