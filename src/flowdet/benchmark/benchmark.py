@@ -23,7 +23,7 @@ from flowdet.errors import CheckpointError, ConfigError, FlowdetError
 from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import load_random, load_system, weights_of
+from flowdet.systems.load import load_random, load_system, weight_file
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
 from flowdet.weights.zoo import SHIPPED
@@ -77,7 +77,8 @@ class Contender:
         weights, name = self.options.weights, self.options.system or DEFAULT_SYSTEM
         try:
             system = load_system(self.options)
-            return Loaded(system, "shipped" if not weights and name in SHIPPED else (weights or weights_of(name)).name)
+            is_shipped = not weights and name in SHIPPED
+            return Loaded(system, "shipped" if is_shipped else weight_file(self.options).name)
         except CheckpointError as error:
             if weights:
                 raise
