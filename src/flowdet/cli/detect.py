@@ -104,7 +104,7 @@ class _Job:
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        record = {"source": self.described.label.strip("'"), **asdict(self.settings)}
+        record = {"source": self.described.text, **asdict(self.settings)}
         if self.described.path:
             state = self.described.path.stat()
             record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
