@@ -11,10 +11,11 @@ from typing import Any
 from flowdet.data.cocovid import cocovid_of, find_problems
 from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, Picture
 from flowdet.data.reading import is_pixels, is_whole, read_json
+from flowdet.data.result_lines import read_lines
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import natural_key
 from flowdet.video.reader import open_video
-from flowdet.video.results import read_lines
+from flowdet.video.results import annotation_entries, image_entries
 from flowdet.video.writer import write_picture
 
 __all__ = ["read_labels", "write_pictures"]
@@ -33,7 +34,7 @@ def read_labels(paths: Sequence[Path], *, score: float = 0.0) -> Labels:
     classes: dict[str, int] = {}
     videos: list[LabelledVideo] = []
     for path in paths:
-        document = read_lines(path) if path.suffix == ".jsonl" else read_json(path)
+        document = _document_of_lines(path) if path.suffix == ".jsonl" else read_json(path)
         problem = next(find_problems(document), None)
         if problem:
             more = "" if path.suffix == ".jsonl" else f"; `flowdet data check {path}` lists all"
@@ -44,6 +45,18 @@ def read_labels(paths: Sequence[Path], *, score: float = 0.0) -> Labels:
         if (same := names[:place].count(name)) and videos[place].name is not None:
             videos[place] = replace(videos[place], name=f"{videos[place].name}-{same + 1}")
     return Labels(tuple(classes), tuple(videos))
+
+
+def _document_of_lines(path: Path) -> dict[str, Any]:
+    header, *lines = read_lines(path)
+    frames = [line for line in lines if "boxes" in line]
+    return {
+        "info": {"settings": header["settings"]},
+        "videos": [{"id": 1, **header["video"]}],
+        "categories": header["categories"],
+        "images": list(image_entries(frames, header["video"]["name"])),
+        "annotations": list(annotation_entries(frames)),
+    }
 
 
 def _videos(path: Path, document: dict[str, Any], classes: dict[str, int], score: float) -> list[LabelledVideo]:
