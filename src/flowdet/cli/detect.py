@@ -36,7 +36,7 @@ _NOT_COMPARED = {"flowdet", "source", "weights"}
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a result depends on beside its source; saved with it."""
+    """What a result depends on beside its source, the same however it was asked for; saved with it."""
 
     flowdet: str
     system: str
@@ -186,6 +186,7 @@ def detect(
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
+    interval = len(detector.config.method.kinds)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -194,11 +195,11 @@ def detect(
         score=score,
         classes=wanted,
         every=every,
-        start=start,
+        start=start or None,
         end=end,
         causal=options.causal,
         variant=options.variant,
-        key_frame_interval=options.key_frame_interval,
+        key_frame_interval=interval if interval > 1 else None,
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
