@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "ops": _BASE,
     "inputs": _PURE,
     "video": _PURE,
-    "data": _PURE | {"inputs", "video"},
+    "data": _PURE | {"inputs", "video", "work.pool"},
     "flow": _NETWORKS,
     "detectors": _NETWORKS,
     "temporal": _NETWORKS | {"flow.base", "detectors.base", "data.sampling"},
