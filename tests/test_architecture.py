@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "work": _SYSTEMS | {"tracking"},
     "evaluation": _SYSTEMS | {"metrics", "tracking", "work"},
     "training": _SYSTEMS | {"metrics", "evaluation"},
-    "benchmark": _SYSTEMS | {"training"},
+    "benchmark": _SYSTEMS | {"training", "work.pool"},
     "viewer": _SYSTEMS | {"metrics", "evaluation", "work"},
     "flowdet": _SYSTEMS | {"tracking"},
     "cli": _SYSTEMS | {"flowdet", "metrics", "tracking", "work", "evaluation", "training", "benchmark", "viewer"},
