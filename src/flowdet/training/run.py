@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.detectors.backbone import Backbone
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
@@ -308,8 +309,9 @@ def _check_effect(plan: Plan, system: VideoDetector, say: Callable[[str], None])
         raise ConfigError(f"{name} has no backbone whose activations could be recomputed; leave that option out")
 
 
-def _backbone(system: VideoDetector) -> nn.Module | None:
-    return dict(system.detector.named_children()).get("backbone")
+def _backbone(system: VideoDetector) -> Backbone | None:
+    found = dict(system.detector.named_children()).get("backbone")
+    return found if isinstance(found, Backbone) else None
 
 
 def _description(options: RunOptions, config: SystemConfig) -> RunDescription:
