@@ -366,9 +366,10 @@ def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) ->
 def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> None:
     settings = job.settings
     began = time.monotonic()
+    passes = 2 if settings.rescore == "seq-nms" else 1
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
+        progress_bar(video.name, (video.frame_count or 0) * passes or None, "frames", is_shown=with_bar) as progress,
     ):
         done = annotate(
             detector,
