@@ -23,6 +23,8 @@ def make(number: int) -> Callable[[Job], Iterator[tuple[int, int, str]]]:
         text, path = job
         if text == "fails":
             raise DataError("this job fails")
+        if text == "is large":
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
         with path.open("w") as file:
             try:
                 for letter in text:
@@ -83,6 +85,8 @@ def test_a_job_is_taken_when_a_process_is_free(tmp_path: Path) -> None:
 def test_the_error_of_a_job_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this job fails"):
         list(spread([("fails", tmp_path / "x")], make, 2))
+    with pytest.raises(FlowdetError, match=r"too little memory \(Tried to .*\); take fewer processes"):
+        list(spread([("is large", tmp_path / "x")], make, 1))
     with pytest.raises(DataError, match="worker 0 has no weights"):
         list(spread([("a", tmp_path / "x")], cannot_start, 1))
 

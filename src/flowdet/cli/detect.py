@@ -18,6 +18,7 @@ from flowdet.cli.console import progress_bar
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256, locked
+from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
@@ -260,6 +261,10 @@ def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> Flow
         _detect_one(detector, job, with_bar=with_bar)
     except FlowdetError as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if (shortage := memory_shortage(error)) is None:
+            raise
+        return VideoError(f"{job.described.label}: {shortage}; try a smaller system")
     return None
 
 

@@ -138,12 +138,10 @@ def _work(
     """Runs in a spawned process: does jobs until there are none, it is stopped, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    out_of_memory: tuple[type[Exception], ...] = ()
     if threads is not None:
         import torch  # noqa: PLC0415  (takes seconds, and not all jobs use it)
 
         torch.set_num_threads(threads)
-        out_of_memory = (torch.OutOfMemoryError,)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         try:
@@ -155,8 +153,12 @@ def _work(
                 connection.send(None)
         except FlowdetError as error:
             connection.send(error)
-        except out_of_memory as error:
-            connection.send(FlowdetError(f"too little GPU memory: {error}; take fewer processes or smaller inputs"))
+        except (MemoryError, RuntimeError) as error:
+            from flowdet.ops.devices import memory_shortage  # noqa: PLC0415  (as above)
+
+            if (shortage := memory_shortage(error)) is None:
+                raise
+            connection.send(FlowdetError(f"{shortage}; take fewer processes or smaller inputs"))
 
 
 def _end_with_parent() -> None:
