@@ -282,7 +282,10 @@ def test_implausible_numbers_are_refused_in_every_format(
         ([header(version=3)], "version 3 of the format, and this flowdet reads 1 and 2: update"),
         ([header(), {"frame_index": 0}], "line 2 is not a frame"),
         ([header(), 5], "line 2 is not a frame"),
-        ([header(), lines(2)[1] | {"category_ids": [9, 1]}], "line 2: a detection is of class 9, which the header does not"),
+        (
+            [header(), lines(2)[1] | {"category_ids": [9, 1]}],
+            "line 2: a detection is of class 9, which the header does not",
+        ),
         ([header(), lines(1)[1] | {"labels": [0, 3]}], "line 2: a detection is of class 3, which the header does not"),
         ([header(), lines(1)[1] | {"labels": [0]}], "line 2 is not a frame"),
         ([header(), lines(2)[1] | {"track_ids": [0]}], "line 2 is not a frame .*1 track_ids for 2 boxes"),

@@ -57,7 +57,9 @@ def test_no_jobs_start_no_process() -> None:
 
 def test_jobs_that_do_without_torch_do_not_wait_for_it(tmp_path: Path) -> None:
     """In a process that has not loaded it: what a worker needs of this file would load it, too."""
-    (tmp_path / "worker.py").write_text("import sys\n\n\ndef make(number):\n    return lambda name: [name in sys.modules]\n")
+    (tmp_path / "worker.py").write_text(
+        "import sys\n\n\ndef make(number):\n    return lambda name: [name in sys.modules]\n"
+    )
     (tmp_path / "lead.py").write_text(
         "if __name__ == '__main__':\n"
         "    from worker import make\n"
@@ -109,7 +111,7 @@ def test_a_killed_process_is_told_and_ends_the_others(tmp_path: Path) -> None:
     results = spread([("aw", tmp_path / "one"), ("bw", tmp_path / "two")], make, 2)
     assert {next(results)[2], next(results)[2]} == {"a", "b"}
     children()[0].kill()
-    with pytest.raises(FlowdetError, match=r"a worker process ended with exit code -9 .* run it again with fewer processes"):
+    with pytest.raises(FlowdetError, match=r"ended with exit code -9 .* run it again with fewer processes"):
         next(results)
     assert not children()
 

@@ -23,8 +23,8 @@ __all__ = ["benchmark"]
 _SHOWN_FROM = 5e-4  # of a frame's seconds
 
 _BEYOND_PEAK = (
-    "more than 100 % of peak: the backend needs fewer operations than are counted, as with Winograd's method, or computes "
-    "in less than float32, in which the peak was measured"
+    "more than 100 % of peak: the backend needs fewer operations than are counted, as with Winograd's method, or "
+    "computes in less than float32, in which the peak was measured"
 )
 _TITLES = {
     "decode": "decoding",

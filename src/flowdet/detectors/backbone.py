@@ -9,8 +9,8 @@ from torch import Tensor, nn
 __all__ = ["Backbone", "keep_norms_in_evaluation"]
 
 
-class Backbone(nn.Module, ABC):
-    """A module from images to maps, whose batch norm never leaves evaluation mode.
+class Backbone(ABC):
+    """Makes a module a backbone, from images to maps, whose batch norm never leaves evaluation mode.
 
     Attributes:
         channels: The number of channels of each map.
@@ -31,8 +31,8 @@ class Backbone(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> Self:
         """Switches the mode of everything but batch norm."""
-        super().train(mode)
-        keep_norms_in_evaluation(self)
+        super().train(mode)  # type: ignore[misc]
+        keep_norms_in_evaluation(self)  # type: ignore[arg-type]
         return self
 
     @staticmethod

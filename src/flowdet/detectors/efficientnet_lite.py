@@ -81,7 +81,7 @@ class _InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(Backbone):
+class EfficientNetLite0(Backbone, nn.Module):
     """EfficientNet-Lite0 without its classifier."""
 
     channels = (112, 320)

