@@ -124,8 +124,10 @@ def test_a_process_killed_between_two_jobs_is_told(tmp_path: Path) -> None:
     while (tmp_path / "one").read_text() != "closed":  # then it waits for the next job
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.2)
-    children()[0].kill()
+    (child,) = children()
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     with pytest.raises(FlowdetError, match="a worker process ended with exit code -9"):
         next(results)
 
