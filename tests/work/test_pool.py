@@ -121,9 +121,10 @@ def test_a_process_killed_between_two_jobs_is_told(tmp_path: Path) -> None:
     results = spread([("a", tmp_path / "one"), ("b", tmp_path / "two")], make, 1)
     assert next(results)[2] == "a"
     deadline = time.monotonic() + 60
-    while (tmp_path / "one").read_text() != "closed":  # then it waits for the next job
+    while (tmp_path / "one").read_text() != "closed":  # soon it waits for the next job
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    time.sleep(0.3)
     (child,) = children()
     child.kill()
     while child.status() != psutil.STATUS_ZOMBIE:
