@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Threads that wait give their core away: a little slower on an idle machine, much faster on a busy one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/flowdet detect demo/street.mp4 --score 0.5 --out demo/output --overwrite
@@ -19,6 +19,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Damaged inputs for two minutes; CONTRIBUTING.md has the long form.
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python scripts/fuzz.py --minutes 2
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "flowdet needs Python 3.11 or later: make PYTHON=python3.12")'
