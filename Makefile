@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Threads that wait give their core away: a little slower on an idle machine, much faster on a busy one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check clean
+.PHONY: demo docs test check clean
 
 demo: $(VENV)/installed
 	$(BIN)/flowdet detect demo/street.mp4 --score 0.5 --out demo/output --overwrite
@@ -14,6 +14,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev check
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -31,4 +35,4 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo/output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo/output site .pytest_cache .mypy_cache .ruff_cache
