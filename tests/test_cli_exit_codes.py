@@ -1,0 +1,73 @@
+"""The command ends with the codes that docs/commands.md lists."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from flowdet import cli
+from flowdet.errors import FlowdetError
+from tests.pages import ROOT
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+def _raise(error: BaseException) -> Callable[..., None]:
+    def command(*arguments: object, **options: object) -> None:
+        raise error
+
+    return command
+
+
+def _signal(number: int) -> Callable[..., None]:
+    def command(*arguments: object, **options: object) -> None:
+        signal.raise_signal(number)
+
+    return command
+
+
+CODES = {
+    0: ["--version"],
+    1: ["detect"],
+    2: ["detect", "clip.mp4", "--scroe", "1"],
+    129: _signal(getattr(signal, "SIGHUP", 1)),
+    130: _signal(signal.SIGINT),
+    141: _raise(BrokenPipeError()),
+    143: _signal(signal.SIGTERM),
+}
+
+
+@POSIX
+@pytest.mark.parametrize("code", CODES)
+def test_codes(code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    how = CODES[code]
+    if callable(how):
+        monkeypatch.setattr(cli, "app", how)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([] if callable(how) else how)
+    assert (ended.value.code or 0) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [FlowdetError("x"), MemoryError(), OSError(28, "no space", "f"), ImportError("x")])
+def test_what_cannot_be_done_ends_with_1(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "app", _raise(error))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 1
+
+
+def test_the_page_lists_these_codes() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == list(CODES)
+
+
+@POSIX
+def test_a_reader_that_goes_ends_it_silently() -> None:
+    command = f"{sys.executable} -m flowdet models | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] in ("0", "141")  # it may have written everything before head ends
+    assert not done.stderr
