@@ -16,7 +16,8 @@ test: $(VENV)/installed-dev check
 	$(BIN)/python -m pytest
 
 docs: $(VENV)/installed-dev
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python scripts/site_pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
 check: $(VENV)/installed-dev
@@ -35,4 +36,4 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo/output site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site demo/output .pytest_cache .mypy_cache .ruff_cache

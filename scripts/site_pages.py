@@ -1,87 +1,85 @@
-"""Pages of the site that lie outside of docs/, for MkDocs: README.md is the first page, and linked code becomes pages.
+"""Gathers the pages of the site in one folder: those of docs/, README.md as the first page, and the code they link to.
 
-Links are written as they work in the repository; here they follow the pages to their places on the site.
+Links are written as they work in the repository; in the copies they follow the pages to their places on the site.
 """
 
 import json
 import posixpath
 import re
-from collections.abc import Iterable
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
+from flowdet.cli import app
 
-_ROOT = Path(__file__).parent.parent
-_DOCS = "docs/"
-_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-_LINK = re.compile(r'(\]\(|src=")([^)#"\s:]+)(?=[)#"])')
+ROOT = Path(__file__).parent.parent
+FIRST = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+LINK = re.compile(r'(\]\(|src=")([^)#"\s:]+)(?=[)#"])')
+COMMANDS = "<!-- the commands -->"
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages outside of docs/, and a page for each file of code that a page links to."""
-    for path, address in _PAGES.items():
-        files.append(File.generated(config, address, content=(_ROOT / path).read_text()))
-    for path in sorted({target for page in files.documentation_pages() for target in _targets(page)}):
-        if _address(path).startswith("source/") and (_ROOT / path).is_file():
-            files.append(File.generated(config, _address(path), content="\n".join(_shown(_ROOT / path))))
-    return files
+def main(out: Path) -> None:
+    """Writes the folder anew."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", out)
+    waiting = {**FIRST, **{f"docs/{page.name}": page.name for page in (ROOT / "docs").glob("*.md")}}
+    for path, address in waiting.items():
+        (out / address).write_text(_moved((ROOT / path).read_text(), path, address, out))
+    page = out / "commands.md"
+    page.write_text(page.read_text().replace(COMMANDS, _commands()))
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrites the links of a page for its place on the site."""
-    del config, files
-    if page.file.src_uri.startswith("source/"):
-        return markdown
+def _moved(text: str, path: str, address: str, out: Path) -> str:
+    """The text of a page with its links as they are on the site; code that it links to becomes a page."""
 
     def moved(match: re.Match[str]) -> str:
-        path = _target(_home(page.file), match[2])
-        if not (_ROOT / path).exists():  # code that looks like a link, or a link that MkDocs will complain of
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[2]))
+        if not (ROOT / target).exists():  # code that looks like a link, or a link that the site's builder complains of
             return match[0]
-        return match[1] + posixpath.relpath(_address(path), posixpath.dirname(page.file.src_uri) or ".")
+        place = _address(target)
+        if place.startswith("source/"):
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
+            (out / place).write_text("\n".join(_shown(ROOT / target)))
+        return match[1] + posixpath.relpath(place, posixpath.dirname(address) or ".")
 
-    return _LINK.sub(moved, markdown)
-
-
-def _home(file: File) -> str:
-    """The path in the repository that a page was made of."""
-    outside = {address: path for path, address in _PAGES.items()}
-    return outside.get(file.src_uri, _DOCS + file.src_uri)
-
-
-def _targets(file: File) -> Iterable[str]:
-    """The paths in the repository that a page links to."""
-    return (_target(_home(file), match[2]) for match in _LINK.finditer(file.content_string))
-
-
-def _target(home: str, link: str) -> str:
-    return posixpath.normpath(posixpath.join(posixpath.dirname(home), link))
+    return LINK.sub(moved, text)
 
 
 def _address(path: str) -> str:
     """The place on the site of a path in the repository."""
-    if path in _PAGES:
-        return _PAGES[path]
-    if path.startswith(_DOCS) and not path.endswith((".py", ".ipynb")):
-        return path.removeprefix(_DOCS)
-    return f"source/{path}" if path.endswith(".md") else f"source/{path}.md"
+    if path in FIRST:
+        return FIRST[path]
+    if path.startswith("docs/") and not path.endswith((".py", ".ipynb")):
+        return path.removeprefix("docs/")
+    return f"source/{Path(path).stem}.md"
 
 
-def _shown(path: Path) -> Iterable[str]:
-    """Yields the Markdown that shows a file: code as code, a notebook as its text, its code and its pictures."""
+def _shown(path: Path) -> Iterator[str]:
+    """Yields the Markdown that shows a file: code as code, a notebook as its text, its code and its outputs."""
     if path.suffix == ".md":
         yield path.read_text()
-        return
-    if path.suffix != ".ipynb":
-        yield f"# {path.name}\n\n```{path.suffix[1:].replace('py', 'python')}\n{path.read_text()}```"
-        return
-    for cell in json.loads(path.read_text())["cells"]:
-        text = "".join(cell["source"])
-        yield text + "\n" if cell["cell_type"] == "markdown" else f"```python\n{text}\n```\n"
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if "image/jpeg" in data:
-                yield f'<img alt="" src="data:image/jpeg;base64,{data["image/jpeg"].strip()}">\n'
-            elif text := "".join(output.get("text", data.get("text/plain", ""))):
-                yield f"```text\n{text.rstrip()}\n```\n"
+    elif path.suffix == ".ipynb":
+        for cell in json.loads(path.read_text())["cells"]:
+            text = "".join(cell["source"])
+            yield text + "\n" if cell["cell_type"] == "markdown" else f"```python\n{text}\n```\n"
+            yield from map(_output, cell.get("outputs", ()))
+    else:
+        yield f"# {path.name}\n\n```python\n{path.read_text()}```"
+
+
+def _output(output: dict) -> str:
+    data = output.get("data", {})
+    if "image/jpeg" in data:
+        return f'<img alt="The output of this cell" src="data:image/jpeg;base64,{data["image/jpeg"].strip()}">\n'
+    return f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```\n"
+
+
+def _commands() -> str:
+    """The reference of the command line: the help of every command."""
+    text = app.generate_docs("markdown", heading_level=3, max_heading_level=3, flatten_commands=True)
+    return text[text.index("**Commands**:") :].removeprefix("**Commands**:")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

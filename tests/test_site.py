@@ -17,9 +17,11 @@ pytest.importorskip("mkdocs", reason="needs the extra docs")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    build = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    for arguments in (["scripts/site_pages.py", "build/pages"], build):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     return folder
 
 
