@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "clip").mkdir()
     for number, image in enumerate(small):
         image.save(folder / "clip" / f"{number:06}.jpg")
-    _annotate(folder / "val.json")
+    _annotate(folder / "val.json", ["clip"])
+    _annotate(folder / "annotations.json", ["clip", "street"])
     before = Path.cwd()
     os.chdir(folder)
     try:
         (folder / "Data").mkdir()
         for same, of in (("Data/VID", ".."), ("images", "."), ("frames", ".")):
             (folder / same).symlink_to(of, target_is_directory=True)
-        for same in ("my.json", "my_val.json", "annotations.json"):
+        for same in ("my.json", "my_val.json"):
             shutil.copy("val.json", same)
         call("data", "export", "val.json", "--to", "yolo", "--out", "clips", "--images", ".")
         call("data", "export", "val.json", "--to", "mot", "--out", "MOT17/train", "--images", ".")
@@ -59,6 +61,10 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call("data", "export", "val.json", "--to", "cvat", "--out", "cvat", "--images", ".")
         shutil.copytree("cvat", ".", dirs_exist_ok=True)
         call("detect", "clip.mp4", "--system", "single-nano", "--no-video", "--out", "made")
+        (folder / "evaluation").mkdir()
+        (folder / "evaluation" / "results.json").write_text(
+            json.dumps([{"image_id": 1, "category_id": 1, "bbox": [202, 100, 34, 22], "score": 0.9}])
+        )
         for results in ("detections", "fgfa", "single"):
             shutil.copytree("made", results)
     finally:
@@ -66,16 +72,17 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _annotate(path: Path) -> None:
-    images, annotations = [], []
-    for number in range(FRAMES):
-        image = {"id": number + 1, "video_id": 1, "frame_id": number, "file_name": f"clip/{number:06}.jpg"}
-        images.append({**image, "width": 320, "height": 180})
+def _annotate(path: Path, names: list[str]) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for video, number in product(range(1, len(names) + 1), range(FRAMES)):
+        place = {"id": len(images) + 1, "video_id": video, "frame_id": number, "file_name": f"clip/{number:06}.jpg"}
+        images.append({**place, "width": 320, "height": 180})
         for track, box in enumerate([[202, 100, 34, 22], [258, 98, 50, 28]]):
-            entry = {"id": len(annotations) + 1, "image_id": number + 1, "video_id": 1, "instance_id": track}
+            entry = {"id": len(annotations) + 1, "image_id": place["id"], "video_id": video, "instance_id": track}
             annotations.append({**entry, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
     categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "person"}]
-    videos = [{"id": 1, "name": "clip"}]
+    videos = [{"id": video, "name": name} for video, name in enumerate(names, start=1)]
     document = {"categories": categories, "videos": videos, "images": images, "annotations": annotations}
     path.write_text(json.dumps(document))
 

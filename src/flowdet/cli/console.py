@@ -29,6 +29,10 @@ class _SafeConsole(Console):
             self.width = _UNLIMITED  # a table in a file or a pipe is whole
         super().print(*map(_without_control, objects), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Leaves the error to the caller; rich would end the process with exit code 1."""
+        raise  # noqa: PLE0704  (rich calls this in its `except`)
+
 
 out = _SafeConsole(soft_wrap=True, highlight=False, markup=False)
 err = _SafeConsole(stderr=True, soft_wrap=True, highlight=False, markup=False)
