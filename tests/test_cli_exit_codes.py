@@ -30,10 +30,8 @@ def _signal(number: int) -> Callable[..., None]:
     return command
 
 
-CODES = {
-    0: ["--version"],
-    1: ["detect"],
-    2: ["detect", "clip.mp4", "--scroe", "1"],
+ARGUMENTS = {0: ["--version"], 1: ["detect"], 2: ["detect", "clip.mp4", "--scroe", "1"]}
+ENDINGS = {
     129: _signal(getattr(signal, "SIGHUP", 1)),
     130: _signal(signal.SIGINT),
     141: _raise(BrokenPipeError()),
@@ -41,29 +39,39 @@ CODES = {
 }
 
 
-@POSIX
-@pytest.mark.parametrize("code", CODES)
-def test_codes(code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    how = CODES[code]
-    if callable(how):
-        monkeypatch.setattr(cli, "app", how)
+def _code(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as ended:
-        cli.main([] if callable(how) else how)
-    assert (ended.value.code or 0) == code
+        cli.main(arguments)
+    code = ended.value.code or 0
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize("code", ARGUMENTS)
+def test_the_code_says_whether_it_was_done(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _code(ARGUMENTS[code]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@POSIX
+@pytest.mark.parametrize("code", ENDINGS)
+def test_the_code_says_what_ended_it(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", ENDINGS[code])
+    assert _code([]) == code
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [FlowdetError("x"), MemoryError(), OSError(28, "no space", "f"), ImportError("x")])
 def test_what_cannot_be_done_ends_with_1(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "app", _raise(error))
-    with pytest.raises(SystemExit) as ended:
-        cli.main([])
-    assert ended.value.code == 1
+    assert _code([]) == 1
 
 
 def test_the_page_lists_these_codes() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
-    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == list(CODES)
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == [*ARGUMENTS, *ENDINGS]
 
 
 @POSIX

@@ -32,7 +32,9 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     blocks = list(blocks_of(page))
     assert {block.language for block in blocks} <= {"console", "python", "json", "text", "bibtex"}
     assert len(re.findall(r"^ *(```|~~~)", text, re.MULTILINE)) == 2 * len(blocks), "a fence is open"
-    assert len(re.findall(r"^ *<!-- not run:", text, re.MULTILINE)) == sum(block.reason is not None for block in blocks), "a mark has no block"
+    assert len(re.findall(r"^ *<!-- not run:", text, re.MULTILINE)) == sum(
+        block.reason is not None for block in blocks
+    ), "a mark has no block"
     outside = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
     code = re.search(r"^ {4,}(flowdet|pip|python|make|import|from) .*", outside, re.MULTILINE)
     assert not code, "code without a fence is not tested"
@@ -68,11 +70,15 @@ def test_commands_are_right(block: Block, words: list[str]) -> None:
 def test_the_container_is_built_with_the_commands_of_the_page() -> None:
     steps = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     index = next(line.partition("=")[2] for line in steps if line.startswith("ARG TORCH_INDEX="))
-    runs = [line.removeprefix("RUN ").replace("$TORCH_INDEX", index).split() for line in steps if line.startswith("RUN ")]
+    runs = [
+        line.removeprefix("RUN ").replace("$TORCH_INDEX", index).split() for line in steps if line.startswith("RUN ")
+    ]
     page = [words for block, words in COMMANDS if block.page.name == "start.md"]
     start = page.index(runs[0])
     assert page[start : start + len(runs)] == runs
-    assert f"FROM python:{PROJECT['requires-python'].strip('>=')}" <= next(line for line in steps if line.startswith("FROM "))
+    assert f"FROM python:{PROJECT['requires-python'].strip('>=')}" <= next(
+        line for line in steps if line.startswith("FROM ")
+    )
     copied = {word for line in steps if line.startswith("COPY ") for word in line.split()[1:-1]}
     needed = {PROJECT["readme"], "pyproject.toml", *(path.split("/")[0] for path in PROJECT["license-files"])}
     assert copied == needed

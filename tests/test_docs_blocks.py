@@ -39,7 +39,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all files that the pages name, made of six small frames of the demo clip, with two cars each."""
     folder = tmp_path_factory.mktemp("stand_ins")
     with flowdet.open_video(ROOT / "demo" / "street.mp4") as video:
-        small = [Image.fromarray(frame.image).resize((320, 180)) for frame, _ in zip(video, range(FRAMES), strict=False)]
+        small = [
+            Image.fromarray(frame.image).resize((320, 180)) for frame, _ in zip(video, range(FRAMES), strict=False)
+        ]
     make_clip(folder / "clip.mp4", [np.asarray(image) for image in small])
     (folder / "clip").mkdir()
     for number, image in enumerate(small):
@@ -143,4 +145,6 @@ def _compare(printed: str, quoted: str) -> None:
     assert len(lines) < len(printed.splitlines())
     for line, found in zip(lines, printed.splitlines(), strict=False):
         assert number.sub("#", found) == number.sub("#", line)
-        assert list(map(float, number.findall(found))) == pytest.approx(list(map(float, number.findall(line))), abs=0.02)
+        assert list(map(float, number.findall(found))) == pytest.approx(
+            list(map(float, number.findall(line))), abs=0.02
+        )

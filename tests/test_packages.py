@@ -77,7 +77,13 @@ def test_the_wheel_works_where_nothing_else_of_the_project_is(packages: tuple[Pa
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            command, cwd=workplace, env=environment, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command,
+            cwd=workplace,
+            env=environment,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout

@@ -51,7 +51,9 @@ def test_every_link_leads_somewhere(site: Path) -> None:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             exists = target in pages or target.is_file()
-            if not exists or (parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors):
+            if not exists or (
+                parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors
+            ):
                 broken.append(f"{path.relative_to(site)}: {link}")
     assert not broken
 

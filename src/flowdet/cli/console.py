@@ -15,7 +15,18 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 from flowdet.errors import FlowdetError
 
-__all__ = ["Move", "complain", "err", "flush", "help_pages", "mend_streams", "out", "progress", "progress_bar", "status"]
+__all__ = [
+    "Move",
+    "complain",
+    "err",
+    "flush",
+    "help_pages",
+    "mend_streams",
+    "out",
+    "progress",
+    "progress_bar",
+    "status",
+]
 
 _UNLIMITED = 10_000  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
