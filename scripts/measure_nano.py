@@ -35,10 +35,8 @@ from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
-from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
-from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.base import MethodParts
 from flowdet.tracking.seq_nms import seq_nms
 from flowdet.types import Geometry, Maps, NetworkInput
@@ -81,11 +79,12 @@ def accuracy(real: Path, yolox_nano: Path, *, samples: int = 1000, threads: int 
         degrade(picture, seed) if bad else picture
         for seed, (picture, bad) in enumerate(zip(clean, spoilt, strict=True))
     ]
-    metrics: dict[str, Any] = {"clean": {}, "degraded": {}}
+    metrics: dict[str, Any] = {"clean": {}, "degraded": {}, "rates": {}, "parameters": {}}
     for family in _FAMILIES:
         single, *others = forms_of(family)
         weights = {"weights": yolox_nano} if family == "yolox-nano" else {}
         systems = {name: load(system, causal=causal, **weights) for name, system, causal in (single, *others)}
+        metrics["parameters"] |= {name: sum(p.numel() for p in each.parameters()) for name, each in systems.items()}
         for condition, pictures in (("clean", clean), ("degraded", degraded)):
             found = detect(systems, Once(systems[single[0]]), data, pictures)
             if family == "nano":
@@ -118,12 +117,7 @@ def speed(clip: Path, yolox_nano: Path, *, turns: int = 5) -> None:
                     found = re.search(r"([\d.]+) frames/s", told)
                     assert found, told
                     rates.setdefault(name, []).append(float(found[1]))
-    counted = {
-        name: sum(each.numel() for each in build(RECIPES[system]()).parameters())
-        for family in _FAMILIES
-        for name, system, _ in forms_of(family)
-    }
-    write({"rates": rates, "parameters": counted})
+    write({"rates": rates})
 
 
 def forms_of(family: str) -> list[tuple[str, str, bool]]:
@@ -260,16 +254,19 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     )
 
     def rate(name: str) -> str:
+        if name not in metrics["rates"]:
+            return "not measured"
         low, middle, high = quantiles(metrics["rates"][name], n=4)
         return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
     return {
         "choice": table(
-            ["", "AP50", "AP", "AP50, degraded", "recall", "frames/s", "M parameters"],
+            ["", "AP50", "AP", "AP50 over frame by frame", "degraded", "recall", "frames/s", "M parameters"],
             [
                 [
                     name,
                     *percent(metrics["clean"][name], "AP50", "AP"),
+                    interval(metrics["clean"][name]["gain"]),
                     *percent(metrics["degraded"][name], "AP50"),
                     f"{metrics['clean'][name]['recall']:.2f}",
                     rate(name),
