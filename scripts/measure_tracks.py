@@ -10,6 +10,7 @@ of its class that is found counts as a false positive, in MOTA and HOTA too.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -60,8 +61,8 @@ def measure(real: Path, synthetic: Path, *, fps: float = 24.0, threads: int = 1)
         frames = [Frame(index, index / fps, pictures[place]) for index, place in enumerate(video.frames)]
         found[number] = [known(each, labels) for each in system.detect(frames)]
     plain = table_of(data, found)
-    # Weak detections start tracks here, so that AP compares the same detections.
-    everything = TrackerConfig(new_score=0.0, low_score=0.0, rescores=True)
+    # Every detection has a track here, so that AP compares the same detections.
+    everything = TrackerConfig(new_score=0.0, low_score=0.0, new_iou=math.inf, rescores=True)
     live = table_of(data, {number: list(track(each, everything)) for number, each in found.items()})
     tables = {"plain": plain, "--rescore tracks": live, "--rescore seq-nms": seq_nms(data, plain)}
     headlines = {name: evaluate(data, each, "coco").headline for name, each in tables.items()}

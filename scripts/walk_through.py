@@ -204,7 +204,7 @@ def tables_of(seconds: Mapping[str, float], counts: Mapping[str, int], rows: Map
     """Returns the tables in Markdown."""
     did = table(["in CVAT's XML", "count"], [[name, str(count)] for name, count in sorted(counts.items()) if count])
     took = table(["step", "seconds"], [[step, f"{value:.0f}"] for step, value in seconds.items()])
-    metrics = {when: found["metrics"]["coco"]["headline"] for when, found in rows.items()}
+    metrics = {when: found["coco"] for when, found in rows.items()}
     scores = table(
         ["second halves", "AP50", "AP"],
         [[when, *(f"{100 * each[name]:.1f}" for name in ("AP50", "AP"))] for when, each in metrics.items()],
