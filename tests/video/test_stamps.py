@@ -334,7 +334,7 @@ def test_several_frames_that_a_transport_stream_lost_are_told(tmp_path: Path) ->
     assert video.problems == ["4 frames seem to be missing from the stream, first near 0.2 s"]
 
 
-BROKEN = "packets of the stream are damaged, or the file begins or ends within one: frames may be missing"
+BROKEN = "pieces of the file are damaged, or it begins or ends within one: frames may be missing"
 
 
 @pytest.mark.parametrize("place", ["end", "middle"])
@@ -365,6 +365,24 @@ def test_a_program_stream_that_breaks_off_is_told(codec: str, tmp_path: Path) ->
     clip.write_bytes(content + b"text")
     video = open_video(clip)
     assert (len(list(video)), video.problems) == (30, [BROKEN])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvpx"), ("mkv", "libx264"), ("mkv", "ffv1")])
+def test_a_matroska_file_that_lost_a_piece_is_told(suffix: str, codec: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / f"clip.{suffix}", list(noise(30)), codec=codec)
+    content = clip.read_bytes()
+    assert containers.is_unbroken(clip, "matroska,webm")
+    with av.open(str(clip)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][12]
+    assert place is not None
+    place = content.rindex(0xA3, place - 4, place)  # a block
+    clip.write_bytes(content[:place] + bytes([0xEA]) + content[place + 1 :])  # nothing that a cluster holds
+    video = open_video(clip)
+    assert len(list(video)) == 29
+    assert video.problems == [BROKEN]
+    for broken in (content[:-1], content + b"text", content[: place + 1], content[:-200] + content[-150:]):
+        clip.write_bytes(broken)
+        assert not containers.is_unbroken(clip, "matroska,webm")
 
 
 def test_a_stream_that_begins_late_ends_nothing() -> None:

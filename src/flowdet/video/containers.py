@@ -47,6 +47,9 @@ _GIF_HEAD = re.compile(rb"\x21\xf9\x04.{4}\x00\x2c", re.DOTALL)  # of a picture 
 _GIF_END, _GIF_EXTENSION, _GIF_PICTURE = 0x3B, 0x21, 0x2C
 _TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes, and where in them the mark stands
 _TRANSPORT_MARK = 0x47
+_MATROSKA_FOLDERS = frozenset({0x18538067, 0x1F43B675})  # the segment, clusters
+_MATROSKA_ELEMENTS = _MATROSKA_FOLDERS | {0xA0, 0xA3, 0xA7, 0xAB, 0xAF, 0xBF, 0xE7, 0xEC, 0x5854}
+_MATROSKA_ELEMENTS |= {0x1043A770, 0x114D9B74, 0x1254C367, 0x1549A966, 0x1654AE6B, 0x1941A469, 0x1A45DFA3, 0x1C53BB6B}
 _NETWORK_TIMEOUT = (10.0, 30.0)  # seconds to open, to read
 
 
@@ -160,17 +163,19 @@ def count_gif_pictures(file: Path) -> int | None:
 
 
 def is_unbroken(file: Path, format_name: str) -> bool:
-    """Whether the packets of an MPEG stream follow one another from the first byte of a file to its last.
+    """Whether the pieces of MPEG streams, Matroska and WebM follow one another from the first byte to the last.
 
     Args:
         file: The file.
-        format_name: FFmpeg's name of its format; all but "mpegts" and "mpeg" are taken for unbroken.
+        format_name: FFmpeg's name of its format; any other is taken for unbroken.
     """
     match format_name:
         case "mpegts":
             return _is_unbroken_transport(np.memmap(file, np.uint8, "r"))
         case "mpeg":
             return _is_unbroken_program(np.memmap(file, np.uint8, "r"))
+        case "matroska,webm":
+            return _is_unbroken_matroska(np.memmap(file, np.uint8, "r"))
         case _:
             return True
 
@@ -197,6 +202,21 @@ def _is_unbroken_program(data: NDArray[np.uint8]) -> bool:
                 place += 4
             case _:
                 place += 6 + int.from_bytes(head[4:6], "big")
+    return place == len(data)
+
+
+def _is_unbroken_matroska(data: NDArray[np.uint8]) -> bool:
+    place = 0
+    while place < len(data):
+        head = data[place : place + 12].tobytes().ljust(12, b"\0")
+        name_length = 9 - head[0].bit_length()
+        size_length = 9 - head[name_length].bit_length() if name_length <= 4 else 9
+        name = int.from_bytes(head[:name_length], "big")
+        if size_length > 8 or name not in _MATROSKA_ELEMENTS:
+            return False
+        place += name_length + size_length
+        if name not in _MATROSKA_FOLDERS:  # what these contain is walked through, whatever size they state
+            place += int.from_bytes(head[name_length : name_length + size_length], "big") - (1 << 7 * size_length)
     return place == len(data)
 
 

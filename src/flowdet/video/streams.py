@@ -124,7 +124,10 @@ class FileSource:
         at_end = yield from selected(found, selection, self._layout, timeline)
         if at_end:
             timeline.finish()
-            timeline.damage.short = self._shortage(timeline, entry.packets if entry else 0) or timeline.damage.short
+            damage = timeline.damage
+            damage.short = self._shortage(timeline, entry.packets if entry else 0) or damage.short
+            if self._format and not (damage.sentences() or is_unbroken(self._file, self._format)):
+                damage.short = "pieces of the file are damaged, or it begins or ends within one: frames may be missing"
 
     def _timeline(self, stream: VideoStream, entry: _Entry | None = None) -> Timeline:
         return Timeline(
@@ -201,8 +204,6 @@ class FileSource:
             if packets_read >= self._declared:
                 return ""
             return f"the file is cut short: {packets_read} of {self._declared} frames are there"
-        if self._format and not (timeline.damage.sentences() or is_unbroken(self._file, self._format)):
-            return "packets of the stream are damaged, or the file begins or ends within one: frames may be missing"
         if timeline.restarts:  # the announced duration is a guess from the first and the last stamp
             return ""
         if self._format == "gif":
