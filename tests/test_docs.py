@@ -59,12 +59,19 @@ def test_commands_are_right(block: Block, words: list[str]) -> None:
             assert "flowdet" not in arguments or program == "uvx", "it is not on PyPI"
         case "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case "hf":
+            assert PROJECT["optional-dependencies"]["hub"]
         case "docker":
             assert (ROOT / "Dockerfile").is_file()
         case "pre-commit":
             assert any(need.startswith("pre-commit") for need in PROJECT["optional-dependencies"]["dev"])
         case _:
             pytest.fail(f"{block.page.name}:{block.line}: what is {program}?")
+
+
+def test_the_page_lists_every_extra() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "start.md").read_text(), re.MULTILINE))
+    assert listed | {"dev", "docs", "test"} == set(PROJECT["optional-dependencies"])
 
 
 def test_the_container_is_built_with_the_commands_of_the_page() -> None:
