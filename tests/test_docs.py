@@ -59,12 +59,19 @@ def test_commands_are_right(block: Block, words: list[str]) -> None:
             assert "flowdet" not in arguments or program == "uvx", "it is not on PyPI"
         case "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case "hf":
+            assert PROJECT["optional-dependencies"]["hub"]
         case "docker":
             assert (ROOT / "Dockerfile").is_file()
         case "pre-commit":
             assert any(need.startswith("pre-commit") for need in PROJECT["optional-dependencies"]["dev"])
         case _:
             pytest.fail(f"{block.page.name}:{block.line}: what is {program}?")
+
+
+def test_the_page_lists_every_extra() -> None:
+    listed = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "start.md").read_text(), re.MULTILINE))
+    assert listed | {"dev", "docs", "test"} == set(PROJECT["optional-dependencies"])
 
 
 def test_the_container_is_built_with_the_commands_of_the_page() -> None:
@@ -76,9 +83,8 @@ def test_the_container_is_built_with_the_commands_of_the_page() -> None:
     page = [words for block, words in COMMANDS if block.page.name == "start.md"]
     start = page.index(runs[0])
     assert page[start : start + len(runs)] == runs
-    assert f"FROM python:{PROJECT['requires-python'].strip('>=')}" <= next(
-        line for line in steps if line.startswith("FROM ")
-    )
+    (python,) = re.findall(r"^FROM python:3\.(\d+)", "\n".join(steps), re.MULTILINE)
+    assert int(python) >= int(PROJECT["requires-python"].removeprefix(">=3."))
     copied = {word for line in steps if line.startswith("COPY ") for word in line.split()[1:-1]}
     needed = {PROJECT["readme"], "pyproject.toml", *(path.split("/")[0] for path in PROJECT["license-files"])}
     assert copied == needed

@@ -43,6 +43,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(frame.image).resize((320, 180)) for frame, _ in zip(video, range(FRAMES), strict=False)
         ]
     make_clip(folder / "clip.mp4", [np.asarray(image) for image in small])
+    shutil.copy(folder / "clip.mp4", folder / "street.mp4")
     (folder / "clip").mkdir()
     for number, image in enumerate(small):
         image.save(folder / "clip" / f"{number:06}.jpg")
@@ -60,6 +61,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call("data", "export", "val.json", "--to", "mot", "--out", "MOT17/train", "--images", ".")
         (mot,) = (folder / "MOT17" / "train").iterdir()
         mot.rename(mot.with_name("clip-FRCNN"))
+        call("data", "export", "val.json", "--to", "label-studio", "--out", "label-studio", "--images", ".")
+        shutil.copy("label-studio/tasks.json", "export.json")
         call("data", "export", "val.json", "--to", "cvat", "--out", "cvat", "--images", ".")
         shutil.copytree("cvat", ".", dirs_exist_ok=True)
         call("detect", "clip.mp4", "--system", "single-nano", "--no-video", "--out", "made")
