@@ -11,6 +11,7 @@ import pytest
 from flowdet.cli import main
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.labelled_sources import read_labels
+from flowdet.errors import DataError
 from flowdet.video.writer import VideoWriter
 from tests.data.annotated import Drawing
 
@@ -138,6 +139,35 @@ def test_there_and_back_again(to: str, tracks: bool, tmp_path: Path) -> None:
 def test_json_lines_are_read_as_json(tracks: bool, tmp_path: Path) -> None:
     lines, document = (detections(tmp_path, tracks=tracks, lines=lines) for lines in (True, False))
     assert read_labels([lines]) == read_labels([document])
+
+
+def test_json_lines_of_version_1_are_read_as_those_of_version_2(tmp_path: Path) -> None:
+    new, old = detections(tmp_path, lines=True), tmp_path / "old" / "clip.jsonl"
+    first, *rest = map(json.loads, new.read_text().splitlines())
+    written = [{key: value for key, value in first.items() if key not in ("format", "version")}]
+    for line in rest:
+        labels = {"labels": [number - 1 for number in line.pop("category_ids")]} if "boxes" in line else {}
+        written.append(line | labels)
+    old.parent.mkdir()
+    old.write_text("".join(json.dumps(line) + "\n" for line in written))
+    assert read_labels([old]) == read_labels([new])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"scores": [0.75', '"scores": [true', "line 2: a detection needs a finite number as its score"),
+        ('"boxes": [[4.125', '"boxes": [[1e999', "line 2: a detection has no box"),
+        ('"category_ids": [2', '"category_ids": [3', "line 2: a detection is of class 3"),
+    ],
+)
+def test_json_lines_are_checked_as_for_an_evaluation(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = detections(tmp_path, lines=True)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=message):
+        read_labels([path])
 
 
 def test_what_a_format_cannot_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from flowdet.data.cocovid import find_problems
 from flowdet.data.cocovid_writer import Written
 from flowdet.data.label_studio import export_label_studio, import_label_studio
-from flowdet.data.labels import Box, Clip, Labels, Picture
+from flowdet.data.labels import Box, LabelledVideo, Labels, Picture
 from flowdet.errors import ConfigError, DataError
 
 
@@ -125,7 +125,7 @@ def test_every_second_frame_of_a_video_comes_back_with_its_number(tmp_path: Path
     pictures = tuple(
         Picture(f"{frame}.jpg", 64, 48, () if frame == 5 else (box,), frame=frame) for frame in (3, 5, 7, 9)
     )
-    labels = Labels(("car & cart",), (Clip("a/b", pictures, fps=30.0, source="b c.mp4"),))
+    labels = Labels(("car & cart",), (LabelledVideo("a/b", pictures, fps=30.0, source="b c.mp4"),))
     done = export_label_studio(labels, tmp_path / "out")
     assert next(place for *_, place in done.pictures) == tmp_path / "out" / "images" / "a/b" / "000003.jpg"
     (found,) = json.loads((tmp_path / "out" / "tasks.json").read_text())
@@ -148,8 +148,8 @@ def test_every_second_frame_of_a_video_comes_back_with_its_number(tmp_path: Path
 
 
 def test_stills_are_left_out(tmp_path: Path) -> None:
-    still = Clip(None, (Picture("a.png", 64, 48, ()),))
-    video = Clip("v", (Picture("0.png", 64, 48, (), frame=0),))
+    still = LabelledVideo(None, (Picture("a.png", 64, 48, ()),))
+    video = LabelledVideo("v", (Picture("0.png", 64, 48, (), frame=0),))
     assert export_label_studio(Labels(("a",), (still, video)), tmp_path / "out").remarks == {"stills, left out": 1}
     with pytest.raises(DataError, match="there is no video to write"):
         export_label_studio(Labels(("a",), (still,)), tmp_path / "other")

@@ -194,7 +194,7 @@ def test_processes_give_the_same_to_the_bit_even_if_one_is_killed(run: Run, tmp_
                 if "spawn_main" in " ".join(child.cmdline()):
                     child.kill()
 
-    with pytest.raises(FlowdetError, match=r"exit code -9.*the same call continues"):
+    with pytest.raises(FlowdetError, match=r"exit code -9.*run it again with fewer processes"):
         run(processes=2, progress=kill)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.safetensors")}
     assert 0 < len(kept) < 4

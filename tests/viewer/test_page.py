@@ -15,9 +15,10 @@ from PIL import Image
 
 from flowdet.cli import main
 from flowdet.errors import ConfigError, VideoError
+from flowdet.video.description import describe_source
 from flowdet.video.writer import VideoWriter
 from flowdet.viewer.clips import read_clips
-from flowdet.viewer.page import write_page
+from flowdet.viewer.page import find_source, write_page
 from tests.viewer.results import write_result, write_truth
 
 if TYPE_CHECKING:
@@ -280,6 +281,13 @@ def test_the_annotated_video_is_not_taken_for_the_source(tmp_path: Path) -> None
     gray_clip(tmp_path / "clip.mp4")
     result = write_result(tmp_path / "clip.json", frames=24, source="elsewhere/clip.mp4", source_bytes=17)
     assert write_page(tmp_path / "page.html", read_clips([result]), [], "link") == ["clip"]
+
+
+def test_a_source_is_found_by_what_its_result_says_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "'a' and 'b'"
+    folder.mkdir()
+    result = write_result(tmp_path / "out" / "clip.json", source=describe_source(folder).text)
+    assert find_source(read_clips([result])[0], []) == folder
 
 
 def test_the_command_writes_a_page_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ def make(number: int) -> Callable[[Job], Iterator[tuple[int, int, str]]]:
         text, path = job
         if text == "fails":
             raise DataError("this job fails")
+        if text == "is large":
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
         with path.open("w") as file:
             try:
                 for letter in text:
@@ -52,9 +55,40 @@ def test_no_jobs_start_no_process() -> None:
     assert list(spread([], make, 4)) == []
 
 
+def test_jobs_that_do_without_torch_do_not_wait_for_it(tmp_path: Path) -> None:
+    """In a process that has not loaded it: what a worker needs of this file would load it, too."""
+    (tmp_path / "worker.py").write_text(
+        "import sys\n\n\ndef make(number):\n    return lambda name: [name in sys.modules]\n"
+    )
+    (tmp_path / "lead.py").write_text(
+        "if __name__ == '__main__':\n"
+        "    from worker import make\n"
+        "    from flowdet.work.pool import spread\n"
+        "    print(*spread(['torch'], make, 1, threads=None), *spread(['torch'], make, 1, threads=1))\n"
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "lead.py")], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_job_is_taken_when_a_process_is_free(tmp_path: Path) -> None:
+    taken: list[str] = []
+
+    def jobs() -> Iterator[Job]:
+        for text in ("a", "b", "c", "d"):
+            taken.append(text)
+            yield text, tmp_path / text
+
+    results = spread(jobs(), make, 1)
+    assert next(results)[2] == "a"
+    assert taken == ["a"]
+    assert [letter for _, _, letter in results] == ["b", "c", "d"]
+
+
 def test_the_error_of_a_job_is_raised_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="this job fails"):
         list(spread([("fails", tmp_path / "x")], make, 2))
+    with pytest.raises(FlowdetError, match=r"too little memory \(Tried to .*\); take fewer processes"):
+        list(spread([("is large", tmp_path / "x")], make, 1))
     with pytest.raises(DataError, match="worker 0 has no weights"):
         list(spread([("a", tmp_path / "x")], cannot_start, 1))
 
@@ -77,9 +111,26 @@ def test_a_killed_process_is_told_and_ends_the_others(tmp_path: Path) -> None:
     results = spread([("aw", tmp_path / "one"), ("bw", tmp_path / "two")], make, 2)
     assert {next(results)[2], next(results)[2]} == {"a", "b"}
     children()[0].kill()
-    with pytest.raises(FlowdetError, match=r"a worker process ended with exit code -9 .* the same call continues"):
+    with pytest.raises(FlowdetError, match=r"ended with exit code -9 .* run it again with fewer processes"):
         next(results)
     assert not children()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_killed_between_two_jobs_is_told(tmp_path: Path) -> None:
+    results = spread([("a", tmp_path / "one"), ("b", tmp_path / "two")], make, 1)
+    assert next(results)[2] == "a"
+    deadline = time.monotonic() + 60
+    while (tmp_path / "one").read_text() != "closed":  # soon it waits for the next job
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    (child,) = children()
+    child.kill()
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with pytest.raises(FlowdetError, match="a worker process ended with exit code -9"):
+        next(results)
 
 
 def lead(folder: str) -> None:

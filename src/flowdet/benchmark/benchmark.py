@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -19,7 +17,7 @@ from flowdet.benchmark.clip import FRAME_RATE, Clip, write_clip
 from flowdet.benchmark.machine import OtherProcesses, clock, matrix_rates, processor, resident_peak
 from flowdet.benchmark.meter import Costs, MeteredStream, count_gflop, warm_up
 from flowdet.benchmark.report import FirstFrame, FrameCost, Machine, Report, SystemCost, Versus, spread
-from flowdet.errors import CheckpointError, ConfigError, FlowdetError
+from flowdet.errors import CheckpointError, ConfigError
 from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
@@ -27,6 +25,7 @@ from flowdet.systems.load import load_random, load_system, weight_file
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
 from flowdet.weights.zoo import SHIPPED
+from flowdet.work import pool
 
 __all__ = ["Contender", "Loaded", "alternate", "average", "benchmark", "ratios"]
 
@@ -245,16 +244,16 @@ def _measure_first_frame(contender: Contender, config: SystemConfig, clip: Path,
 
     The configuration brings the modules that define method and detector to the process.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        try:
-            return pool.submit(_first_frame, contender, config, clip).result()
-        except BrokenProcessPool as error:
-            raise FlowdetError(
-                "the process that measures memory was killed, perhaps for want of memory; try a smaller --size"
-            ) from error
+    with closing(pool.spread([clip], partial(_first_frame, contender, config), 1, threads=threads)) as found:
+        return next(found)
 
 
-def _first_frame(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
+def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Callable[[Path], Iterator[FirstFrame]]:
+    del number
+    return lambda clip: iter([_seen_first(contender, config, clip)])
+
+
+def _seen_first(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
     device = torch.device(contender.options.device)
     before = resident_peak(device)
     system = contender.load().system

@@ -18,6 +18,7 @@ from flowdet.cli.console import progress_bar
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256, locked
+from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
@@ -36,7 +37,7 @@ _NOT_COMPARED = {"flowdet", "source", "weights"}
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a result depends on beside its source; saved with it."""
+    """What a result depends on beside its source, the same however it was asked for; saved with it."""
 
     flowdet: str
     system: str
@@ -104,7 +105,7 @@ class _Job:
     @property
     def record(self) -> dict[str, Any]:
         """What is saved with the results."""
-        record = {"source": self.described.label.strip("'"), **asdict(self.settings)}
+        record = {"source": self.described.text, **asdict(self.settings)}
         if self.described.path:
             state = self.described.path.stat()
             record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
@@ -186,6 +187,7 @@ def detect(
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
+    interval = len(detector.config.method.kinds)
     settings = _Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -194,11 +196,11 @@ def detect(
         score=score,
         classes=wanted,
         every=every,
-        start=start,
+        start=start or None,
         end=end,
         causal=options.causal,
         variant=options.variant,
-        key_frame_interval=options.key_frame_interval,
+        key_frame_interval=interval if interval > 1 else None,
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
@@ -259,6 +261,10 @@ def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> Flow
         _detect_one(detector, job, with_bar=with_bar)
     except FlowdetError as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if (shortage := memory_shortage(error)) is None:
+            raise
+        return VideoError(f"{job.described.label}: {shortage}; try a smaller system")
     return None
 
 
@@ -365,9 +371,10 @@ def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) ->
 def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> None:
     settings = job.settings
     began = time.monotonic()
+    passes = 2 if settings.rescore == "seq-nms" else 1
     with (
         open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        progress_bar(video.name, video.frame_count, "frames", is_shown=with_bar) as progress,
+        progress_bar(video.name, (video.frame_count or 0) * passes or None, "frames", is_shown=with_bar) as progress,
     ):
         done = annotate(
             detector,

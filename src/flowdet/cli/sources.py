@@ -15,7 +15,7 @@ from flowdet.video.pictures import page_count
 
 __all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name"]
 
-Names = Annotated[tuple[str, ...], Parameter(negative=())]
+Names = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
 
 def listed(names: Names) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
-from flowdet.data.labels import Box, Clip, Exported, Labels, frame_range, make_folder
+from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, frame_range, make_folder
 from flowdet.data.reading import parse_pixels, read_xml
 from flowdet.data.shapes import Shape, Shapes, Target, check_pattern, frame_file, numbered
 from flowdet.errors import ConfigError, DataError
@@ -326,14 +326,14 @@ def _score(element: Element) -> float | None:
 
 
 def export_cvat(labels: Labels, out: Path) -> Exported:
-    """Writes annotations.xml, one a clip, to be uploaded to a CVAT task of the same video or pictures.
+    """Writes annotations.xml, one for each video, to be uploaded to a CVAT task of the same video or pictures.
 
     A video with tracks becomes "CVAT for video 1.1", in which every object is a track; other videos and stills become
     "CVAT for images 1.1". Scores become the attribute "score". Pictures have their place in `images` beside the file.
 
     Args:
         labels: What is written.
-        out: The folder, new or empty; with several clips it gets a folder for each.
+        out: The folder, new or empty; with several videos it gets a folder for each.
 
     Raises:
         ConfigError: The folder is not empty.
@@ -341,17 +341,17 @@ def export_cvat(labels: Labels, out: Path) -> Exported:
     """
     make_folder(out)
     done = Exported(out)
-    for clip in labels.clips:
-        folder = out / clip.flat_name if len(labels.clips) > 1 else out
+    for video in labels.videos:
+        folder = out / video.flat_name if len(labels.videos) > 1 else out
         root = Element("annotations")
         _put(root, version="1.1")
-        _put_meta(root, clip, labels.class_names)
-        if clip.has_tracks:
-            _put_tracks(root, clip, labels.class_names, done)
-        for number, picture in enumerate(clip.pictures):
+        _put_meta(root, video, labels.class_names)
+        if video.has_tracks:
+            _put_tracks(root, video, labels.class_names, done)
+        for number, picture in enumerate(video.pictures):
             name = picture.stem if picture.frame is None else f"frame_{picture.stem}"
-            done.pictures.append((clip, picture, folder / "images" / f"{name}{picture.suffix}"))
-            if not clip.has_tracks:
+            done.pictures.append((video, picture, folder / "images" / f"{name}{picture.suffix}"))
+            if not video.has_tracks:
                 place = {"id": str(number if picture.frame is None else picture.frame), "name": name}
                 if picture.frame is None:
                     place["name"] += picture.suffix
@@ -371,30 +371,31 @@ def _put(parent: Element, **texts: object) -> None:
         SubElement(parent, name).text = str(text)
 
 
-def _put_meta(root: Element, clip: Clip, class_names: Sequence[str]) -> None:
+def _put_meta(root: Element, video: LabelledVideo, class_names: Sequence[str]) -> None:
     task = SubElement(SubElement(root, "meta"), "task")
-    if clip.name is None:
-        _put(task, name="stills", size=len(clip.pictures), mode="annotation")
+    if video.name is None:
+        _put(task, name="stills", size=len(video.pictures), mode="annotation")
     else:
-        frames = frame_range(clip)
-        _put(task, name=clip.name, size=len(frames), mode="interpolation", start_frame=frames[0], stop_frame=frames[-1])
+        frames = frame_range(video)
+        _put(task, name=video.name, size=len(frames), mode="interpolation")
+        _put(task, start_frame=frames[0], stop_frame=frames[-1])
         _put(task, frame_filter=f"step={frames.step}" if frames.step > 1 else "")
         size = SubElement(task, "original_size")
-        _put(size, width=clip.pictures[0].width, height=clip.pictures[0].height)
+        _put(size, width=video.pictures[0].width, height=video.pictures[0].height)
     listed = SubElement(task, "labels")
     for name in class_names:
         label = SubElement(listed, "label")
         _put(label, name=name, type="rectangle")
         attributes = SubElement(label, "attributes")
-        if clip.has_scores:
+        if video.has_scores:
             attribute = SubElement(attributes, "attribute")
             _put(attribute, name="score", mutable="True", input_type="text", default_value="", values="")
 
 
-def _put_tracks(root: Element, clip: Clip, class_names: Sequence[str], done: Exported) -> None:
-    frames = frame_range(clip)
-    kept = {id(box) for picture in clip.pictures for box in done.kept(picture)}
-    for (number, label), boxes in clip.tracks().items():
+def _put_tracks(root: Element, video: LabelledVideo, class_names: Sequence[str], done: Exported) -> None:
+    frames = frame_range(video)
+    kept = {id(box) for picture in video.pictures for box in done.kept(picture)}
+    for (number, label), boxes in video.tracks().items():
         shown = [(frame, box) for frame, box in boxes if id(box) in kept]
         track = SubElement(root, "track", {"id": str(number), "label": class_names[label], "source": "auto"})
         for (frame, box), following in zip(shown, [*shown[1:], None], strict=True):

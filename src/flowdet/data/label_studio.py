@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from flowdet.data.cocovid_writer import Written, writing_cocovid
-from flowdet.data.labels import Box, Clip, Exported, Labels, frame_range, make_folder
+from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, frame_range, make_folder
 from flowdet.data.reading import LARGEST_FRAME, LARGEST_PIXELS, is_pixels, is_whole, read_json
 from flowdet.data.shapes import Shape, Shapes, Target, check_pattern, frame_file, numbered
 from flowdet.errors import ConfigError, DataError
@@ -257,12 +257,12 @@ def export_label_studio(labels: Labels, out: Path) -> Exported:
         ConfigError: The folder is not empty.
         DataError: It cannot be written, or there is no video.
     """
-    clips = [clip for clip in labels.clips if clip.name is not None]
+    clips = [clip for clip in labels.videos if clip.name is not None]
     if not clips:
         raise DataError("there is no video to write: tasks about videos hold no stills")
     make_folder(out)
     done = Exported(out)
-    if stills := sum(len(clip.pictures) for clip in labels.clips if clip.name is None):
+    if stills := sum(len(clip.pictures) for clip in labels.videos if clip.name is None):
         done.remarks["stills, left out"] = stills
     tasks = []
     for clip in clips:
@@ -274,7 +274,7 @@ def export_label_studio(labels: Labels, out: Path) -> Exported:
     return done
 
 
-def _task(clip: Clip, class_names: Sequence[str], done: Exported) -> dict[str, Any]:
+def _task(clip: LabelledVideo, class_names: Sequence[str], done: Exported) -> dict[str, Any]:
     frames, fps = frame_range(clip), clip.fps or _USUAL_FPS
     kept = {id(box) for picture in clip.pictures for box in done.kept(picture)}
     size = clip.pictures[0].width, clip.pictures[0].height

@@ -116,7 +116,7 @@ def annotate(
         video_path: The annotated ".mp4" video to write, or ".png" or ".jpg" picture of a still source; None: none.
         settings: What made the result, saved with it.
         shown: Which detections become results, and what is drawn; by default all, and they alone.
-        progress: Is called after every frame with the number of frames done.
+        progress: Is called after every frame with the number of frames done; with Seq-NMS both passes count.
 
     Raises:
         ConfigError: Seq-NMS is asked for with an overlay, or for a live source.
@@ -140,8 +140,12 @@ def annotate(
                 [source], score=shown.least_score, classes=shown.classes, ahead=not video.is_live
             )
         )
+        looked_at: list[Detections] = []
         if shown.seq_nms:
-            outcomes = _rescored(video, [found for _, found, _ in outcomes], stack)
+            for _, detections, _ in outcomes:
+                looked_at.append(detections)
+                progress(len(looked_at))
+            outcomes = _rescored(video, looked_at, stack)
         lines = stack.enter_context(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
@@ -158,7 +162,7 @@ def annotate(
                 behind(partial(_draw, write, (frame, detections, features), shown.overlay, trails.after(detections)))
             done += 1
             found += len(detections)
-            progress(done)
+            progress(len(looked_at) + done)
     silent = (sound.problem,) if sound and sound.problem else ()
     return Annotated(done, found, (*video.problems, *silent))
 
