@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
@@ -80,7 +81,7 @@ def write_text(path: Path, text: str, *, error: type[FlowdetError] = ConfigError
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, patience: float = 0.0) -> Iterator[None]:
     """Keeps other processes from the same block for this path until it ends; a kill lifts the lock.
 
     The lock is a hidden file beside `path`. On Windows nothing is locked.
@@ -88,30 +89,45 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     Args:
         path: What is locked, in a folder that exists; a folder is locked by a file beside it, too.
         busy: The message if another process holds the lock; "{holder}" in it becomes the number of that process.
+        patience: Seconds to wait for the other process.
 
     Raises:
         ConfigError: Another process holds the lock, or the lock cannot be made.
     """
     lock = _beside(path.resolve(), ".lock")
-    try:
-        file = lock.open("a+b")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
-    with file:
-        if not try_lock(file):
-            file.seek(0)
-            holder = file.read().decode(errors="replace").strip()
-            raise ConfigError(busy.replace("{holder}", holder or "unknown"))
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        _held.add(file)
+    deadline = monotonic() + patience
+    while True:
         try:
-            yield
-        finally:
-            _held.discard(file)
-            with suppress(OSError):
-                lock.unlink()
+            file = lock.open("a+b")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
+        with file:
+            if try_lock(file):
+                if not _is_at(lock, file):
+                    continue  # whoever had it has just removed it
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
+                file.flush()
+                _held.add(file)
+                try:
+                    yield
+                finally:
+                    _held.discard(file)
+                    with suppress(OSError):
+                        lock.unlink()
+                return
+            if monotonic() >= deadline:
+                file.seek(0)
+                holder = file.read().decode(errors="replace").strip()
+                raise ConfigError(busy.replace("{holder}", holder or "unknown"))
+        sleep(0.1)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def natural_key(name: str) -> list[tuple[str, int]]:
