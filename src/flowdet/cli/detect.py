@@ -22,7 +22,9 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
 from flowdet.video.description import describe_source
+from flowdet.video.parquet import need_parquet
 from flowdet.video.reader import Video, check_selection, open_video
+from flowdet.video.remote import is_remote
 from flowdet.video.results import read_finished
 from flowdet.work.annotate import overlay_of
 from flowdet.work.cluster import spread_over
@@ -78,7 +80,7 @@ def detect(
     start: float | None = None,
     end: float | None = None,
     out: Path = Path("detections"),
-    results: Literal["json", "jsonl", "csv"] = "json",
+    results: Literal["json", "jsonl", "csv", "parquet"] = "json",
     video: bool = True,
     show: Names = (),
     track: bool = False,
@@ -98,7 +100,7 @@ def detect(
 
     Args:
         sources: Video files, pictures, folders of frames or videos, patterns such as "frames/*.jpg", camera numbers, or
-            rtsp:// and http:// addresses.
+            addresses: rtsp://, http://, and s3://, gs:// and others that fsspec knows.
         system: One of `flowdet models`. [default: fgfa-nano]
         options: Which system, and how it detects.
         score: Leave out detections below this score.
@@ -107,7 +109,8 @@ def detect(
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
-        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it.
+        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it; the
+            parquet files of a folder are one data set, with a row a detection.
         video: Write the annotated video.
         show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
             repeating the option or with commas.
@@ -130,6 +133,8 @@ def detect(
             f"a camera is a source: `flowdet detect {options.device}`"
         )
     cluster = sharing.cluster(options.device)
+    if results == "parquet":
+        need_parquet()
     if list_ is not None:
         sources = (*sources, *sources_in(list_))
     if not sources:
@@ -249,7 +254,7 @@ def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:
     described = describe_source(source)
     first = name = output_name(described, source)
     number = outputs.taken.get(first.casefold(), 1)
-    is_rereadable = described.path is not None or described.pattern
+    is_rereadable = described.path is not None or described.pattern or is_remote(source)
     while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
         number += 1
         name = f"{first}-{number}"

@@ -14,6 +14,7 @@ from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
 from flowdet.video.description import VIDEO_SUFFIXES, SourceDescription, describe_source
 from flowdet.video.pictures import page_count
+from flowdet.video.remote import is_remote, remote_matches
 
 __all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name", "sources_in"]
 
@@ -28,6 +29,9 @@ def listed(names: Names) -> list[str]:
 def expanded(sources: Sequence[str]) -> Iterator[str]:
     """Yields the sources; each video of a folder or a pattern is one of its own, its pictures are one together."""
     for source in sources:
+        if is_remote(source) and "*" in source:
+            yield from _matches(source)
+            continue
         files = _files(source)
         pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
         videos = [str(file) for file in files if file not in pictures]
@@ -93,6 +97,13 @@ def is_still(path: Path) -> bool:
         return page_count(path) == 1
     except VideoError:
         return True
+
+
+def _matches(source: str) -> list[str]:
+    try:
+        return remote_matches(source) or [source]
+    except FlowdetError:  # told when its turn comes
+        return [source]
 
 
 def _files(source: str) -> list[Path]:
