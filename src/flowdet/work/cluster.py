@@ -52,15 +52,15 @@ class _StoppedError(Exception):
     """The driver wants no more; files are closed as by Ctrl-C."""
 
 
-class _Actor(Generic[Job, Result]):
+class _Actor:
     """Runs in a process of its own: what Ray calls there. `do` works in one thread, `frames` answers in another."""
 
     def __init__(self) -> None:
         self._frames = 0
         self._is_stopped = False
-        self._do: Do[Job, Result] | None = None
+        self._do: Do[Any, Any] | None = None
 
-    def load(self, make: Make[Job, Result], number: int, threads: int) -> FlowdetError | None:
+    def load(self, make: Make[Any, Any], number: int, threads: int) -> FlowdetError | None:
         """Loads; returns why it cannot."""
         torch.set_num_threads(threads)
         do = guarded(lambda: make(number))
@@ -69,8 +69,8 @@ class _Actor(Generic[Job, Result]):
         self._do = do
         return None
 
-    def do(self, job: Job, threads: int) -> tuple[Result | FlowdetError, int]:
-        """Returns what came of a job, and how many frames were done."""
+    def do(self, job: Any, threads: int) -> tuple[Any, int]:
+        """Returns the result of a job, or the error that ended it, and how many frames were done."""
         torch.set_num_threads(threads)  # this may be another thread than that which loaded
         do = self._do
         assert do is not None

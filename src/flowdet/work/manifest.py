@@ -11,8 +11,8 @@ from flowdet.files import locked
 
 __all__ = ["MANIFEST", "Manifest", "open_manifest"]
 
-MANIFEST: Final = "manifest.ndjson"
-"""Its name in the folder of the results."""
+MANIFEST: Final = "_manifest.ndjson"
+"""Its name in the folder of the results; readers of Parquet data sets pass over names with an underscore."""
 
 
 class Manifest:
