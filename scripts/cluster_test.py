@@ -6,10 +6,10 @@
     python scripts/cluster_test.py throughput --repeats 3
     python scripts/cluster_test.py overhead
 
-`workers` kills a random worker every few seconds, `drivers` the command itself at random moments, `nodes` a machine of a
-cluster of three that are processes of this one; then results are compared with those of a run in peace. `throughput`
-compares numbers of workers with `--processes`; `overhead` measures what a source costs beside its detection. Ends with 1
-if something was lost. Needs Ray; not for Windows.
+`workers` kills a random worker every few seconds, `drivers` the command itself at random moments, `nodes` a machine of
+a cluster of three that are processes of this one; then results are compared with those of a run in peace. `throughput`
+compares numbers of workers with `--processes`; `overhead` measures what a source costs beside its detection. Ends with
+1 if something was lost. Needs Ray; not for Windows.
 """
 
 import argparse

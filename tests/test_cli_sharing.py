@@ -113,9 +113,9 @@ def test_sources_of_a_list(tmp_path: Path) -> None:
     table.write_text("clip\na.mp4\n")
     assert sources_in(table) == ["a.mp4"]
     table.write_text("clip,camera\na.mp4,1\n")
-    with pytest.raises(ConfigError, match="no column named source.*its columns are: clip, camera"):
+    with pytest.raises(ConfigError, match=r"no column named source.*its columns are: clip, camera"):
         sources_in(table)
-    with pytest.raises(DataError, match="missing.txt cannot be read"):
+    with pytest.raises(DataError, match=r"missing.txt cannot be read"):
         sources_in(tmp_path / "missing.txt")
 
 

@@ -11,7 +11,7 @@ from flowdet.errors import ConfigError
 from flowdet.systems.options import SystemOptions
 from flowdet.work.cluster import Cluster
 
-__all__ = ["DEFAULTS", "EngineOptions", "Options", "Sharing", "check_outputs", "for_making", "parse_size"]
+__all__ = ["ALONE", "DEFAULTS", "EngineOptions", "Options", "Sharing", "check_outputs", "for_making", "parse_size"]
 
 Options = Annotated[SystemOptions, Parameter(name="*")]
 """The options of `SystemOptions`, each as one of the command."""
@@ -63,6 +63,8 @@ class EngineOptions:
 
 Sharing = Annotated[EngineOptions, Parameter(name="*")]
 """The options of `EngineOptions`, each as one of the command."""
+
+ALONE = EngineOptions()
 
 
 def for_making(options: SystemOptions, system: str | None) -> SystemOptions:

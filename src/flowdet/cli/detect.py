@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.class_names import check_class_names
-from flowdet.cli.arguments import DEFAULTS, EngineOptions, Options, Sharing
+from flowdet.cli.arguments import ALONE, DEFAULTS, Options, Sharing
 from flowdet.cli.console import progress_bar
 from flowdet.cli.source_report import SourceReport
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name, sources_in
@@ -20,7 +20,6 @@ from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
-from flowdet.systems.options import SystemOptions
 from flowdet.video.description import describe_source
 from flowdet.video.parquet import need_parquet
 from flowdet.video.reader import Video, check_selection, open_video
@@ -89,7 +88,7 @@ def detect(
     trail: float = 0.0,
     overwrite: bool = False,
     list_: Annotated[Path | None, Parameter(name="--list", show_default=False)] = None,
-    sharing: Sharing = EngineOptions(),
+    sharing: Sharing = ALONE,
     json_progress: Annotated[bool, Parameter(negative=())] = False,
     source: Annotated[str | None, Parameter(show=False)] = None,
 ) -> int:
@@ -177,7 +176,7 @@ def detect(
         trail=trail,
     )
     make_folder(out)
-    outputs = _Outputs(out, results, video, absolute=cluster is not None)
+    outputs = _Outputs(out.absolute() if cluster else out, results, video, absolute=cluster is not None)
     everything = list(expanded(sources))
     with ExitStack() as stack:
         is_shared = cluster is not None or sharing.processes > 1
@@ -258,7 +257,7 @@ def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:
     while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
         number += 1
         name = f"{first}-{number}"
-    outputs.taken |= {name.casefold(): 1, first.casefold(): number}
+    outputs.taken.update({name.casefold(): 1, first.casefold(): number})
     still = described.path if described.path and is_still(described.path) else None
     if outputs.absolute and (described.path or described.pattern):
         source = str(Path(source).expanduser().absolute())

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.cli import console
-from flowdet.cli.arguments import DEFAULTS, EngineOptions, Options, Sharing, check_outputs
+from flowdet.cli.arguments import ALONE, DEFAULTS, Options, Sharing, check_outputs
 from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
@@ -85,7 +85,7 @@ def evaluate(
     results: Paths = (),
     images: Path | None = None,
     protocol: Protocols = ("coco",),
-    sharing: Sharing = EngineOptions(),
+    sharing: Sharing = ALONE,
     threads: int | None = None,
     map_classes: Names = (),
     motion_iou: Path | None = None,

@@ -18,7 +18,7 @@ from safetensors.torch import load
 from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, ImageRecord
 from flowdet.data.image_files import read_picture
-from flowdet.errors import ConfigError, DataError, some
+from flowdet.errors import ConfigError, DataError, FlowdetError, some
 from flowdet.files import replacing
 from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
 from flowdet.ops.devices import threads as torch_threads

@@ -50,7 +50,7 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], info: Mapping[s
         "category_id": pyarrow.int32(),
         "category_name": text,
         "score": number,
-        **{side: number for side in ("x1", "y1", "x2", "y2")},
+        **dict.fromkeys(("x1", "y1", "x2", "y2"), number),
         "track_id": pyarrow.int64(),
     }
     schema = pyarrow.schema(columns, metadata={_KEY: json.dumps(info, default=str)})

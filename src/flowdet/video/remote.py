@@ -11,7 +11,22 @@ from flowdet.video.streams import FileSource
 __all__ = ["RemoteSource", "is_remote", "remote_matches"]
 
 _FFMPEG: Final = frozenset(
-    {"file", "ftp", "gopher", "hls", "http", "https", "mms", "mmsh", "mmst", "rtmp", "rtmpe", "rtmps", "rtmpt", "rtmpts"}
+    {
+        "file",
+        "ftp",
+        "gopher",
+        "hls",
+        "http",
+        "https",
+        "mms",
+        "mmsh",
+        "mmst",
+        "rtmp",
+        "rtmpe",
+        "rtmps",
+        "rtmpt",
+        "rtmpts",
+    }
     | {"rtp", "rtsp", "rtsps", "sctp", "srt", "srtp", "tcp", "tls", "udp"}
 )
 """Schemes of addresses that FFmpeg reads itself."""
@@ -57,8 +72,9 @@ def remote_matches(pattern: str) -> list[str]:
         VideoError: The place cannot be reached.
     """
     system, path = _file_system(pattern, f"'{pattern}'")
+    place = pattern.removesuffix(path.lstrip("/"))
     try:
-        return [str(system.unstrip_protocol(match)) for match in sorted(system.glob(path))]
+        return [place + match.lstrip("/") for match in sorted(system.glob(path))]
     except Exception as error:  # each kind of store has errors of its own
         raise VideoError(f"'{pattern}' cannot be listed: {type(error).__name__}: {error}") from error
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ class _Actor:
             return guarded(lambda: do(job, self._advance)), self._frames
         except _StoppedError:
             return FlowdetError("the work was stopped"), self._frames
+        except Exception as error:  # a fault of flowdet in one job must not end the others
+            traceback.print_exc()  # into Ray's log of this worker
+            return FlowdetError(f"flowdet failed: {type(error).__name__}: {error}"), self._frames
         finally:
             self._frames = 0
 
@@ -159,6 +163,7 @@ def _connected(cluster: Cluster, threads: int) -> Iterator[int]:
     if address == _LOCAL:
         own = {"num_cpus": max(os.cpu_count() or 1, (cluster.workers or 1) * threads), "include_dashboard": False}
     before = signal.getsignal(signal.SIGTERM)
+    ray._private.worker._worker_logs_enabled = False  # else it prints every death of a worker among our lines
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -241,13 +246,9 @@ class _Driver(Generic[Job, Result]):
 
     def _hear(self, worker: _Worker[Job], answer: Any) -> None:
         """Takes the answer of a worker, and gives it what comes next."""
-        errors = self._ray.exceptions
         try:
             value = self._ray.get(answer)
-        except errors.RayTaskError as error:  # a fault of the program, not of the worker
-            value = FlowdetError(f"flowdet failed: {error}")
-            value = (value, worker.frames) if worker.is_loaded else value
-        except errors.RayError as error:
+        except self._ray.exceptions.RayError as error:
             self._bury(worker, error)
             return
         if worker.is_loaded:

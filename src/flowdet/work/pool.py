@@ -78,63 +78,87 @@ def spread(
     Raises:
         FlowdetError: `make` raised it, or the processes die before they can begin.
     """
-    tries = Tries(jobs, processes)
-    workers: dict[Connection, _Worker[Job]] = {}
+    _Pool(jobs, make, tell, processes, threads).run()
 
-    def start(number: int, trying: Try[Job]) -> None:
+
+class _Pool(Generic[Job, Result]):
+    """Gives jobs to processes, one to each, and hears of them."""
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        make: Make[Job, Result],
+        tell: Callable[[Event[Job, Result]], None],
+        processes: int,
+        threads: int,
+    ) -> None:
+        self._tries = Tries(jobs, processes)
+        self._make = make
+        self._tell = tell
+        self._processes = processes
+        self._threads = threads
+        self._workers: dict[Connection, _Worker[Job]] = {}
+
+    def run(self) -> None:
+        """Does the jobs."""
+        try:
+            for number in range(self._processes):
+                if first := self._tries.take():
+                    self._start(number, first)
+            while self._workers:
+                for connection in wait(list(self._workers)):
+                    assert isinstance(connection, Connection)
+                    self._hear(connection, self._workers[connection])
+        finally:
+            for worker in self._workers.values():
+                worker.process.terminate()
+            for worker in self._workers.values():
+                worker.process.join()
+
+    def _start(self, number: int, trying: Try[Job]) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, make, number, threads))
+        process = context.Process(target=_work, args=(theirs, self._make, number, self._threads))
         with _interrupts_ignored():
             process.start()
-            workers[ours] = _Worker(number, process, trying)
+            self._workers[ours] = _Worker(number, process, trying)
         theirs.close()
         with suppress(ConnectionError):  # a dead one is met when it should answer
             ours.send(trying.job)
 
-    def go_on(connection: Connection, worker: _Worker[Job]) -> None:
-        following = tries.take()
-        with suppress(ConnectionError):
-            connection.send(following.job if following else None)
-        if following is None:
-            workers.pop(connection).process.join()
-        else:
-            worker.trying, worker.frames = following, 0
+    def _hear(self, connection: Connection, worker: _Worker[Job]) -> None:
+        """Takes a message of a worker, and gives it what comes next."""
+        match _received(connection):
+            case _Loaded(error):
+                if error:
+                    raise error
+                worker.is_loaded = True
+                self._tries.loaded()
+            case Advanced(frames) as advanced:
+                worker.frames += frames
+                self._tell(advanced)
+            case _Outcome(value):
+                job = worker.trying.job
+                self._tell(Failed(job, value) if isinstance(value, FlowdetError) else Finished(job, value))
+                following = self._tries.take()
+                with suppress(ConnectionError):
+                    connection.send(following.job if following else None)
+                if following:
+                    worker.trying, worker.frames = following, 0
+                else:
+                    self._workers.pop(connection).process.join()
+            case _:
+                self._bury(connection, worker)
 
-    try:
-        for number in range(processes):
-            if first := tries.take():
-                start(number, first)
-        while workers:
-            for connection in wait(list(workers)):
-                assert isinstance(connection, Connection)
-                worker = workers[connection]
-                match _received(connection):
-                    case _Loaded(error):
-                        if error:
-                            raise error
-                        worker.is_loaded = True
-                        tries.loaded()
-                    case Advanced(frames) as advanced:
-                        worker.frames += frames
-                        tell(advanced)
-                    case _Outcome(value):
-                        job = worker.trying.job
-                        tell(Failed(job, value) if isinstance(value, FlowdetError) else Finished(job, value))
-                        go_on(connection, worker)
-                    case _:
-                        workers.pop(connection).process.join()
-                        tell(Advanced(-worker.frames))
-                        reason = f"ended with exit code {worker.process.exitcode} (-9: killed, perhaps for want of memory)"
-                        if failed := tries.died(worker.trying, reason, is_loaded=worker.is_loaded):
-                            tell(failed)
-                        if following := tries.take():
-                            start(worker.number, following)
-    finally:
-        for worker in workers.values():
-            worker.process.terminate()
-        for worker in workers.values():
-            worker.process.join()
+    def _bury(self, connection: Connection, worker: _Worker[Job]) -> None:
+        worker.process.join()
+        del self._workers[connection]
+        self._tell(Advanced(-worker.frames))
+        reason = f"ended with exit code {worker.process.exitcode} (-9: killed, perhaps for want of memory)"
+        if failed := self._tries.died(worker.trying, reason, is_loaded=worker.is_loaded):
+            self._tell(failed)
+        if following := self._tries.take():
+            self._start(worker.number, following)
 
 
 def device_of(device: str | torch.device, number: int) -> torch.device:
