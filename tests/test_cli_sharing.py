@@ -144,3 +144,19 @@ def test_engine_options_that_cannot_work(
 ) -> None:
     assert run("0.mp4", *options) == 1
     assert message in " ".join(capfd.readouterr().err.split())
+
+
+def test_long_videos_are_split_and_joined(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    make_clip(Path("long.mp4"), noise(40))
+    call = ("0.mp4", "long.mp4", "--track")
+    assert run(*call, "--results", "jsonl") == 0
+    wanted = {name: Path(f"o/{name}.jsonl").read_text().splitlines() for name in ("0", "long")}
+    capfd.readouterr()
+    assert (
+        run(*call, "--results", "jsonl", "--overwrite", "--segment", "0.5", "--processes", "2", "--json-progress") == 0
+    )
+    end = records(capfd.readouterr().out)[-1]
+    assert (end["done"], end["frames"]) == (2, 42)
+    for name, lines in wanted.items():
+        assert Path(f"o/{name}.jsonl").read_text().splitlines() == lines
+    assert sorted(path.name for path in Path("o").iterdir()) == ["0.jsonl", "_manifest.ndjson", "long.jsonl"]

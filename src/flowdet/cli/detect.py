@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,25 @@ from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
+from flowdet.systems.options import SystemOptions
 from flowdet.video.description import describe_source
 from flowdet.video.parquet import need_parquet
 from flowdet.video.reader import Video, check_selection, open_video
 from flowdet.video.remote import is_remote
 from flowdet.video.results import read_finished
 from flowdet.work.annotate import overlay_of
-from flowdet.work.cluster import spread_over
+from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
 from flowdet.work.jobs import Advanced, Failed, Finished
 from flowdet.work.manifest import open_manifest
 from flowdet.work.pool import spread
+from flowdet.work.segments import Segment, SegmentDetector, SegmentJoiner, segments_of
 
 __all__ = ["detect"]
 
 
 _NOT_COMPARED = {"flowdet", "source", "weights"}
+_FAR = 10**9  # frames
 _PATIENCE = 30.0  # seconds; a worker whose driver was killed is gone sooner
 
 
@@ -89,6 +92,7 @@ def detect(
     overwrite: bool = False,
     list_: Annotated[Path | None, Parameter(name="--list", show_default=False)] = None,
     sharing: Sharing = ALONE,
+    segment: Annotated[float | None, Parameter(show_default=False)] = None,
     json_progress: Annotated[bool, Parameter(negative=())] = False,
     source: Annotated[str | None, Parameter(show=False)] = None,
 ) -> int:
@@ -121,6 +125,8 @@ def detect(
         overwrite: Do finished sources again.
         list_: Also take the sources in this file: a line each, or the column "source" of a .csv or .parquet file.
         sharing: Who shares the sources; each worker has one thread.
+        segment: Let several workers share a video that is longer than this many seconds; what they find is what one
+            worker finds.
         json_progress: Print JSON lines for machines in place of text and bar; docs/many-machines.md describes them.
         source: A mistake that others make; see the error.
     """
@@ -132,6 +138,9 @@ def detect(
             f"a camera is a source: `flowdet detect {options.device}`"
         )
     cluster = sharing.cluster(options.device)
+    is_shared = cluster is not None or sharing.processes > 1
+    if segment is not None:
+        _check_segments(segment, is_shared, shown=bool(listed(show)), every=every)
     if results == "parquet":
         need_parquet()
     if list_ is not None:
@@ -175,19 +184,17 @@ def detect(
         rescore=rescore,
         trail=trail,
     )
+    if segment is not None and detector.config.method.first_needed(_FAR) == 0:
+        raise ConfigError(f"{detector.config.name} remembers all that went by, so --segment cannot split its work")
     make_folder(out)
     outputs = _Outputs(out.absolute() if cluster else out, results, video, absolute=cluster is not None)
     everything = list(expanded(sources))
     with ExitStack() as stack:
-        is_shared = cluster is not None or sharing.processes > 1
         manifest = stack.enter_context(open_manifest(out)) if is_shared else None
         report = stack.enter_context(SourceReport(len(everything), manifest, as_json=json_progress))
         jobs = _jobs(everything, settings, outputs, report, overwrite=overwrite)
-        if cluster:
-            spread_over(cluster, jobs, partial(SourceDetector, options.absolute(), _PATIENCE), report.tell)
-        elif is_shared:
-            make = partial(SourceDetector, options, _PATIENCE)
-            spread(jobs, make, report.tell, processes=sharing.processes)
+        if is_shared:
+            _share(jobs, options, report, processes=sharing.processes, cluster=cluster, segment=segment)
         else:
             _do_alone(detector, jobs, report, with_bars=not json_progress)
     return 1 if report.failures else 0
@@ -207,6 +214,46 @@ def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trai
     useless = [name for name, is_given in needing.items() if is_given and not track]
     if useless:
         raise ConfigError(f"{' and '.join(useless)} without effect: add --track")
+
+
+def _share(
+    jobs: Iterable[SourceJob],
+    options: SystemOptions,
+    report: SourceReport,
+    *,
+    processes: int,
+    cluster: Cluster | None,
+    segment: float | None,
+) -> None:
+    """Does the jobs in several processes or workers; the segments of long sources first, if these are split."""
+    share = partial(spread_over, cluster) if cluster else partial(spread, processes=processes)
+    options = options.absolute() if cluster else options
+    if segment is None:
+        share(jobs, partial(SourceDetector, options, _PATIENCE), report.tell)
+    else:
+        todo = list(jobs)
+        share(_segments(todo, segment), partial(SegmentDetector, options), report.tell_segment)
+        share(todo, partial(SegmentJoiner, options, _PATIENCE, segment), report.tell)
+
+
+def _check_segments(segment: float, is_shared: bool, *, shown: bool, every: int) -> None:
+    """Refuses what segments cannot be made of.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if not 0 < segment < float("inf"):
+        raise ConfigError(f"--segment is a number of seconds above 0, not {segment}")
+    if not is_shared:
+        raise ConfigError("--segment without effect: add --processes or --engine ray")
+    if shown or every != 1:
+        raise ConfigError(f"--segment goes without {'--show' if shown else '--every'}: leave one of them out")
+
+
+def _segments(jobs: Iterable[SourceJob], seconds: float) -> Iterator[Segment]:
+    for job in jobs:
+        with suppress(FlowdetError):  # told when the source is done
+            yield from segments_of(job, seconds)
 
 
 def _jobs(

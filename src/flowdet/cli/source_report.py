@@ -13,6 +13,7 @@ from flowdet.errors import FlowdetError
 from flowdet.work.detection import Detected, SourceJob
 from flowdet.work.jobs import Advanced, Event, Failed, Finished
 from flowdet.work.manifest import Manifest
+from flowdet.work.segments import Segment
 
 __all__ = ["SourceReport"]
 
@@ -73,6 +74,11 @@ class SourceReport:
                 self._finished(job, done)
             case Failed(job, error):
                 self.failed(job.name, error)
+
+    def tell_segment(self, event: Event[Segment, None]) -> None:
+        """Takes what an engine tells of segments; one that failed is told when its source is done as a whole."""
+        if isinstance(event, Advanced):
+            self.tell(event)
 
     def skipped(self, job: SourceJob, frames: int) -> None:
         """Takes a source that was finished before, with so many frames."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -272,7 +273,9 @@ class _Driver(Generic[Job, Result]):
         with suppress(Exception):
             self._ray.kill(worker.actor)  # it may only be out of reach
         self._tell(Advanced(-worker.frames))
-        reason = f"died ({' '.join(str(error).split())})"
+        # Ray tells of the actor first and adds advice at the end.
+        told = re.split("is dead because |died because ", " ".join(str(error).split()))[-1]
+        reason = f"died ({told.partition(' Some common causes')[0]})"
         if failed := self._tries.died(worker.trying, reason, is_loaded=worker.is_loaded):
             self._tell(failed)
         if following := self._tries.take():

@@ -1,7 +1,7 @@
 """One source to its files: what a worker does, whichever engine runs it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,10 +9,12 @@ from typing import Any
 
 from flowdet.errors import VideoError
 from flowdet.files import locked
+from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load_system
 from flowdet.systems.options import SystemOptions
 from flowdet.tracking.online import TrackerConfig
+from flowdet.types import Detections
 from flowdet.video.description import SourceDescription
 from flowdet.video.reader import Video, open_video
 from flowdet.work.annotate import Shown, annotate, overlay_of
@@ -58,6 +60,17 @@ class Settings:
             return None
         return TrackerConfig.from_score(
             self.score, across_classes=self.across_classes, rescores=self.rescore == "tracks"
+        )
+
+    def shown(self, config: SystemConfig) -> Shown:
+        """Returns which detections of a system become results, and what is drawn."""
+        return Shown(
+            score=self.score,
+            classes=self.classes or None,
+            tracker=self.tracker,
+            seq_nms=self.rescore == "seq-nms",
+            overlay=overlay_of(config, self.show),
+            trail=self.trail,
         )
 
 
@@ -119,7 +132,14 @@ class SourceDetector:
         )
 
 
-def detect_source(system: VideoDetector, job: SourceJob, watch: Watch, *, patience: float = 0.0) -> Detected:
+def detect_source(
+    system: VideoDetector,
+    job: SourceJob,
+    watch: Watch,
+    *,
+    patience: float = 0.0,
+    found: Sequence[Detections] | None = None,
+) -> Detected:
     """Detects in a source and writes its files.
 
     Args:
@@ -127,6 +147,7 @@ def detect_source(system: VideoDetector, job: SourceJob, watch: Watch, *, patien
         job: The source and the files, whose folder exists.
         watch: Is told of every frame.
         patience: Seconds to wait while another run writes this result.
+        found: What was found in its frames before; nothing is detected then.
 
     Raises:
         FlowdetError: The source or a result cannot be used, or another run writes this result.
@@ -134,12 +155,12 @@ def detect_source(system: VideoDetector, job: SourceJob, watch: Watch, *, patien
     busy = f"another run (process {{holder}}) writes {job.results}; wait for it, or name another folder with --out"
     try:
         with locked(job.results.with_suffix(""), busy, patience=patience):
-            return _detect_locked(system, job, watch)
+            return _detect_locked(system, job, watch, found)
     except OSError as error:
         raise VideoError(f"{job.described.label}: {error.strerror or error}") from error
 
 
-def _detect_locked(system: VideoDetector, job: SourceJob, watch: Watch) -> Detected:
+def _detect_locked(system: VideoDetector, job: SourceJob, watch: Watch, found: Sequence[Detections] | None) -> Detected:
     settings = job.settings
     began = time.monotonic()
     with (
@@ -152,14 +173,8 @@ def _detect_locked(system: VideoDetector, job: SourceJob, watch: Watch) -> Detec
             results=job.results,
             video_path=job.video,
             settings=job.record,
-            shown=Shown(
-                score=settings.score,
-                classes=settings.classes or None,
-                tracker=settings.tracker,
-                seq_nms=settings.rescore == "seq-nms",
-                overlay=overlay_of(system.config, settings.show),
-                trail=settings.trail,
-            ),
+            shown=settings.shown(system.config),
             progress=progress,
+            found=found,
         )
     return Detected(done.frames, done.detections, done.problems, time.monotonic() - began)
