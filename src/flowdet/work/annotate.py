@@ -131,6 +131,7 @@ def annotate(
         raise ConfigError(f"Seq-NMS looks at the whole video before it writes, but {reason}")
     frames_done = objects = 0
     trails = _Trails(shown.trail)
+    first: Frame | None
     with ExitStack() as stack:
         if found is None:
             first, frames = _opened(video, stack)

@@ -173,8 +173,8 @@ def _forget(segments: Sequence[Segment]) -> None:
 def _frames(segment: Segment, system: VideoDetector) -> Iterator[tuple[int, Video, Iterator[Frame]]]:
     """Yields the index of the source's first frame, the open video, and the frames that the segment needs."""
     job, settings = segment.job, segment.job.settings
-    with open_video(job.source, start=settings.start, end=settings.end) as video, closing(iter(video)) as frames:
-        origin = next(frames).index
+    with open_video(job.source, start=settings.start, end=settings.end) as video:
+        origin = next(iter(video)).index
         fps = video.fps or 1.0
     begin = origin + system.config.method.first_needed(segment.first)
     end = origin + (_FAR if segment.last is None else segment.last + system.method.lookahead)
