@@ -3,10 +3,10 @@
 import hashlib
 import os
 import re
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 from time import monotonic, sleep
 from typing import IO
@@ -23,7 +23,7 @@ if hasattr(os, "register_at_fork"):  # a child that outlives its parent must not
     os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 _LONGEST_NAME = 255  # bytes, on every common file system
-_MARK_LENGTH = len(".") + len(".0123abcd.part")
+_MARK_LENGTH = len(".") + len(".0123.part")
 
 
 @contextmanager
@@ -50,9 +50,9 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError, keep: bool
             yield target
             return
         _remove_orphans(target)
-        partial = _beside(target, f".{secrets.token_hex(4)}.part")
-        with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
+        with _new_partial(target) as mark:  # its lock tells a partial file that is being written from an orphan
             try_lock(mark)
+            partial = Path(mark.name)
             is_whole = False
             try:
                 yield partial
@@ -149,14 +149,23 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{name}{suffix}")
 
 
+def _partials(target: Path) -> Iterator[Path]:
+    """Yields the places of partial files; numbered, so that none is looked for in a folder of a million files."""
+    return (_beside(target, f".{number}.part") for number in count())
+
+
+def _new_partial(target: Path) -> IO[bytes]:
+    for partial in _partials(target):
+        with suppress(FileExistsError):  # another process writes it
+            return partial.open("xb")
+    raise AssertionError
+
+
 def _remove_orphans(target: Path) -> None:
-    stem = _beside(target, "").name
-    for orphan in target.parent.iterdir():
-        middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
-        if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
-            with suppress(OSError), orphan.open("ab") as file:
-                if try_lock(file):
-                    orphan.unlink()
+    for orphan in takewhile(Path.exists, _partials(target)):
+        with suppress(OSError), orphan.open("ab") as file:
+            if try_lock(file):
+                orphan.unlink()
 
 
 def try_lock(file: IO[bytes]) -> bool:
