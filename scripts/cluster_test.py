@@ -33,7 +33,7 @@ from flowdet.cli.sources import expanded
 from flowdet.video.description import describe_source
 from flowdet.video.results import read_finished
 from flowdet.work.cluster import Cluster, spread_over
-from flowdet.work.jobs import Advance, Do, Event, Finished
+from flowdet.work.jobs import Advance, Do, Event, Finished, hear
 from flowdet.work.manifest import open_manifest
 from flowdet.work.pool import spread
 
@@ -201,7 +201,7 @@ def overhead(folder: Path, options: argparse.Namespace) -> int:
             if isinstance(event, Finished):
                 moments.append(time.monotonic())
 
-        engine(range(2000), nothing, tell)
+        hear(engine(range(2000), nothing), tell)
         each = (moments[-1] - moments[200]) / (len(moments) - 201)
         say(engine=name, workers=options.workers, milliseconds_a_source=round(1000 * each, 3))
     make_clips(folder, 1, options.frames)

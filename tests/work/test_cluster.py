@@ -18,7 +18,7 @@ from flowdet.systems.build import build
 from flowdet.systems.recipes import single_lite
 from flowdet.weights.native import save_native
 from flowdet.work.cluster import Cluster, spread_over
-from flowdet.work.jobs import Advanced, Event
+from flowdet.work.jobs import Advanced, Event, hear
 from tests.video.clips import make_clip, noise
 from tests.work.toys import Heard, Job, Result, cannot_start, dies_at_start, make
 
@@ -29,13 +29,13 @@ TWO = Cluster(workers=2)
 def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConfigError, match="no Ray cluster answers at auto"):
-        spread_over(Cluster(address="auto"), [], make, Heard())
+        hear(spread_over(Cluster(address="auto"), [], make), Heard())
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"needs Ray: pip install 'flowdet\[ray\]'"):
-        spread_over(TWO, [], make, Heard())
+        hear(spread_over(TWO, [], make), Heard())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def local() -> Iterator[None]:
 def test_every_job_is_done_and_every_frame_told(tmp_path: Path) -> None:
     heard = Heard()
     jobs = [(text, tmp_path / f"{number}.txt") for number, text in enumerate(("abc", "de", "", "f"))]
-    spread_over(TWO, iter(jobs), make, heard)
+    hear(spread_over(TWO, iter(jobs), make), heard)
     assert heard.texts == ["", "abc", "de", "f"]
     assert heard.frames == 6
     assert {threads for _, threads, _ in heard.results} == {1}
@@ -61,7 +61,7 @@ def test_every_job_is_done_and_every_frame_told(tmp_path: Path) -> None:
 def test_the_death_of_a_worker_costs_nothing_but_its_job(tmp_path: Path) -> None:
     heard = Heard()
     texts = ("aok", "bo", "c", "d?", "e!", "f")
-    spread_over(TWO, [(text, tmp_path / f"{number}.txt") for number, text in enumerate(texts)], make, heard)
+    hear(spread_over(TWO, [(text, tmp_path / f"{number}.txt") for number, text in enumerate(texts)], make), heard)
     assert heard.texts == ["bo", "c", "f"]
     assert heard.errors.keys() == {"aok", "d?", "e!"}
     assert "in each of 2 tries" in heard.errors["aok"]
@@ -73,9 +73,9 @@ def test_the_death_of_a_worker_costs_nothing_but_its_job(tmp_path: Path) -> None
 @pytest.mark.usefixtures("local")
 def test_the_error_of_a_worker_is_raised(tmp_path: Path) -> None:
     with pytest.raises(FlowdetError, match=r"worker 0 on .*: worker 0 has no weights"):
-        spread_over(Cluster(workers=1), [("a", tmp_path / "a")], cannot_start, Heard())
+        hear(spread_over(Cluster(workers=1), [("a", tmp_path / "a")], cannot_start), Heard())
     with pytest.raises(FlowdetError, match=r"a worker died .* while it loaded"):
-        spread_over(Cluster(workers=1), [("a", tmp_path / "a")], dies_at_start, Heard())
+        hear(spread_over(Cluster(workers=1), [("a", tmp_path / "a")], dies_at_start), Heard())
 
 
 @pytest.mark.usefixtures("local")
@@ -85,14 +85,14 @@ def test_a_worker_closes_its_files_when_the_caller_stops(tmp_path: Path) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        spread_over(TWO, [("aw", tmp_path / "file")], make, stop)
+        hear(spread_over(TWO, [("aw", tmp_path / "file")], make), stop)
     assert (tmp_path / "file").read_text() == "closed"
 
 
 @pytest.mark.usefixtures("local")
 def test_workers_that_never_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no worker with 1 CPUs and 0.5 GPUs fits"):
-        spread_over(Cluster(gpus_per_worker=0.5), [("a", Path())], make, Heard())
+        hear(spread_over(Cluster(gpus_per_worker=0.5), [("a", Path())], make), Heard())
 
 
 @pytest.fixture(scope="module")

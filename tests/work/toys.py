@@ -19,8 +19,8 @@ Result = tuple[int, int, str]
 def make(number: int) -> Do[Job, Result]:
     """A worker that reads the letters of a job as frames; the result is its number, its threads and the text.
 
-    "w" waits until it is stopped, "k" kills the worker, "o" kills it once, "!" is an error of the job, "?" one of the
-    program.
+    "w" waits until it is stopped, "k" kills the worker, "o" kills it once, "!" is an error of the job, "m" is too
+    large, "?" is an error of the program.
     """
 
     def do(job: Job, advance: Advance) -> Result:
@@ -49,6 +49,8 @@ def act(letter: str, path: Path, advance: Advance) -> None:
             advance(0)
     if letter == "!":
         raise DataError(f"{path.name} is wrong")
+    if letter == "m":
+        raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
     if letter == "?":
         raise ZeroDivisionError("one by nothing")
 

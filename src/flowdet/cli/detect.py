@@ -18,6 +18,7 @@ from flowdet.cli.source_report import SourceReport
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name, sources_in
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256
+from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
@@ -29,7 +30,7 @@ from flowdet.video.results import read_finished
 from flowdet.work.annotate import overlay_of
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
-from flowdet.work.jobs import Advanced, Failed, Finished
+from flowdet.work.jobs import Advanced, Failed, Finished, hear
 from flowdet.work.manifest import open_manifest
 from flowdet.work.pool import spread
 from flowdet.work.segments import Segment, SegmentDetector, SegmentJoiner, segments_of
@@ -161,6 +162,7 @@ def detect(
     detector = load_system(options)
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
+    interval = len(detector.config.method.kinds)
     settings = Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
@@ -169,11 +171,11 @@ def detect(
         score=score,
         classes=wanted,
         every=every,
-        start=start,
+        start=start or None,
         end=end,
         causal=options.causal,
         variant=options.variant,
-        key_frame_interval=options.key_frame_interval,
+        key_frame_interval=interval if interval > 1 else None,
         flow=options.flow,
         agnostic_nms=options.agnostic_nms,
         backend=detector.backend,
@@ -229,11 +231,11 @@ def _share(
     share = partial(spread_over, cluster) if cluster else partial(spread, processes=processes)
     options = options.absolute() if cluster else options
     if segment is None:
-        share(jobs, partial(SourceDetector, options, _PATIENCE), report.tell)
+        hear(share(jobs, partial(SourceDetector, options, _PATIENCE)), report.tell)
     else:
         todo = list(jobs)
-        share(_segments(todo, segment), partial(SegmentDetector, options), report.tell_segment)
-        share(todo, partial(SegmentJoiner, options, _PATIENCE, segment), report.tell)
+        hear(share(_segments(todo, segment), partial(SegmentDetector, options)), report.tell_segment)
+        hear(share(todo, partial(SegmentJoiner, options, _PATIENCE, segment)), report.tell)
 
 
 def _check_segments(segment: float, is_shared: bool, *, shown: bool, every: int) -> None:
@@ -280,14 +282,20 @@ def _do_alone(detector: VideoDetector, jobs: Iterable[SourceJob], report: Source
 
     def watch(video: Video) -> AbstractContextManager[Callable[[int], None]]:
         if with_bars:
-            return progress_bar(video.name, video.frame_count, "frames")
+            passes = 2 if settings.rescore == "seq-nms" else 1
+            return progress_bar(video.name, (video.frame_count or 0) * passes or None, "frames")
         return nullcontext(lambda done: report.tell(Advanced(1)))
 
     for job in jobs:
+        settings = job.settings
         try:
             report.tell(Finished(job, detect_source(detector, job, watch)))
         except FlowdetError as error:
             report.tell(Failed(job, error))
+        except (MemoryError, RuntimeError) as error:
+            if (shortage := memory_shortage(error)) is None:
+                raise
+            report.tell(Failed(job, VideoError(f"{job.described.label}: {shortage}; try a smaller system")))
 
 
 def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:

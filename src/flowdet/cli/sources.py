@@ -18,7 +18,7 @@ from flowdet.video.remote import is_remote, remote_matches
 
 __all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name", "sources_in"]
 
-Names = Annotated[tuple[str, ...], Parameter(negative=())]
+Names = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
 
 def listed(names: Names) -> list[str]:

@@ -29,7 +29,7 @@ from flowdet.types import Detections, Frame
 from flowdet.video.reader import read_ahead
 from flowdet.weights.native import packed_weights, weights_digest
 from flowdet.work.cluster import Cluster, spread_over
-from flowdet.work.jobs import Advance, Advanced, Do, Event, Failed
+from flowdet.work.jobs import Advance, Advanced, Do, Event, Failed, hear
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["DataSetDetections", "detect_data_set"]
@@ -280,9 +280,9 @@ def _share(
     longest_first = sorted(jobs, key=len, reverse=True)
     make = partial(_worker, packed)
     if cluster:
-        spread_over(cluster, longest_first, make, tell, threads=threads)
+        hear(spread_over(cluster, longest_first, make, threads=threads), tell)
     else:
-        spread(longest_first, make, tell, processes=processes, threads=threads)
+        hear(spread(longest_first, make, processes=processes, threads=threads), tell)
     if lost:
         names = some([failed.job.path.stem for failed in lost])
         raise FlowdetError(

@@ -57,6 +57,7 @@ def stream(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    score: float = 0.0,
     preview: int = 0,
     ahead: bool = False,
 ) -> Iterator[Outcome]:
@@ -75,6 +76,7 @@ def stream(
         class_names: In the order of the labels.
         device: Where the network inputs go.
         dtype: What autocast computes in.
+        score: Detections below it are not wanted.
         preview: The number of frames of the whole video that the method sees first.
         ahead: On a GPU, start the next frame before the detections of this one are fetched, so that it computes while
             the host decodes and resizes. They come one frame later; not for live sources.
@@ -86,6 +88,7 @@ def stream(
     _check_weights(detector)
     device = torch.device(device)
     computing = partial(_computing, device, dtype)
+    detect = partial(detector.detect, score=score)
     lag = 1 if ahead and device.type == "cuda" else 0
     started: deque[list[_Started]] = deque()
     groups: list[_Group] = []
@@ -119,7 +122,7 @@ def stream(
             started[-1].append((group.streams, features))
         while len(started) > (lag if live else 0):
             for streams, features in started.popleft():
-                yield from _finish(streams, features, detector, class_names, computing)
+                yield from _finish(streams, features, detect, class_names, computing)
     if failures:
         raise failures[0]
 
@@ -214,14 +217,14 @@ def _previews_of(streams: Sequence[_Stream], previews: Mapping[int, Sequence[Fra
 def _finish(
     streams: Sequence[_Stream],
     ready: Sequence[FrameFeatures],
-    detector: Detector,
+    detect: Callable[[FrameFeatures], list[Found]],
     class_names: tuple[str, ...],
     computing: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
         with computing():
-            found = _to_host(detector.detect(features))
+            found = _to_host(detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):
             frame = each.waiting.popleft()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import SEEK_END
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from flowdet.errors import ConfigError, DataError, VideoError
+from flowdet.errors import ConfigError, VideoError
 from flowdet.files import replacing
 from flowdet.types import Detections
 from flowdet.video.parquet import read_parquet_info, write_parquet
 
-__all__ = ["ResultsWriter", "VideoInfo", "read_finished", "read_lines"]
+__all__ = ["ResultsWriter", "VideoInfo", "annotation_entries", "image_entries", "read_finished"]
 
 _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
 _DOCUMENT_START = b'{"info": '
@@ -214,32 +214,6 @@ def _known(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return known if known["complete"] is True else None
 
 
-def read_lines(path: Path) -> dict[str, Any]:
-    """Returns the CocoVID document of JSON lines that `ResultsWriter` wrote, whether finished or not.
-
-    Raises:
-        DataError: They cannot be read, or are something else.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            header = json.loads(file.readline())
-        if header["version"] != _FORMAT["version"]:
-            raise DataError(f"{path} has version {header['version']} of the format; run `flowdet detect` again")
-        return {
-            "info": {"settings": header["settings"]},
-            "videos": [{"id": 1, **header["video"]}],
-            "categories": header["categories"],
-            "images": list(_images(path, header["video"]["name"])),
-            "annotations": list(_annotations(path)),
-        }
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            f"{path} does not hold JSON lines of `flowdet detect` ({type(error).__name__}: {error})"
-        ) from error
-
-
 def _video_record(video: VideoInfo) -> dict[str, Any]:
     height, width = video.size or (None, None)
     return {"name": video.name, "width": width, "height": height, "fps": video.fps}
@@ -263,9 +237,9 @@ def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -
     document.write(f'"videos": {_dump([{"id": 1, **header["video"]}])},\n')
     document.write(f'"categories": {_dump(header["categories"])},\n')
     document.write('"images": [')
-    _write_items(document, _images(lines, name))
+    _write_items(document, image_entries(_frames(lines), name))
     document.write('],\n"annotations": [')
-    _write_items(document, _annotations(lines))
+    _write_items(document, annotation_entries(_frames(lines)))
     document.write("]}\n")
 
 
@@ -290,8 +264,9 @@ def _write_items(document: IO[str], items: Iterator[dict[str, Any]]) -> None:
         document.write((",\n" if number else "\n") + _dump(item))
 
 
-def _images(lines: Path, name: str) -> Iterator[dict[str, Any]]:
-    for image_id, frame in enumerate(_frames(lines), start=1):
+def image_entries(frames: Iterable[Mapping[str, Any]], name: str) -> Iterator[dict[str, Any]]:
+    """Yields the CocoVID images of the frames of JSON lines, which belong to a video of this name."""
+    for image_id, frame in enumerate(frames, start=1):
         yield {
             "id": image_id,
             "video_id": 1,
@@ -303,9 +278,10 @@ def _images(lines: Path, name: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _annotations(lines: Path) -> Iterator[dict[str, Any]]:
+def annotation_entries(frames: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields the CocoVID annotations, with scores, of the frames of JSON lines."""
     number = 0
-    for image_id, frame in enumerate(_frames(lines), start=1):
+    for image_id, frame in enumerate(frames, start=1):
         ids = frame.get("track_ids", [None] * len(frame["boxes"]))
         for (x1, y1, x2, y2), score, category, track in zip(
             frame["boxes"], frame["scores"], frame["category_ids"], ids, strict=True

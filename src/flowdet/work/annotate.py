@@ -117,7 +117,7 @@ def annotate(
         video_path: The annotated ".mp4" video to write, or ".png" or ".jpg" picture of a still source; None: none.
         settings: What made the result, saved with it.
         shown: Which detections become results, and what is drawn; by default all, and they alone.
-        progress: Is called after every frame with the number of frames done.
+        progress: Is called after every frame with the number of frames done; with Seq-NMS both passes count.
         found: What was found in the frames before, one by one; nothing is detected then, and the frames are read only
             if they are drawn.
 
@@ -129,7 +129,7 @@ def annotate(
     if shown.seq_nms and (video.is_live or shown.overlay.parts):
         reason = f"{video.name} is live" if video.is_live else "an overlay shows the video as it is read"
         raise ConfigError(f"Seq-NMS looks at the whole video before it writes, but {reason}")
-    frames_done = objects = 0
+    looked_at = frames_done = objects = 0
     trails = _Trails(shown.trail)
     first: Frame | None
     with ExitStack() as stack:
@@ -143,7 +143,11 @@ def annotate(
                 )
             )
             if shown.seq_nms:
-                found = [detections for _, detections, _ in outcomes]
+                found = []
+                for _, detections, _ in outcomes:
+                    found.append(detections)
+                    progress(len(found))
+                looked_at = len(found)
         if found is not None:
             found = seq_nms_video(found) if shown.seq_nms else found
             first, outcomes = _found_before(video, found, stack, reads=video_path is not None)
@@ -163,7 +167,7 @@ def annotate(
                 behind(partial(_draw, write, (frame, detections, features), shown.overlay, trails.after(detections)))
             frames_done += 1
             objects += len(detections)
-            progress(frames_done)
+            progress(looked_at + frames_done)
     silent = (sound.problem,) if sound and sound.problem else ()
     return Annotated(frames_done, objects, (*video.problems, *silent))
 

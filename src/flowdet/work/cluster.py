@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -125,11 +125,10 @@ def spread_over(
     cluster: Cluster,
     jobs: Iterable[Job],
     make: Make[Job, Result],
-    tell: Callable[[Event[Job, Result]], None],
     *,
     threads: int = 1,
-) -> None:
-    """Does jobs in the workers of a cluster; see `pool.spread`, which does the same on this machine.
+) -> Generator[Event[Job, Result], None, None]:
+    """Does jobs in the workers of a cluster and yields what happens, as `pool.spread` does on this machine.
 
     Jobs and results travel, frames do not. A worker that dies, alone or with its machine, is replaced.
 
@@ -137,7 +136,6 @@ def spread_over(
         cluster: Where.
         jobs: The jobs, in the order in which they begin; taken one by one. Paths in them hold on every machine.
         make: What a worker loads; like the jobs and the results it must be picklable.
-        tell: Called with what happens. What it raises ends the work.
         threads: Threads of torch, and CPUs, that each worker takes.
 
     Raises:
@@ -145,7 +143,7 @@ def spread_over(
         FlowdetError: `make` raised it, or the workers die before they can begin.
     """
     with _connected(cluster, threads) as count:
-        _Driver(cluster, count, make, tell, threads).run(jobs)
+        yield from _Driver(cluster, count, make, threads).run(jobs)
 
 
 @contextmanager
@@ -207,7 +205,6 @@ class _Driver(Generic[Job, Result]):
         cluster: Cluster,
         count: int,
         make: Make[Job, Result],
-        tell: Callable[[Event[Job, Result]], None],
         threads: int,
     ) -> None:
         import ray  # noqa: PLC0415
@@ -215,7 +212,6 @@ class _Driver(Generic[Job, Result]):
         self._ray = ray
         self._count = count
         self._make = ray.put(make)  # once for all workers
-        self._tell = tell
         self._threads = threads
         self._actors = ray.remote(_Actor).options(
             num_cpus=threads, num_gpus=cluster.gpus_per_worker, max_concurrency=2, max_restarts=0, max_task_retries=0
@@ -223,7 +219,7 @@ class _Driver(Generic[Job, Result]):
         self._waiting: dict[Any, _Worker[Job]] = {}  # by the answer that each worker owes
         self._next_poll = 0.0
 
-    def run(self, jobs: Iterable[Job]) -> None:
+    def run(self, jobs: Iterable[Job]) -> Generator[Event[Job, Result], None, None]:
         """Does the jobs."""
         self._tries = Tries(jobs, self._count)
         try:
@@ -236,8 +232,8 @@ class _Driver(Generic[Job, Result]):
                 if ready:
                     ready, _ = self._ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
                 for answer in ready:
-                    self._hear(self._waiting.pop(answer), answer)
-                self._poll()
+                    yield from self._hear(self._waiting.pop(answer), answer)
+                yield from self._poll()
         finally:
             self._end()
 
@@ -245,18 +241,18 @@ class _Driver(Generic[Job, Result]):
         actor = self._actors.remote()
         self._waiting[actor.load.remote(self._make, number, self._threads)] = _Worker(number, actor, trying)
 
-    def _hear(self, worker: _Worker[Job], answer: Any) -> None:
+    def _hear(self, worker: _Worker[Job], answer: Any) -> Iterator[Event[Job, Result]]:
         """Takes the answer of a worker, and gives it what comes next."""
         try:
             value = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
-            self._bury(worker, error)
+            yield from self._bury(worker, error)
             return
         if worker.is_loaded:
             result, frames = value
-            self._advance(worker, frames)
+            yield from self._advance(worker, frames)
             job = worker.trying.job
-            self._tell(Failed(job, result) if isinstance(result, FlowdetError) else Finished(job, result))
+            yield Failed(job, result) if isinstance(result, FlowdetError) else Finished(job, result)
             following = self._tries.take()
             if following is None:
                 self._ray.kill(worker.actor)
@@ -269,24 +265,24 @@ class _Driver(Generic[Job, Result]):
             self._tries.loaded()
         self._waiting[worker.actor.do.remote(worker.trying.job, self._threads)] = worker
 
-    def _bury(self, worker: _Worker[Job], error: Exception) -> None:
+    def _bury(self, worker: _Worker[Job], error: Exception) -> Iterator[Event[Job, Result]]:
         with suppress(Exception):
             self._ray.kill(worker.actor)  # it may only be out of reach
-        self._tell(Advanced(-worker.frames))
+        yield Advanced(-worker.frames)
         # Ray tells of the actor first and adds advice at the end.
         told = re.split("is dead because |died because ", " ".join(str(error).split()))[-1]
         reason = f"died ({told.partition(' Some common causes')[0]})"
         if failed := self._tries.died(worker.trying, reason, is_loaded=worker.is_loaded):
-            self._tell(failed)
+            yield failed
         if following := self._tries.take():
             self._start(worker.number, following)
 
-    def _advance(self, worker: _Worker[Job], frames: int) -> None:
+    def _advance(self, worker: _Worker[Job], frames: int) -> Iterator[Advanced]:
         if frames > worker.frames:
-            self._tell(Advanced(frames - worker.frames))
+            yield Advanced(frames - worker.frames)
             worker.frames = frames
 
-    def _poll(self) -> None:
+    def _poll(self) -> Iterator[Advanced]:
         """Takes what came of the last question how far the workers are, and asks again."""
         now = time.monotonic()
         if now < self._next_poll:
@@ -297,7 +293,7 @@ class _Driver(Generic[Job, Result]):
         answered, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0) if asked else ([], [])
         for answer in answered:
             with suppress(self._ray.exceptions.RayError):  # a dead one is met when it should answer
-                self._advance(asked[answer], self._ray.get(answer))
+                yield from self._advance(asked[answer], self._ray.get(answer))
             asked[answer].poll = None
         for worker in busy:
             worker.poll = worker.poll or worker.actor.frames.remote()

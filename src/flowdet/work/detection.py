@@ -29,7 +29,7 @@ Watch = Callable[[Video], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a result depends on beside its source; saved with it."""
+    """What a result depends on beside its source, the same however it was asked for; saved with it."""
 
     flowdet: str
     system: str
@@ -87,7 +87,7 @@ class SourceJob:
     @property
     def name(self) -> str:
         """How records call the source."""
-        return self.described.label.strip("'")
+        return self.described.text
 
     @property
     def record(self) -> dict[str, Any]:

@@ -1,15 +1,28 @@
 """Jobs and those who do them: what every engine drives, whether on this machine or on many."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-import torch
-
 from flowdet.errors import FlowdetError
 
-__all__ = ["TRIES", "Advance", "Advanced", "Do", "Event", "Failed", "Finished", "Make", "Tries", "Try", "guarded"]
+__all__ = [
+    "TRIES",
+    "Advance",
+    "Advanced",
+    "Do",
+    "Event",
+    "Failed",
+    "Finished",
+    "Make",
+    "Tries",
+    "Try",
+    "guarded",
+    "hear",
+    "results",
+]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -53,14 +66,39 @@ class Failed(Generic[Job]):
 Event: TypeAlias = Advanced | Finished[Job, Result] | Failed[Job]
 
 
+def hear(events: Generator[Event[Job, Result], None, None], tell: Callable[[Event[Job, Result]], None]) -> None:
+    """Lets an engine do its jobs and tells of every event; what `tell` raises ends the work."""
+    with closing(events):
+        for event in events:
+            tell(event)
+
+
+def results(events: Generator[Event[Job, Result], None, None]) -> Generator[Result, None, None]:
+    """Yields the results of jobs, none of which may fail.
+
+    Raises:
+        FlowdetError: One does; the work ends.
+    """
+    with closing(events):
+        for event in events:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Finished):
+                yield event.result
+
+
 def guarded(call: Callable[[], Result]) -> Result | FlowdetError:
     """Returns what a call returns, or the error that a user can mend."""
     try:
         return call()
     except FlowdetError as error:
         return error
-    except torch.OutOfMemoryError as error:
-        return FlowdetError(f"too little GPU memory: {error}; take fewer workers or smaller inputs")
+    except (MemoryError, RuntimeError) as error:
+        from flowdet.ops.devices import memory_shortage  # noqa: PLC0415  (loads torch, which not all jobs use)
+
+        if (shortage := memory_shortage(error)) is None:
+            raise
+        return FlowdetError(f"{shortage}; take fewer processes or smaller inputs")
 
 
 @dataclass(frozen=True)

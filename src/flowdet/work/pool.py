@@ -1,20 +1,23 @@
 """Jobs shared by processes of this machine."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flowdet.errors import FlowdetError
 from flowdet.work.jobs import Advanced, Event, Failed, Finished, Make, Tries, Try, guarded
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["device_of", "spread"]
 
@@ -58,12 +61,11 @@ class _Outcome(Generic[Result]):
 def spread(
     jobs: Iterable[Job],
     make: Make[Job, Result],
-    tell: Callable[[Event[Job, Result]], None],
     *,
     processes: int,
-    threads: int = 1,
-) -> None:
-    """Does jobs in spawned processes.
+    threads: int | None = 1,
+) -> Generator[Event[Job, Result], None, None]:
+    """Does jobs in spawned processes and yields what happens.
 
     However this ends, by Ctrl-C too, the processes close their files before they end; they also end with this process.
     A process that dies is replaced, and its job tried again, see `TRIES`.
@@ -71,14 +73,13 @@ def spread(
     Args:
         jobs: The jobs, in the order in which they begin; taken one by one.
         make: What a worker loads; like the jobs and the results it must be picklable.
-        tell: Called with what happens. What it raises ends the work.
         processes: The largest number of processes.
-        threads: Threads of torch in each process.
+        threads: Threads of torch in each process; None for jobs that do without torch.
 
     Raises:
         FlowdetError: `make` raised it, or the processes die before they can begin.
     """
-    _Pool(jobs, make, tell, processes, threads).run()
+    yield from _Pool(jobs, make, processes, threads).run()
 
 
 class _Pool(Generic[Job, Result]):
@@ -88,18 +89,16 @@ class _Pool(Generic[Job, Result]):
         self,
         jobs: Iterable[Job],
         make: Make[Job, Result],
-        tell: Callable[[Event[Job, Result]], None],
         processes: int,
-        threads: int,
+        threads: int | None,
     ) -> None:
         self._tries = Tries(jobs, processes)
         self._make = make
-        self._tell = tell
         self._processes = processes
         self._threads = threads
         self._workers: dict[Connection, _Worker[Job]] = {}
 
-    def run(self) -> None:
+    def run(self) -> Generator[Event[Job, Result], None, None]:
         """Does the jobs."""
         try:
             for number in range(self._processes):
@@ -108,7 +107,7 @@ class _Pool(Generic[Job, Result]):
             while self._workers:
                 for connection in wait(list(self._workers)):
                     assert isinstance(connection, Connection)
-                    self._hear(connection, self._workers[connection])
+                    yield from self._hear(connection, self._workers[connection])
         finally:
             for worker in self._workers.values():
                 worker.process.terminate()
@@ -126,7 +125,7 @@ class _Pool(Generic[Job, Result]):
         with suppress(ConnectionError):  # a dead one is met when it should answer
             ours.send(trying.job)
 
-    def _hear(self, connection: Connection, worker: _Worker[Job]) -> None:
+    def _hear(self, connection: Connection, worker: _Worker[Job]) -> Iterator[Event[Job, Result]]:
         """Takes a message of a worker, and gives it what comes next."""
         match _received(connection):
             case _Loaded(error):
@@ -136,10 +135,10 @@ class _Pool(Generic[Job, Result]):
                 self._tries.loaded()
             case Advanced(frames) as advanced:
                 worker.frames += frames
-                self._tell(advanced)
+                yield advanced
             case _Outcome(value):
                 job = worker.trying.job
-                self._tell(Failed(job, value) if isinstance(value, FlowdetError) else Finished(job, value))
+                yield Failed(job, value) if isinstance(value, FlowdetError) else Finished(job, value)
                 following = self._tries.take()
                 with suppress(ConnectionError):
                     connection.send(following.job if following else None)
@@ -148,15 +147,15 @@ class _Pool(Generic[Job, Result]):
                 else:
                     self._workers.pop(connection).process.join()
             case _:
-                self._bury(connection, worker)
+                yield from self._bury(connection, worker)
 
-    def _bury(self, connection: Connection, worker: _Worker[Job]) -> None:
+    def _bury(self, connection: Connection, worker: _Worker[Job]) -> Iterator[Event[Job, Result]]:
         worker.process.join()
         del self._workers[connection]
-        self._tell(Advanced(-worker.frames))
+        yield Advanced(-worker.frames)
         reason = f"ended with exit code {worker.process.exitcode} (-9: killed, perhaps for want of memory)"
         if failed := self._tries.died(worker.trying, reason, is_loaded=worker.is_loaded):
-            self._tell(failed)
+            yield failed
         if following := self._tries.take():
             self._start(worker.number, following)
 
@@ -168,6 +167,8 @@ def device_of(device: str | torch.device, number: int) -> torch.device:
         device: The device that was asked for; "cuda" stands for all GPUs.
         number: The number of the worker, from 0.
     """
+    import torch  # noqa: PLC0415  (takes seconds, and not all jobs use it)
+
     device = torch.device(device)
     if device == torch.device("cuda") and torch.cuda.is_available():
         device = torch.device("cuda", number % torch.cuda.device_count())
@@ -196,11 +197,14 @@ def _received(connection: Connection) -> object:
         return None
 
 
-def _work(connection: Connection, make: Make[Any, Any], number: int, threads: int) -> None:
+def _work(connection: Connection, make: Make[Any, Any], number: int, threads: int | None) -> None:
     """Runs in a spawned process: does jobs until there are none, it is stopped, or its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(threads)
+    if threads is not None:
+        import torch  # noqa: PLC0415  (as above)
+
+        torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
         do = guarded(lambda: make(number))
