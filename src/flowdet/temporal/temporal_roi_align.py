@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.sampling import weighted_cells
 from flowdet.temporal.selsa import SELSAAttention, SELSAConfig
 from flowdet.types import Maps
 
 __all__ = ["TemporalRoIAlignConfig", "TemporalRoIAttention"]
 
 _ROIS_AT_ONCE = 16
+_SHORTEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,23 @@ class TemporalRoIAttention(SELSAAttention):
         for row, own in enumerate(pooled.split([len(of_image) for of_image in rois])):
             references = [each[row] for each in (*support.maps, *(maps if support.with_own else ()))]
             if references and len(own):
-                units = [F.normalize(each.flatten(1), dim=0) for each in references]
-                found += [self._aggregate(some, references, units) for some in own.split(_ROIS_AT_ONCE)]
+                cells = [_Cells.of(each) for each in references]
+                found += [self._aggregate(some, cells) for some in own.split(_ROIS_AT_ONCE)]
             else:
                 found.append(own)
         return torch.cat(found)
 
-    def _aggregate(self, own: Tensor, references: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
-        """RoI features [n, c, k, k], averaged with those of maps [c, h, w]; `units` [c, h * w] are normalised maps."""
+    def _aggregate(self, own: Tensor, references: Sequence["_Cells"]) -> Tensor:
+        """RoI features [n, c, k, k], averaged with those of maps."""
         cells = own.flatten(2).transpose(1, 2).flatten(0, 1)
         unit = F.normalize(cells, dim=1)
         slots = [cells]
-        for reference, of_reference in zip(references, units, strict=True):
-            similarities, places = _best(unit @ of_reference, self._config.similar)
-            slots.append(weighted_cells(reference[None], places, similarities.softmax(dim=1)))
+        for reference in references:
+            cosines = (unit @ reference.units.T).unflatten(1, reference.size)
+            similarities, places = _best(cosines, self._config.similar)
+            shares = similarities.softmax(dim=1) * reference.lengths[places]
+            found = F.embedding_bag(places, reference.units, mode="sum", per_sample_weights=shares)
+            slots.append(found.to(cells.dtype))
         features, blocks = torch.stack(slots, dim=1), self._config.blocks
         weights = self._weights(own, features)
         averaged = torch.einsum("nsbd,nsb->nbd", features.unflatten(2, (blocks, -1)), weights)
@@ -106,6 +109,27 @@ class TemporalRoIAttention(SELSAAttention):
         return weights.flatten(0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """A map [c, h, w] as its cells: [h w, c] normalised, their lengths [h w], and (h, w)."""
+
+    units: Tensor
+    lengths: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, reference: Tensor) -> "_Cells":
+        """Returns the cells of a map."""
+        cells = reference.float().flatten(1).T
+        lengths = cells.norm(dim=1).clamp(min=_SHORTEST)
+        return cls((cells / lengths[:, None]).contiguous(), lengths, (reference.shape[1], reference.shape[2]))
+
+
 def _best(similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, and their places."""
-    return similarities.topk(min(count, similarities.shape[1]), dim=1)
+    """The largest values [n, count] of maps [n, h, w], and their places in h * w; they lie in the best rows."""
+    width = similarities.shape[2]
+    rows = similarities.amax(dim=2)
+    best = rows.topk(min(count, rows.shape[1]), dim=1).indices
+    some = similarities.gather(1, best[..., None].expand(-1, -1, width)).flatten(1)
+    values, places = some.topk(min(count, some.shape[1]), dim=1)
+    return values, best.gather(1, places // width) * width + places % width
