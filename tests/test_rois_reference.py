@@ -27,7 +27,7 @@ _TOLERANCE = 1e-4
 _TIE = 2e-6
 _MOST_TIES = 8  # of one RoI
 _MOST_IN_DOUBT = 12  # of the RoIs of a frame
-_DOUBT = 2e-5  # from which difference on, relative to the largest logit, an RoI must have a tie
+_DOUBT = 2e-5  # of the largest logit: an RoI that differs by more may have gathered another cell
 _TENSORS = ("feat", "rpn_cls", "rpn_reg", "roi_cls", "roi_reg")
 
 FULL = (
@@ -66,7 +66,7 @@ class Ties:
         self._pattern = pattern
 
     def best(self, similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values, places = similarities.flatten(1).topk(count + 1, dim=1)
+        values, places = similarities.topk(count + 1, dim=1)
         tied = (values[:, -2] - values[:, -1] < _TIE).view(len(self.met), -1)
         number = self.met[:, None] + tied.cumsum(dim=1) - 1
         self.met += tied.sum(dim=1)
@@ -85,8 +85,9 @@ def in_doubt(
     """Logits and deltas of these RoIs for every way to break their ties, the usual one among them."""
     head, rois = detector.roi_head, features.rois
     assert isinstance(head, faster_rcnn.RoIHead)
-    assert isinstance(head.attention, TemporalRoIAttention)
     assert rois
+    if not isinstance(head.attention, TemporalRoIAttention):
+        return
     assert len(rows) <= min(_MOST_IN_DOUBT, troia._ROIS_AT_ONCE)
     usual, (pooled,), (boxes,) = type(head.attention).pool, rois.pooled, rois.boxes
     whole = usual(head.attention, pooled, [boxes], features.maps, features.support)
@@ -98,7 +99,7 @@ def in_doubt(
             some = usual(head.attention, pooled[rows], [boxes[rows]], features.maps, features.support)
             patch.setattr(head.attention, "pool", lambda *_, some=some: whole.index_copy(0, rows, some))
             logits, deltas = head.attend(rois, features.maps, features.support)
-        assert 1 <= ties.met.min() <= ties.met.max() <= _MOST_TIES
+        assert ties.met.max() <= _MOST_TIES
         pattern, most = pattern + 1, 2 ** int(ties.met.max())
         yield logits[rows], deltas[rows]
 
