@@ -26,8 +26,9 @@ _TOLERANCE = 1e-4
 # Two cells of a map whose cosines differ by less may change places: then an RoI gathers another cell.
 _TIE = 2e-6
 _MOST_TIES = 8  # of one RoI
-_MOST_IN_DOUBT = 12  # of the RoIs of a frame
-_DOUBT = 2e-5  # of the largest logit: an RoI that differs by more may have gathered another cell
+_MOST_IN_DOUBT = 4  # of the RoIs of a frame
+# The logits of this system reach 15, of which a tolerance of 1e-4 is more.
+_SCORES = {"troia_x101_a160x224": 3e-4}
 _TENSORS = ("feat", "rpn_cls", "rpn_reg", "roi_cls", "roi_reg")
 
 FULL = (
@@ -85,9 +86,8 @@ def in_doubt(
     """Logits and deltas of these RoIs for every way to break their ties, the usual one among them."""
     head, rois = detector.roi_head, features.rois
     assert isinstance(head, faster_rcnn.RoIHead)
+    assert isinstance(head.attention, TemporalRoIAttention)
     assert rois
-    if not isinstance(head.attention, TemporalRoIAttention):
-        return
     assert len(rows) <= min(_MOST_IN_DOUBT, troia._ROIS_AT_ONCE)
     usual, (pooled,), (boxes,) = type(head.attention).pool, rois.pooled, rois.boxes
     whole = usual(head.attention, pooled, [boxes], features.maps, features.support)
@@ -99,7 +99,7 @@ def in_doubt(
             some = usual(head.attention, pooled[rows], [boxes[rows]], features.maps, features.support)
             patch.setattr(head.attention, "pool", lambda *_, some=some: whole.index_copy(0, rows, some))
             logits, deltas = head.attend(rois, features.maps, features.support)
-        assert ties.met.max() <= _MOST_TIES
+        assert 1 <= ties.met.min() <= ties.met.max() <= _MOST_TIES
         pattern, most = pattern + 1, 2 ** int(ties.met.max())
         yield logits[rows], deltas[rows]
 
@@ -114,7 +114,7 @@ def mended(
     """Logits and deltas, those of RoIs that differ from the wanted logits with their ties broken the other way."""
     logits, deltas = found
     goal, scale = torch.from_numpy(wanted), float(np.abs(wanted).max())
-    rows = ((logits - goal).abs().amax(dim=1) >= _DOUBT * scale).nonzero().flatten()
+    rows = ((logits - goal).abs().amax(dim=1) >= _TOLERANCE * scale).nonzero().flatten()
     if not len(rows):
         return logits, deltas
     least = torch.full((len(rows),), torch.inf)
@@ -136,11 +136,11 @@ def in_order(own: Array, wanted: Array) -> NDArray[np.intp]:
     return order
 
 
-def check_detections(found: tuple[Array, Array, Array], wanted: Array) -> None:
+def check_detections(found: tuple[Array, Array, Array], wanted: Array, tolerance: float) -> None:
     boxes, scores, labels = found
     far = np.array([1e6, 1, 1, 1, 1])
     order = in_order(np.column_stack([labels, boxes]) * far, wanted[:, :5] * far)
-    np.testing.assert_allclose(scores[order], wanted[:, 5], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores[order], wanted[:, 5], rtol=0, atol=tolerance)
 
 
 def check_frame(
@@ -148,6 +148,8 @@ def check_frame(
     outcome: Outcome,
     found: tuple[Tensor, Tensor],
     golden: Mapping[str, Array],
+    *,
+    scores: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features = outcome.features
@@ -175,12 +177,12 @@ def check_frame(
         if name in golden:
             assert relative(kept, golden[name]) < _TOLERANCE, name
     if detections:
-        check_detections((detections.boxes, detections.scores, detections.labels), golden["dets"])
+        check_detections((detections.boxes, detections.scores, detections.labels), golden["dets"], scores)
     else:
         (geometry,) = features.geometries
         again = faster_rcnn._detections(detector.config.roi_head, logits, deltas, boxes, geometry)
         first, second, third = (each.numpy() for each in again)
-        check_detections((first, second, third), golden["dets"])
+        check_detections((first, second, third), golden["dets"], scores)
 
 
 def check(case: str, golden: Mapping[str, Any], length: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def check(case: str, golden: Mapping[str, Any], length: int, monkeypatch: pytest
         frame = f"f{outcome.frame.index:03}/"
         recorded = {key.removeprefix(frame): value for key, value in golden.items() if key.startswith(frame)}
         with torch.inference_mode():
-            check_frame(detector, outcome, heads[-1], recorded, monkeypatch)
+            check_frame(detector, outcome, heads[-1], recorded, scores=_SCORES.get(case, 1e-4), monkeypatch=monkeypatch)
     assert len(heads) == len(numbers) > 0
 
 
