@@ -225,7 +225,7 @@ def _write_caption(canvas: Image.Image, layout: _Layout, part: Part, text: str, 
 
 
 def _draw_strips(canvas: Image.Image, layout: _Layout, strips: Sequence[Strip]) -> None:
-    text = "object and its attention to this frame; other frames and the attention to what is shown of them"
+    text = "what each object attends to most: number of the frame, share of its attention"
     _write_caption(canvas, layout, "references", text)
     pen = ImageDraw.Draw(canvas)
     height, width = layout.cell

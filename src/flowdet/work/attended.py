@@ -38,7 +38,7 @@ class References:
         weights = self._system.attended(features, detections.boxes[:STRIPS]).numpy()
         return [
             [
-                Crop(_cut(frame, box), f"{shares[len(numbers) :].sum():.1%}"),
+                Crop(_cut(frame, box), f"this frame: {shares[len(numbers) :].sum():.1%}"),
                 *(
                     Crop(_cut(frames[numbers[place]], boxes[place]), _label(frames[numbers[place]], shares[place]))
                     for place in _best(shares[: len(numbers)], numbers)
