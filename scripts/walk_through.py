@@ -213,7 +213,10 @@ def tables_of(seconds: Mapping[str, float], counts: Mapping[str, int], rows: Map
     metrics = {when: found["coco"] for when, found in rows.items()}
     scores = table(
         ["second halves", "AP50", "AP"],
-        [[when, *(f"{100 * each[name]:.1f}" for name in ("bbox_mAP_50", "bbox_mAP"))] for when, each in metrics.items()],
+        [
+            [when, *(f"{100 * each[name]:.1f}" for name in ("bbox_mAP_50", "bbox_mAP"))]
+            for when, each in metrics.items()
+        ],
     )
     return "\n\n".join((took, did, scores))
 
