@@ -6,14 +6,19 @@ BIN := $(VENV)/bin
 # Threads that wait give their core away: a little slower on an idle machine, much faster on a busy one.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check fuzz clean
+.PHONY: demo docs test check fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/flowdet detect demo/street.mp4 --score 0.5 --out demo/output --overwrite
 	@echo "Open demo/output/street.mp4"
 
 test: $(VENV)/installed-dev check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python scripts/site_pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -35,4 +40,4 @@ $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo/output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site demo/output .pytest_cache .mypy_cache .ruff_cache

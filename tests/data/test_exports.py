@@ -99,6 +99,7 @@ def scores_of(path: Path) -> set[float | None]:
 
 IMPORTS: dict[str, tuple[str, ...]] = {
     "cvat": ("import-cvat", "{out}/annotations.xml"),
+    "label-studio": ("import-label-studio", "{out}/tasks.json"),
     "mot": ("import-mot", "{out}", "--classes", "cat,no"),
     "yolo": ("import-yolo", "{out}"),
     "yolo-tracks": ("import-yolo", "{out}"),
@@ -128,7 +129,7 @@ def test_there_and_back_again(to: str, tracks: bool, tmp_path: Path) -> None:
     assert rows_of(data) == [(f, t if has_tracks else None, label, box) for f, t, label, box in ROWS]
     assert [image.frame for image in data.images] == list(range(6))
     assert [video.name for video in data.videos] == ["clip"]
-    assert scores_of(back) == ({0.75} if to in ("coco", "cvat") else {None})
+    assert scores_of(back) == ({0.75} if to in ("coco", "cvat", "label-studio") else {None})
     folder = back.parent if to == "coco" else out
     assert all((folder / image.file_name).is_file() for image in data.images)
     call("data", "check", back, "--images", folder, "--decode")

@@ -19,7 +19,7 @@ from flowdet.video.description import describe_source
 from flowdet.video.writer import VideoWriter
 from flowdet.viewer.clips import read_clips
 from flowdet.viewer.page import find_source, write_page
-from tests.viewer.results import write_result
+from tests.viewer.results import write_result, write_truth
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -299,6 +299,28 @@ def test_the_command_writes_a_page_and_says_what_is_missing(tmp_path: Path, caps
     output = " ".join("".join(capsys.readouterr()).split())
     assert "4 detections in 4 frames" in output
     assert "the page asks for it; or name it with --source" in output
+
+
+def test_the_command_shows_annotations_and_the_worst_frames(
+    tab: "Page", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = gray_clip(tmp_path / "clip.mp4", 4)
+    result = write_result(tmp_path / "out" / "clip.json", source=str(video))
+    truth = write_truth(tmp_path / "truth.json")
+    page = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as ended:
+        main(["view", str(result), "--truth", str(truth), "--out", str(page)])
+    assert ended.value.code == 0
+    assert "4 detections in 4 frames" in " ".join(capsys.readouterr().out.split())
+    (clip,) = data_of(page)["clips"]
+    assert [layer["truth"] for layer in clip["layers"]] == [False, True]
+    assert clip["layers"][1]["starts"] == [0, 1, 2, 3, 5]
+    assert [(one["frame"], one["missed"], one["false"]) for one in clip["worst"]] == [(0, 1, 1), (3, 1, 0)]
+    open_page(tab, page)
+    assert "1 missed · 1 false" in tab.inner_text("body")
+    for frame in (3, 0):
+        tab.keyboard.press("n")
+        at(tab, frame, 4)
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from flowdet.errors import CheckpointError, ConfigError
 from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import load_random, load_system, weights_of
+from flowdet.systems.load import load_random, load_system, weight_file
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
 from flowdet.weights.zoo import SHIPPED
 from flowdet.work import pool
+from flowdet.work.jobs import Do, results
 
 __all__ = ["Contender", "Loaded", "alternate", "average", "benchmark", "ratios"]
 
@@ -76,7 +77,8 @@ class Contender:
         weights, name = self.options.weights, self.options.system or DEFAULT_SYSTEM
         try:
             system = load_system(self.options)
-            return Loaded(system, "shipped" if not weights and name in SHIPPED else (weights or weights_of(name)).name)
+            is_shipped = not weights and name in SHIPPED
+            return Loaded(system, "shipped" if is_shipped else weight_file(self.options).name)
         except CheckpointError as error:
             if weights:
                 raise
@@ -243,13 +245,15 @@ def _measure_first_frame(contender: Contender, config: SystemConfig, clip: Path,
 
     The configuration brings the modules that define method and detector to the process.
     """
-    with closing(pool.spread([clip], partial(_first_frame, contender, config), 1, threads=threads)) as found:
+    with closing(
+        results(pool.spread([clip], partial(_first_frame, contender, config), processes=1, threads=threads))
+    ) as found:
         return next(found)
 
 
-def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Callable[[Path], Iterator[FirstFrame]]:
+def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Do[Path, FirstFrame]:
     del number
-    return lambda clip: iter([_seen_first(contender, config, clip)])
+    return lambda clip, advance: _seen_first(contender, config, clip)
 
 
 def _seen_first(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:

@@ -23,7 +23,11 @@ _RENAMED = {"--mode": "--variant", "--runtime": "--backend"}
 _ENDING_CODES = [128 + number for number in _ENDING]
 
 app = App(
-    name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
+    name="flowdet",
+    version=flowdet.__version__,
+    help="Object detection in video.",
+    suppress_keyboard_interrupt=False,
+    console=console.help_pages,
 )
 app.register_install_completion_command()
 # Loaded when they are called, for most of them load PyTorch.
