@@ -8,8 +8,8 @@ run on a GPU yet; a test runs it on a pretended one. Ends with 1 where a check f
 parity    every tensor of the recorded frames of mmtracking, as the tests compare them on a CPU, with TF32 off; with
           --reference all that is recorded (its folder holds `goldens`)
 stalls    how often the host waits for the GPU in a frame of the steady state
-speed     frames a second, forward and post-processing, in every precision and with cudnn.benchmark, beside the published
-          ones of a V100
+speed     frames a second, forward and post-processing, in every precision and with cudnn.benchmark, beside the
+          published ones of a V100
 training  seconds and memory of a step at this size; then whether the loss falls
 """
 
