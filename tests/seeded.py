@@ -13,6 +13,7 @@ A parameter draws from PCG64, seeded with the CRC-32 of its published name:
 import math
 import zlib
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,8 +44,9 @@ _MARGIN = 64
 _OBJECTS = 5
 
 
+@cache
 def seeded_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The parameter of a published checkpoint with this name."""
+    """The parameter of a published checkpoint with this name; the same tensor each time, so leave it as it is."""
     kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)

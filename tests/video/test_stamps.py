@@ -385,6 +385,15 @@ def test_a_matroska_file_that_lost_a_piece_is_told(suffix: str, codec: str, tmp_
         assert not containers.is_unbroken(clip, "matroska,webm")
 
 
+def test_a_piece_of_an_avi_that_became_another_is_told(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.avi", list(noise(30)), codec="mpeg4")
+    content = clip.read_bytes()
+    assert containers.is_unbroken(clip, "avi")
+    for broken in (content[:-1], content + b"text", content[:2000] + content[2050:], content[:2000] + content[1990:]):
+        clip.write_bytes(broken)
+        assert not containers.is_unbroken(clip, "avi")
+
+
 def test_a_stream_that_begins_late_ends_nothing() -> None:
     """PyAV fails at the end of a file in which a stream began after it was opened."""
 

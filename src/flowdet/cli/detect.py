@@ -116,8 +116,8 @@ def detect(
         results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it; the
             parquet files of a folder are one data set, with a row a detection.
         video: Write the annotated video.
-        show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
-            repeating the option or with commas.
+        show: Draw what happens inside into the video: flow, weights (FGFA), key (frames, DFF) or references (SELSA);
+            name several by repeating the option or with commas.
         track: Give the same object the same id in all frames.
         across_classes: Let a track go on with another class; with --track.
         rescore: tracks gives a detection the mean score of its track so far, with --track; seq-nms rescores the whole

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
+from flowdet.systems.stream import spread_evenly
 from flowdet.types import Detections, Frame
 from flowdet.video.reader import read_ahead
 from flowdet.weights.native import packed_weights, weights_digest
@@ -309,8 +310,9 @@ def _finish(system: VideoDetector, origin: _Origin, job: _Job, advance: Advance)
     found: list[Detections] = []
     seconds: list[float] = []
     for stream in job.streams:
-        with closing(read_ahead(_frames(stream, origin))) as frames:
-            for detections, took in _timed(partial(_detections, system), frames):
+        pictures = _Pictures(stream, origin)
+        with closing(read_ahead(pictures)) as frames:
+            for detections, took in _timed(system, _Fed(frames, pictures)):
                 found.append(detections)
                 seconds.append(took)
                 advance(1)
@@ -325,37 +327,57 @@ def _finish(system: VideoDetector, origin: _Origin, job: _Job, advance: Advance)
         partial_file.write_bytes(save(arrays, metadata={_RECORD_KEY: json.dumps(origin.record_of(job))}))
 
 
-def _frames(stream: Sequence[ImageRecord], origin: _Origin) -> Iterator[Frame]:
-    for index, record in enumerate(stream):
-        where = f"{origin.annotations}: image {record.id}"
-        image = read_picture(origin.images / record.file_name, (record.height, record.width), where)
-        yield Frame(index, float(index), image)
+@dataclass(frozen=True)
+class _Pictures:
+    """The frames of a stream, read when they are wanted."""
+
+    stream: Sequence[ImageRecord]
+    origin: _Origin
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> Frame:
+        record = self.stream[index]
+        where = f"{self.origin.annotations}: image {record.id}"
+        image = read_picture(self.origin.images / record.file_name, (record.height, record.width), where)
+        return Frame(index, float(index), image)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[index] for index in range(len(self)))
 
 
-def _detections(system: VideoDetector, frames: Iterable[Frame]) -> Iterator[Detections]:
-    return (outcome.detections for outcome in system.detect_many([frames], ahead=True))
+@dataclass
+class _Fed:
+    """The frames of a stream, read ahead, and the seconds for which they were waited for."""
 
+    frames: Iterator[Frame]
+    pictures: _Pictures
+    waited: float = 0.0
 
-def _timed(
-    detect: Callable[[Iterable[Frame]], Iterator[Detections]], frames: Iterator[Frame]
-) -> Iterator[tuple[Detections, float]]:
-    """Yields detections with the seconds since the previous ones, without the time that frames took to come."""
-    waited = 0.0
-
-    def feed() -> Iterator[Frame]:
-        nonlocal waited
+    def __iter__(self) -> Iterator[Frame]:
         while True:
             asked = perf_counter()
-            frame = next(frames, None)
-            waited += perf_counter() - asked
+            frame = next(self.frames, None)
+            self.waited += perf_counter() - asked
             if frame is None:
                 return
             yield frame
 
+    def preview(self, count: int) -> list[Frame]:
+        """Returns frames spread evenly over the stream; reading them is waiting, too."""
+        asked = perf_counter()
+        frames = spread_evenly(self.pictures, count)
+        self.waited += perf_counter() - asked
+        return frames
+
+
+def _timed(system: VideoDetector, fed: _Fed) -> Iterator[tuple[Detections, float]]:
+    """Yields detections with the seconds since the previous ones, without the time that frames took to come."""
     began = perf_counter()
-    for detections in detect(feed()):
-        yield detections, perf_counter() - began - waited
-        began, waited = perf_counter(), 0.0
+    for outcome in system.detect_many([fed], ahead=True):
+        yield outcome.detections, perf_counter() - began - fed.waited
+        began, fed.waited = perf_counter(), 0.0
 
 
 def _collected(jobs: Sequence[_Job], classes: ClassMap, class_names: Sequence[str]) -> DataSetDetections:

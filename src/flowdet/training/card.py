@@ -2,12 +2,12 @@
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import flowdet
 from flowdet.errors import FlowdetError
 from flowdet.files import file_sha256
 from flowdet.systems.config import SystemConfig, config_to_json
@@ -44,7 +44,7 @@ def model_card(path: Path, address: str, license_id: str | None = None) -> str:
         "input": f"long side {config.inputs.long_side} px, short side {config.inputs.short_side} px",
         "licence": license_id or "not stated",
         "SHA-256": file_sha256(path),
-        "written with": f"flowdet {flowdet.__version__}",
+        "written with": f"flowdet {version('flowdet')}",
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {config.name}\n",

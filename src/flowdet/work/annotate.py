@@ -20,15 +20,16 @@ from flowdet.tracking.online import TrackerConfig, TrackerState, step
 from flowdet.tracking.seq_nms import seq_nms_video
 from flowdet.types import Detections, Frame, FrameFeatures
 from flowdet.video.draw import Trails, draw_detections
-from flowdet.video.overlay import Overlay, draw_overlay
+from flowdet.video.overlay import Overlay, Strip, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.sound import Sound
 from flowdet.video.writer import VideoWriter, write_picture
+from flowdet.work.attended import References
 
 __all__ = ["Annotated", "Shown", "annotate", "overlay_of"]
 
-_PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
+_PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames", "references": "references"}
 _BARE = Overlay(frozenset(), 0, 0)
 _SEQ_NMS_SCORE = 0.01  # Seq-NMS raises the scores of what is weak for a few frames
 _Write = Callable[[NDArray[np.uint8], float], None]
@@ -49,7 +50,7 @@ def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
 
     Args:
         config: The system's configuration.
-        parts: What to show: "flow", "weights", "key"; may be empty.
+        parts: What to show: "flow", "weights", "key", "references"; may be empty.
 
     Raises:
         ConfigError: There is no such part, or the system has none.
@@ -122,13 +123,18 @@ def annotate(
             if they are drawn.
 
     Raises:
-        ConfigError: Seq-NMS is asked for with an overlay, or for a live source.
+        ConfigError: Seq-NMS is asked for with an overlay, or for a live source; or the method wants a preview of one.
         VideoError: The video holds no frame or ends in an error, or a file cannot be written.
     """
     shown = shown or Shown()
     if shown.seq_nms and (video.is_live or shown.overlay.parts):
         reason = f"{video.name} is live" if video.is_live else "an overlay shows the video as it is read"
         raise ConfigError(f"Seq-NMS looks at the whole video before it writes, but {reason}")
+    if system.config.method.preview and video.is_live:
+        raise ConfigError(
+            f"{system.config.name} first looks at frames of the whole video, but {video.name} is live and can be read "
+            "only once: take the causal form (--causal, in Python causal=True)"
+        )
     looked_at = frames_done = objects = 0
     trails = _Trails(shown.trail)
     first: Frame | None
@@ -154,6 +160,7 @@ def annotate(
         lines = stack.enter_context(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
+        references = References(system, video) if "references" in shown.overlay.parts and video_path else None
         size = shown.overlay.picture_size((first.image.shape[0], first.image.shape[1])) if first else (0, 0)
         sound = video.open_sound() if video_path and video_path.suffix == ".mp4" else None
         write = _writer(video_path, size, video, sound, stack)
@@ -164,7 +171,9 @@ def annotate(
             detections = tracked.select(shown.score)
             lines.write(detections)
             if write:
-                behind(partial(_draw, write, (frame, detections, features), shown.overlay, trails.after(detections)))
+                strips = references.strips(frame, detections, features) if references and frame and features else ()
+                drawn = (frame, detections, features)
+                behind(partial(_draw, write, drawn, shown.overlay, trails.after(detections), strips))
             frames_done += 1
             objects += len(detections)
             progress(looked_at + frames_done)
@@ -172,13 +181,13 @@ def annotate(
     return Annotated(frames_done, objects, (*video.problems, *silent))
 
 
-def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails) -> None:
+def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails, strips: Sequence[Strip]) -> None:
     frame, detections, features = found
     assert frame is not None
     if features is None:
         write(draw_detections(frame.image, detections, trails), frame.time)
     else:
-        write(draw_overlay(frame.image, detections, features, overlay, trails), frame.time)
+        write(draw_overlay(frame.image, detections, features, overlay, trails=trails, strips=strips), frame.time)
 
 
 def _opened(video: Video, stack: ExitStack) -> tuple[Frame, Iterator[Frame]]:
