@@ -71,5 +71,5 @@ def test_what_ffmpeg_reads_is_left_to_it() -> None:
 
 def test_without_fsspec_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(ConfigError, match=r"pip install 'flowdet\[remote\]'"):
+    with pytest.raises(ConfigError, match=r"pip install fsspec"):
         open_video("s3://bucket/a.mp4")

@@ -34,7 +34,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyP
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"needs Ray: pip install 'flowdet\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"needs Ray: pip install ray"):
         hear(spread_over(TWO, [], make), Heard())
 
 

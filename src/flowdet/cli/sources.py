@@ -64,7 +64,7 @@ def _in_parquet(file: Path) -> list[str]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra)
     except ImportError as error:
-        raise ConfigError("--list with a .parquet file needs pyarrow: pip install 'flowdet[parquet]'") from error
+        raise ConfigError("--list with a .parquet file needs pyarrow: pip install pyarrow") from error
     try:
         column = _source_column(parquet.read_schema(file).names, file)
         return [str(source) for source in parquet.read_table(file, columns=[column])[column].to_pylist() if source]

@@ -23,7 +23,7 @@ def need_parquet() -> None:
     try:
         import pyarrow.parquet  # noqa: F401, PLC0415  (an extra)
     except ImportError as error:
-        raise ConfigError("Parquet files need pyarrow: pip install 'flowdet[parquet]'") from error
+        raise ConfigError("Parquet files need pyarrow: pip install pyarrow") from error
 
 
 def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], info: Mapping[str, Any]) -> None:

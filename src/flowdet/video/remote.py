@@ -94,7 +94,7 @@ def _file_system(address: str, label: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs  # noqa: PLC0415  (an extra)
     except ImportError as error:
-        raise ConfigError(f"{label} needs fsspec: pip install 'flowdet[remote]'") from error
+        raise ConfigError(f"{label} needs fsspec: pip install fsspec") from error
     try:
         system, path = url_to_fs(address)
     except ImportError as error:  # says what to install

@@ -153,7 +153,7 @@ def _connected(cluster: Cluster, threads: int) -> Iterator[int]:
     try:
         import ray  # noqa: PLC0415  (an extra)
     except ImportError as error:
-        raise ConfigError("the engine ray needs Ray: pip install 'flowdet[ray]'") from error
+        raise ConfigError("the engine ray needs Ray: pip install ray") from error
     if ray.is_initialized():  # by whoever calls this; it stays
         yield _fitting(cluster, threads)
         return
