@@ -1,15 +1,21 @@
-"""Measures the nano systems on the six labelled real clips, clean and with three of every ten frames degraded.
+"""Measures the shipped systems on the six labelled real clips, clean and with three of every ten frames degraded.
 
-    python scripts/measure_nano.py REAL_VID
+    python scripts/measure_nano.py accuracy REAL_VID --yolox-nano yolox-nano.safetensors
+    python scripts/measure_nano.py speed CLIP --yolox-nano yolox-nano.safetensors
 
-Needs OpenCV. The metrics go to docs/evidence/nano.json, the tables into docs/nano.md between their marks. REAL_VID is a
-folder in the layout of ImageNet VID, with annotations/davis_vid_val.json.
+Needs OpenCV. The figures go to docs/evidence/nano.json, the tables into docs/nano.md between their marks. REAL_VID is a
+folder in the layout of ImageNet VID, with annotations/davis_vid_val.json; CLIP is a video of 1280x720.
 """
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -39,24 +45,27 @@ app = App(help=__doc__)
 _ROOT = Path(__file__).parents[1]
 _METRICS = _ROOT / "docs" / "evidence" / "nano.json"
 _PAGE = _ROOT / "docs" / "nano.md"
-_SYSTEMS: Mapping[str, Mapping[str, Any]] = {
-    "single-nano": {"system": "single-nano"},
-    "fgfa-nano": {"system": "fgfa-nano"},
-    "fgfa-nano, causal": {"system": "fgfa-nano", "causal": True},
-    "dff-nano": {"system": "dff-nano"},
+_FAMILIES = ("nano", "yolox-nano", "lite")
+_FORMS: Mapping[str, tuple[str, bool]] = {
+    "single-{}": ("single-{}", False),
+    "fgfa-{}": ("fgfa-{}", False),
+    "fgfa-{}, causal": ("fgfa-{}", True),
+    "dff-{}": ("dff-{}", False),
 }
+"""Names of a family's systems, and which system that is, in its causal form or not."""
 _DEGRADED = (4, 5, 6)  # of every ten frames
 _BLUR = range(15, 33, 2)  # px
 _NOISE = 12.0  # grey levels
 _RECALL_SCORE, _RECALL_IOU = 0.3, 0.5
 
 
-@app.default
-def measure(real: Path, *, samples: int = 1000, threads: int = 1) -> None:
-    """Measures everything and writes the page.
+@app.command
+def accuracy(real: Path, yolox_nano: Path, *, samples: int = 1000, threads: int = 1) -> None:
+    """Measures what the systems find, and writes the page.
 
     Args:
         real: The folder of the labelled real clips.
+        yolox_nano: Weights of YOLOX-nano.
         samples: Resamples of the confidence intervals.
         threads: Of torch and OpenCV.
     """
@@ -69,18 +78,56 @@ def measure(real: Path, *, samples: int = 1000, threads: int = 1) -> None:
         degrade(picture, seed) if bad else picture
         for seed, (picture, bad) in enumerate(zip(clean, spoilt, strict=True))
     ]
-    systems = {name: load(**options) for name, options in _SYSTEMS.items()}
-    source = Once(systems["single-nano"])
-    metrics: dict[str, Any] = {}
-    for condition, pictures in (("clean", clean), ("degraded", degraded)):
-        found = detect(systems, source, data, pictures)
-        two = list(found.items())[:2]
-        found |= {f"{name}, NMS across classes": across_classes(each) for name, each in two}
-        found |= {f"{name}, Seq-NMS": seq_nms(data, each) for name, each in two}
-        metrics[condition] = {}
-        for name, each in found.items():
-            metrics[condition][name] = judged(data, each, found["single-nano"], spoilt, samples)
-    _METRICS.write_text(json.dumps(metrics, indent=1, default=asdict) + "\n")
+    metrics: dict[str, Any] = {"clean": {}, "degraded": {}, "rates": {}, "parameters": {}}
+    for family in _FAMILIES:
+        single, *others = forms_of(family)
+        weights = {"weights": yolox_nano} if family == "yolox-nano" else {}
+        systems = {name: load(system, causal=causal, **weights) for name, system, causal in (single, *others)}
+        metrics["parameters"] |= {name: sum(p.numel() for p in each.parameters()) for name, each in systems.items()}
+        for condition, pictures in (("clean", clean), ("degraded", degraded)):
+            found = detect(systems, Once(systems[single[0]]), data, pictures)
+            if family == "nano":
+                two = list(found.items())[:2]
+                found |= {f"{name}, NMS across classes": across_classes(each) for name, each in two}
+                found |= {f"{name}, Seq-NMS": seq_nms(data, each) for name, each in two}
+            for name, each in found.items():
+                metrics[condition][name] = judged(data, each, found[single[0]], spoilt, samples)
+    write(metrics)
+
+
+@app.command
+def speed(clip: Path, yolox_nano: Path, *, turns: int = 5) -> None:
+    """Measures `flowdet detect`, from decoding to the annotated video, all systems in turn, and writes the page.
+
+    Args:
+        clip: A video.
+        yolox_nano: Weights of YOLOX-nano.
+        turns: How often each system is measured.
+    """
+    rates: dict[str, list[float]] = {}
+    with TemporaryDirectory() as folder:
+        for _ in range(turns):
+            for family in _FAMILIES:
+                weights = ["--weights", str(yolox_nano)] if family == "yolox-nano" else []
+                for name, system, causal in forms_of(family):
+                    command = [sys.executable, "-m", "flowdet", "detect", str(clip), "--out", folder, "--overwrite"]
+                    command += ["--system", system, *weights, *(["--causal"] if causal else [])]
+                    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    found = re.search(r"([\d.]+) frames/s", told)
+                    assert found, told
+                    rates.setdefault(name, []).append(float(found[1]))
+    write({"rates": rates})
+
+
+def forms_of(family: str) -> list[tuple[str, str, bool]]:
+    """Returns the systems of a family, frame by frame first: a name, the system's, and whether in its causal form."""
+    return [(name.format(family), system.format(family), causal) for name, (system, causal) in _FORMS.items()]
+
+
+def write(figures: Mapping[str, Any]) -> None:
+    """Puts figures beside those measured before, and all tables into the page."""
+    together = json.loads(_METRICS.read_bytes()) | figures
+    _METRICS.write_text(json.dumps(together, indent=1, default=asdict) + "\n")
     fill(_PAGE, tables_of(json.loads(_METRICS.read_bytes())))
 
 
@@ -199,8 +246,34 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     def percent(row: Mapping[str, Any], *names: str) -> list[str]:
         return [f"{100 * row[name]:.1f}" for name in names]
 
-    clean, degraded = metrics["clean"], metrics["degraded"]
+    every = [name for family in _FAMILIES for name, _, _ in forms_of(family)]
+    clean, degraded = (
+        {name: row for name, row in metrics[condition].items() if "nano" in name and "yolox" not in name}
+        for condition in ("clean", "degraded")
+    )
+
+    def rate(name: str) -> str:
+        if name not in metrics["rates"]:
+            return "not measured"
+        low, middle, high = quantiles(metrics["rates"][name], n=4)
+        return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
     return {
+        "choice": table(
+            ["", "AP50", "AP", "AP50 over frame by frame", "degraded", "recall", "frames/s", "M parameters"],
+            [
+                [
+                    name,
+                    *percent(metrics["clean"][name], "AP50", "AP"),
+                    interval(metrics["clean"][name]["gain"]),
+                    *percent(metrics["degraded"][name], "AP50"),
+                    f"{metrics['clean'][name]['recall']:.2f}",
+                    rate(name),
+                    f"{metrics['parameters'][name] / 1e6:.1f}",
+                ]
+                for name in every
+            ],
+        ),
         "clean": table(
             ["", "AP50", "AP", "recall", "AP50 over single-nano"],
             [

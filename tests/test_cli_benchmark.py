@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from flowdet.benchmark.report import Report
 from flowdet.cli import main
+from tests.benchmark.test_report import MACHINE, cost, frame
 
 
 def call(*arguments: str) -> int:
@@ -40,6 +42,18 @@ def test_two_systems_in_turn(
     )
     assert (not found["trusted"]) == bool(found["warnings"])
     assert ("Not to be trusted" in shown) == bool(found["warnings"])
+
+
+@pytest.mark.parametrize(("gflop", "is_told"), [(99.0, False), (150.0, True)])
+def test_a_share_of_more_than_100_percent_is_explained(
+    gflop: float, is_told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report(MACHINE, cost({"frame": frame(1.0, gflop=gflop)}))  # of 100 GFLOP/s
+    monkeypatch.setattr("flowdet.cli.benchmark.measure", lambda *arguments, **options: report)
+    assert call("single-lite") == 0
+    shown = capsys.readouterr().out
+    assert f"{gflop:.0f} %" in shown
+    assert ("note: more than 100 % of peak: the backend needs fewer operations" in shown) == is_told
 
 
 @pytest.mark.parametrize(

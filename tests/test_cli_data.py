@@ -156,5 +156,5 @@ def test_import_cvat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     run("--help")
     out = capsys.readouterr().out
-    for name in ("check", "convert-ilsvrc", "import-cvat", "import-mot", "import-yolo"):
+    for name in ("check", "convert-ilsvrc", "import-cvat", "import-label-studio", "import-mot", "import-yolo"):
         assert name in out

@@ -115,6 +115,14 @@ def test_a_video_without_panels_is_not_taken_for_one_with_them(run: Run, capsys:
     assert "other settings (show)" in capsys.readouterr().err
 
 
+def test_settings_are_the_same_whether_they_are_named_or_not(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("dff", "--out", "o") == 0
+    assert run("dff", "--out", "o", "--key-frame-interval", "3", "--start", "0") == 0
+    assert "finished before" in capsys.readouterr().out
+    assert run("dff", "--out", "o", "--key-frame-interval", "4") == 1
+    assert "other settings (key_frame_interval)" in capsys.readouterr().err
+
+
 def test_results_from_before_there_was_the_option_are_still_finished(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

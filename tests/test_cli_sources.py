@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,6 +23,7 @@ from flowdet.errors import VideoError
 from flowdet.systems.build import build
 from flowdet.systems.recipes import single_lite
 from flowdet.video.description import describe_source
+from flowdet.video.reader import Video, open_video
 from flowdet.weights.native import save_native
 from tests.video.clips import make_clip, noise, quadrants
 
@@ -239,12 +241,31 @@ def test_a_closed_or_full_output_is_one_sentence(tmp_path: Path) -> None:
             assert done.stderr.count("\n") == 1
 
 
+def test_a_source_that_is_too_large_for_the_memory_stops_no_other(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "large.mp4", [quadrants()])
+    make_clip(tmp_path / "small.mp4", [quadrants()])
+
+    def opened(source: str, **options: Any) -> Video:
+        if source == "large.mp4":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return open_video(source, **options)
+
+    monkeypatch.setattr("flowdet.cli.detect.open_video", opened)
+    assert run("large.mp4", "small.mp4") == 1
+    assert "'large.mp4': too little memory (CUDA out of memory)" in capsys.readouterr().err
+    assert Path("o/small.json").exists()
+
+
 def test_what_is_left_becomes_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import flowdet.cli
 
     for error, expected in (
         (OSError(28, "No space left on device"), "No space left on device"),
-        (MemoryError(), "not enough memory"),
+        (MemoryError(), "too little memory; try"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "too little memory (CUDA out of"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "too little memory (Default"),
         (ImportError("libtorch.so: cannot allocate memory"), "cannot allocate memory"),
     ):
 

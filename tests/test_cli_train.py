@@ -115,7 +115,7 @@ def test_what_is_given_changes_the_plan() -> None:
     assert changed(plan, max_gradient_norm=0.0).max_gradient_norm is None
     with pytest.raises(ConfigError, match="a cosine has no drops"):
         changed(plan, schedule="cosine", drop_after=(3,))
-    with pytest.raises(ConfigError, match="epochs must be 1 or more"):
+    with pytest.raises(ConfigError, match="epochs must be from 1 to 1000000"):
         changed(plan, epochs=0)
 
 

@@ -42,6 +42,8 @@ def test_records_hold_plain_values() -> None:
         "track_id": None,
     }
     assert {type(value) for value in record.values()} == {int, float, str, type(None)}
+    assert detections().select(score=2).records() == []
+    assert Detections.columns == tuple(record)  # what a table of no detections is made with
 
 
 def test_track_ids_stay_with_their_detections() -> None:

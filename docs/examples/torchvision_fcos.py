@@ -75,8 +75,9 @@ class FCOS(Detector):
         maps: Maps = self.body(images)
         return maps
 
-    def detect(self, features: FrameFeatures) -> list[Found]:
+    def detect(self, features: FrameFeatures, score: float = 0.0) -> list[Found]:
         """Returns the detections of each image, from network-input to original pixels."""
+        del score  # torchvision has a threshold of its own
         outputs, anchors, counts = self._predict(features)
         split = {name: list(values.split(counts, dim=1)) for name, values in outputs.items()}
         levels = [list(of_image.split(counts)) for of_image in anchors]

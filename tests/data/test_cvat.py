@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flowdet.data import cvat
+from flowdet.data import shapes
 from flowdet.data.cocovid import find_problems
 from flowdet.data.cocovid_writer import Written
 from flowdet.data.cvat import import_cvat
@@ -307,7 +307,7 @@ def test_a_small_file_does_not_ask_for_frames_that_are_not_there(
 
 
 def test_a_small_file_does_not_ask_for_millions_of_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cvat, "_MOST_INTERPOLATED", 120_000)
+    monkeypatch.setattr(shapes, "_MOST_INTERPOLATED", 120_000)
     tracks = (track(number, "car", box(0), box(99_999)) for number in range(12))
     with pytest.raises(DataError, match="needs more than 120000 boxes between those that it holds"):
         run(video(tmp_path / "a.xml", *tracks, task="<size>100000</size>"))

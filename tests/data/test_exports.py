@@ -11,6 +11,7 @@ import pytest
 from flowdet.cli import main
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.labelled_sources import read_labels
+from flowdet.errors import DataError
 from flowdet.video.writer import VideoWriter
 from tests.data.annotated import Drawing
 
@@ -98,6 +99,7 @@ def scores_of(path: Path) -> set[float | None]:
 
 IMPORTS: dict[str, tuple[str, ...]] = {
     "cvat": ("import-cvat", "{out}/annotations.xml"),
+    "label-studio": ("import-label-studio", "{out}/tasks.json"),
     "mot": ("import-mot", "{out}", "--classes", "cat,no"),
     "yolo": ("import-yolo", "{out}"),
     "yolo-tracks": ("import-yolo", "{out}"),
@@ -127,7 +129,7 @@ def test_there_and_back_again(to: str, tracks: bool, tmp_path: Path) -> None:
     assert rows_of(data) == [(f, t if has_tracks else None, label, box) for f, t, label, box in ROWS]
     assert [image.frame for image in data.images] == list(range(6))
     assert [video.name for video in data.videos] == ["clip"]
-    assert scores_of(back) == ({0.75} if to in ("coco", "cvat") else {None})
+    assert scores_of(back) == ({0.75} if to in ("coco", "cvat", "label-studio") else {None})
     folder = back.parent if to == "coco" else out
     assert all((folder / image.file_name).is_file() for image in data.images)
     call("data", "check", back, "--images", folder, "--decode")
@@ -137,6 +139,35 @@ def test_there_and_back_again(to: str, tracks: bool, tmp_path: Path) -> None:
 def test_json_lines_are_read_as_json(tracks: bool, tmp_path: Path) -> None:
     lines, document = (detections(tmp_path, tracks=tracks, lines=lines) for lines in (True, False))
     assert read_labels([lines]) == read_labels([document])
+
+
+def test_json_lines_of_version_1_are_read_as_those_of_version_2(tmp_path: Path) -> None:
+    new, old = detections(tmp_path, lines=True), tmp_path / "old" / "clip.jsonl"
+    first, *rest = map(json.loads, new.read_text().splitlines())
+    written = [{key: value for key, value in first.items() if key not in ("format", "version")}]
+    for line in rest:
+        labels = {"labels": [number - 1 for number in line.pop("category_ids")]} if "boxes" in line else {}
+        written.append(line | labels)
+    old.parent.mkdir()
+    old.write_text("".join(json.dumps(line) + "\n" for line in written))
+    assert read_labels([old]) == read_labels([new])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"scores": [0.75', '"scores": [true', "line 2: a detection needs a finite number as its score"),
+        ('"boxes": [[4.125', '"boxes": [[1e999', "line 2: a detection has no box"),
+        ('"category_ids": [2', '"category_ids": [3', "line 2: a detection is of class 3"),
+    ],
+)
+def test_json_lines_are_checked_as_for_an_evaluation(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = detections(tmp_path, lines=True)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=message):
+        read_labels([path])
 
 
 def test_what_a_format_cannot_hold_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 import json
 import lzma
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flowdet.class_names import VID_WORDNET_IDS
@@ -18,7 +20,7 @@ from flowdet.data.ilsvrc import (
     read_train_list,
     read_val_list,
 )
-from flowdet.errors import DataError
+from flowdet.errors import DataError, FlowdetError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TINY = SHARED / "evaluation" / "ilsvrc_tiny"
@@ -135,7 +137,7 @@ def test_the_counts_of_a_conversion(root: Path) -> None:
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
-    for number in range(1, 21):  # more than are read ahead
+    for number in range(1, 21):
         put(tmp_path, "VID", f"val/{number}/000000", xml(DOG, size=f"<width>{number}</width><height>1</height>"))
     put_list(tmp_path, "VID_val_videos.txt", *(f"val/{number} {number} 0 1" for number in range(1, 21)))
     (tmp_path / "Annotations/VID/val/7/000000.xml").unlink()
@@ -145,6 +147,22 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
         texts.append(path.read_text() + path.with_suffix(".problems.txt").read_text())
     assert texts[0] == texts[1]
     assert texts[0].count('"width": ') == 19
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_process_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    for number in range(8):
+        put(tmp_path, "VID", f"val/{number}/000000", xml(DOG))
+    put_list(tmp_path, "VID_val_videos.txt", *(f"val/{number} {number} 0 1" for number in range(8)))
+
+    def kill(done: int) -> None:
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    with pytest.raises(FlowdetError, match="a worker process ended with exit code -9"):
+        convert_ilsvrc(only(tmp_path), tmp_path / "out", processes=2, progress=kill)
+    assert not list((tmp_path / "out").iterdir())
 
 
 DAMAGED = {

@@ -14,6 +14,7 @@ from PIL import Image
 from flowdet.data.check import check
 from flowdet.data.cvat import import_cvat
 from flowdet.data.ilsvrc import convert_ilsvrc, find_lists
+from flowdet.data.label_studio import import_label_studio
 from flowdet.data.mot import import_mot
 from flowdet.data.yolo import import_yolo
 from flowdet.errors import DataError
@@ -114,6 +115,31 @@ def test_cvat(tracks: list[tuple[str, list[str]]], is_video: bool, sizes: list[s
             inner = f"<image id='0' name='a.png' width={quoteattr(width)} height={quoteattr(height)}>{shown}</image>"
         (root / "a.xml").write_text(f"<annotations>{meta}{inner}</annotations>", encoding="utf-8")
         passes(lambda: import_cvat([root / "a.xml"], root / "o.json"), root / "o.json")
+
+
+VALUES = st.one_of(NUMBERS.map(lambda text: text.strip()), st.none(), st.booleans(), st.floats(), st.integers(-9, 300))
+
+
+@given(
+    st.lists(st.tuples(NAMES, st.lists(VALUES, min_size=7, max_size=7)), min_size=1, max_size=3),
+    st.lists(VALUES, min_size=6, max_size=6),
+    NAMES,
+)
+def test_label_studio(keys: list[tuple[str, list[Any]]], info: list[Any], name: str) -> None:
+    fields = ("frame", "enabled", "rotation", "x", "y", "width", "height")
+    good = dict(zip(fields, (1, False, 0, 10, 10, 20, 20), strict=True))
+    results = [
+        {"type": "videorectangle", "value": {"framesCount": 3, "labels": [label], "sequence": [good, key]}}
+        for label, values in keys
+        for key in [dict(zip(fields, values, strict=True))]
+    ]
+    video = dict(zip(("width", "height", "first_frame", "frames", "step", "fps"), info, strict=True))
+    task = {"data": {"video": name, "flowdet": {"name": name, **video}}, "annotations": [{"result": results}]}
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        picture(root / "f" / "0.png")
+        (root / "a.json").write_text(json.dumps([task]))
+        passes(lambda: import_label_studio([root / "a.json"], root / "o.json", frames="f/%d.png"), root / "o.json")
 
 
 @given(st.lists(NUMBERS, min_size=4, max_size=4), st.lists(NUMBERS, min_size=2, max_size=2), NUMBERS)

@@ -1,6 +1,7 @@
 import gzip
 import json
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,5 +165,46 @@ def test_the_file_of_the_authors_itself() -> None:
 def test_a_small_file_does_not_unpack_to_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "m.json.gz"
     path.write_bytes(gzip.compress(b" " * 50_000_000))
-    with pytest.raises(DataError, match=r"m\.json\.gz unpacks to more than 1000300 bytes, too many for 3 objects"):
+    with pytest.raises(DataError, match=r"m\.json\.gz holds more than 1000600 bytes, too many"):
         read_motion_iou(path, MADE.data)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_matlab_file_is_bounded_by_the_data_set(tmp_path: Path, compressed: bool) -> None:
+    path = write_mat(tmp_path / "m.mat", [0.5, 0.25], [], [1])
+    cells = scipy.io.loadmat(path)["motion_iou"]
+    scipy.io.savemat(path, {"motion_iou": cells}, do_compression=compressed)
+    assert read_motion_iou(path, MADE.data).tolist() == [1, 0.5, 0.25]
+    cells[1, 0] = np.zeros(30_000_000)
+    scipy.io.savemat(path, {"motion_iou": cells}, do_compression=compressed)
+    assert (path.stat().st_size < 1_000_000) == compressed
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"m\.mat holds more than 1000600 bytes, too many"):
+        read_motion_iou(path, MADE.data)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.json.gz", "m.mat"])
+def test_a_huge_file_is_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"holds more than 1000600 bytes, too many"):
+        read_motion_iou(path, MADE.data)
+
+
+def test_a_track_with_many_boxes_in_a_frame_is_refused_at_once() -> None:
+    count = 200_000
+    made = Made([0, 0], [(0, 0, at(0)), (1, 0, at(0))]).data
+    objects = Objects(
+        ids=np.arange(count),
+        images=np.arange(count) % 2,
+        labels=np.zeros(count, dtype=np.int64),
+        boxes=np.tile([0.0, 0.0, 1e9, 1e9], (count, 1)),
+        areas=np.zeros(count),
+        tracks=np.full(count, 2**63 - 1),
+        crowds=np.zeros(count, dtype=np.bool_),
+    )
+    with pytest.raises(DataError, match=r"track 9223372036854775807 has more than 100 boxes in 0\.png; the objects"):
+        motion_iou(replace(made, objects=objects))

@@ -96,6 +96,19 @@ def test_a_batch_equals_one_by_one(kind: str) -> None:
 
 @EVERY_DETECTOR
 @torch.inference_mode()
+def test_what_is_not_wanted_may_be_left_out_and_changes_nothing_else(kind: str) -> None:
+    detector = detector_of(kind)
+    features = image_features(detector)
+    whole = detector.detect(features)
+    score = max(scores.median().item() for _, scores, _ in whole)
+    for (boxes, scores, labels), strong in zip(whole, detector.detect(features, score), strict=True):
+        assert 0 < (scores >= score).sum() < len(scores)
+        for every, kept in zip((boxes, scores, labels), strong, strict=True):
+            assert torch.equal(every[scores >= score], kept)
+
+
+@EVERY_DETECTOR
+@torch.inference_mode()
 def test_classes_suppress_each_other_if_asked(kind: str) -> None:
     config = KINDS[kind].detector
     with torch.random.fork_rng():

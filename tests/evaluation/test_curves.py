@@ -8,15 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowdet.errors import ConfigError
-from flowdet.evaluation.curves import (
-    Curve,
-    check_plotting,
-    precision_at,
-    precision_recall,
-    save_curves,
-    save_summary,
-)
+from flowdet.evaluation.curves import Curve, precision_at, precision_recall, save_curves, save_summary
+from flowdet.evaluation.plotting import check_plotting
 from flowdet.metrics.coco import evaluate_coco
+from flowdet.video import draw
+from flowdet.video.draw import readable
 from tests.metrics.fixtures import Made, difference, made_sets
 
 
@@ -80,6 +76,23 @@ def test_a_name_is_not_taken_for_a_formula(save: object, tmp_path: Path) -> None
     assert callable(save)
     save([curve([True], 1, r"5 $ or \frac$")], tmp_path / "x.png")
     assert blue(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("save", [save_curves, save_summary])
+@pytest.mark.parametrize("has_fonts", [True, False])
+def test_names_in_other_alphabets_are_told_apart(
+    save: object, has_fonts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matplotlib warns of a character that no font has, and a warning is an error here."""
+    assert callable(save)
+    if not has_fonts:
+        monkeypatch.setattr(draw, "_fontconfig_fonts", lambda name: [])
+        monkeypatch.setattr(draw, "_WIDE_FONTS", ())
+    readable.cache_clear()
+    for number, name in enumerate(("汽车", "火车")):
+        save([curve([True], 1, name), curve([True], 1, "自行车 é")], tmp_path / f"{number}.png")
+    assert not np.array_equal(pixels_of(tmp_path / "0.png"), pixels_of(tmp_path / "1.png"))
+    readable.cache_clear()
 
 
 def test_no_class_at_all_is_an_empty_plot(tmp_path: Path) -> None:

@@ -282,9 +282,15 @@ def test_implausible_numbers_are_refused_in_every_format(
         ([header(version=3)], "version 3 of the format, and this flowdet reads 1 and 2: update"),
         ([header(), {"frame_index": 0}], "line 2 is not a frame"),
         ([header(), 5], "line 2 is not a frame"),
-        ([header(), lines(2)[1] | {"category_ids": [9, 1]}], "line 2 is not a frame .*9 is not in list"),
+        (
+            [header(), lines(2)[1] | {"category_ids": [9, 1]}],
+            "line 2: a detection is of class 9, which the header does not",
+        ),
         ([header(), lines(1)[1] | {"labels": [0, 3]}], "line 2: a detection is of class 3, which the header does not"),
         ([header(), lines(1)[1] | {"labels": [0]}], "line 2 is not a frame"),
+        ([header(), lines(2)[1] | {"track_ids": [0]}], "line 2 is not a frame .*1 track_ids for 2 boxes"),
+        ([header(), lines(2)[1] | {"boxes": [[3, 1, 2, 4]] * 2}], "line 2: a detection has no box of finite x1 <= x2"),
+        ([header(categories=[{"id": "1", "name": "cat"}])], "line 1 is not the header .*whole number as its id"),
     ],
 )
 def test_lines_that_are_not_those_of_detect(content: list[Any], message: str, tmp_path: Path) -> None:

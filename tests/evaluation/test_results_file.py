@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowdet.data import json_reader
 from flowdet.errors import DataError
-from flowdet.evaluation import json_reader, results_file
+from flowdet.evaluation import results_file
 from flowdet.evaluation.results_file import read_results, write_results
 from flowdet.metrics.detections import DetectionTable
 from tests.metrics.fixtures import Made

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,3 +180,15 @@ def test_nothing_is_wrong() -> None:
 def test_a_crowd_is_not_missed() -> None:
     made = Made(frames=[0], objects=[(0, 0, LEFT), (0, 0, RIGHT)], found=[(0, 0, LEFT, 0.9)], crowds=frozenset({0, 1}))
     assert worst_frames(made.data, made.table, 5) == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("汽车", "火车"), ("자동차", "비행기"), ("é", "à")])
+def test_names_in_other_alphabets_are_told_apart(one: str, other: str) -> None:
+    mistakes, table = mistakes_of(missed=(0,), false=(0,)), table_of((100, 300, 200, 400, 0.9))
+    drawn = [
+        draw_mistakes(grey(), replace(data_of((300, 300, 500, 500)), class_names=(name,)), table, mistakes)
+        for name in (one, other)
+    ]
+    differs = (drawn[0] != drawn[1]).any(axis=2)
+    assert differs[:300].any()  # above the detection
+    assert differs[500:].any()  # below the missed object

@@ -72,8 +72,21 @@ def test_sure_detections_choose_first() -> None:
     # The unsure one fits better, but the sure one comes first (ByteTrack, section 3).
     before = frame(0, [(square(50), 0.9, 0)])
     now = frame(1, [(square(54), 0.8, 0), (square(50), 0.4, 0)])
-    found = ids([before, now])
+    found = ids([before, now], TrackerConfig(new_iou=1))
     assert found[1] == {54: 1, 50: 2}
+
+
+def test_a_second_box_of_an_object_starts_no_track() -> None:
+    # The first stands on the track; the second, which is surer, on the first.
+    frames = [frame(0, [(square(50), 0.6, 0)]), frame(1, [(square(54), 0.9, 0), (square(50), 0.7, 0)])]
+    assert ids(frames) == [{50: 1}, {50: 1}]
+    # Two new ones on each other are one, unless they are of different classes.
+    new = [(square(52), 0.9, 0), (square(50), 0.8, 0), (square(54), 0.7, 1)]
+    assert ids([frame(0, new)]) == [{52: 1, 54: 2}]
+    assert ids([frame(0, new)], TrackerConfig(across_classes=True)) == [{52: 1}]
+    # A track that came onto another one goes on.
+    crossing = [frame(t, [(square(50 + 8 * t), 0.9, 0), (square(130 - 8 * t), 0.8, 0)]) for t in range(8)]
+    assert [len(one) for one in ids(crossing)] == [2, 2, 2, 2, 2, 1, 2, 2]
 
 
 def test_tracks_are_of_one_class_unless_they_may_change_it() -> None:

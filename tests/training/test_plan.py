@@ -104,7 +104,7 @@ def test_a_plan_that_cannot_work_says_why(wrong: dict[str, Any]) -> None:
         ("[]", "not the plan"),
         ("{", "not the plan"),
         ('{"epoch": 3}', "epoch"),
-        ('{"epochs": 0}', "epochs must be 1 or more"),
+        ('{"epochs": 0}', "epochs must be from 1 to 1000000"),
         ('{"epochs": 2.7}', "2.7 is no whole number"),
         ('{"epochs": true}', "True is no whole number"),
         ('{"batch": "8"}', "'8' is no whole number"),

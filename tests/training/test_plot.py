@@ -44,6 +44,11 @@ def test_runs_are_drawn_side_by_side(tmp_path: Path) -> None:
     assert len(np.unique(np.array(Image.open(tmp_path / "both.png").convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
+def test_a_run_may_have_any_name(tmp_path: Path) -> None:
+    draw_runs([write_run(tmp_path / r"5 $ or \frac$ 汽车", [1.0, 0.5])], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
+
+
 def test_without_an_evaluation_there_is_no_panel_for_it(tmp_path: Path) -> None:
     draw_runs([write_run(tmp_path / "run", [1.0], metrics=False)], tmp_path / "plot.svg")
     assert "<!-- evaluation -->" not in (tmp_path / "plot.svg").read_text()

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,9 @@ def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr(module, "has_tensorboard", has_tensorboard)
     for first, loss in ((0, 1.0), (2, 5.0)):
+        time.sleep(
+            1 - time.time() % 1
+        )  # files of one second are read in the order of their numbers as text: 10 before 9
         with TrainingLog(tmp_path, first) as log:
             for step in range(first + 1, 5):
                 log.write({"step": step, "loss": loss, "losses": {"rpn": 2.0}, "norm": None})

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from flowdet.types import Detections
 from flowdet.video import draw as draw_module
-from flowdet.video.draw import draw_detections
+from flowdet.video.draw import draw_detections, readable
 
 NAMES = ("car", "dog", "giant_panda", "ein Name mit Umlaut: Bär")
 Image = NDArray[np.uint8]
@@ -144,21 +144,21 @@ def test_names_in_other_alphabets_are_told_apart(
     if not has_fonts:
         monkeypatch.setattr(draw_module, "_fontconfig_fonts", lambda name: [])
         monkeypatch.setattr(draw_module, "_WIDE_FONTS", ("no-such-font.ttf",))
-    draw_module._readable.cache_clear()
+    readable.cache_clear()
     assert not np.array_equal(named(one), named(other))
-    draw_module._readable.cache_clear()
+    readable.cache_clear()
 
 
 def test_without_a_font_names_are_written_in_latin_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draw_module, "_fontconfig_fonts", lambda name: [])
     monkeypatch.setattr(draw_module, "_WIDE_FONTS", ())
-    draw_module._readable.cache_clear()
-    assert [draw_module._readable(name, 12)[0] for name in ("汽车", "автомобиль", "car")] == [
+    readable.cache_clear()
+    assert [readable(name, 12)[0] for name in ("汽车", "автомобиль", "car")] == [
         "QiChe",
         "avtomobil'",
         "car",
     ]
-    draw_module._readable.cache_clear()
+    readable.cache_clear()
 
 
 def test_a_font_without_a_character_is_not_taken() -> None:

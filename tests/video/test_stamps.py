@@ -325,6 +325,87 @@ def test_a_frame_that_a_transport_stream_lost_is_told(tmp_path: Path) -> None:
     assert video.problems == ["1 frame seems to be missing from the stream, first near 0.6 s"]
 
 
+def test_several_frames_that_a_transport_stream_lost_are_told(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", [grey(i) for i in range(30)])
+    for number in (27, 22, 17, 7):
+        clip = without_packet(clip, number).rename(tmp_path / f"{number}.ts")
+    video = open_video(clip)
+    assert len(list(video)) == 26
+    assert video.problems == ["4 frames seem to be missing from the stream, first near 0.2 s"]
+
+
+BROKEN = "pieces of the file are damaged, or it begins or ends within one: frames may be missing"
+
+
+@pytest.mark.parametrize("place", ["end", "middle"])
+def test_a_transport_stream_that_breaks_off_within_a_packet_is_told(place: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.ts", list(noise(30)))
+    content = clip.read_bytes()
+    with av.open(str(clip)) as container:
+        half = [packet.pos for packet in container.demux(video=0) if packet.size][15]
+    assert half is not None
+    assert (len(content) % 188, half % 188) == (0, 0)
+    clip.write_bytes(content[: half + 50] if place == "end" else content[:half] + bytes(100) + content[half:])
+    video = open_video(clip)
+    assert (len(list(video)) < 30) == (place == "end")
+    assert video.problems == [BROKEN]
+
+
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_a_program_stream_that_breaks_off_is_told(codec: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mpg", list(noise(30)), codec=codec)
+    content = clip.read_bytes()
+    for whole in (content, content + bytes(500), content + b"\0\0\1\xb9"):
+        clip.write_bytes(whole)
+        video = open_video(clip)
+        assert (len(list(video)), video.problems) == (30, [])
+    for broken in (content[:-1], content + b"\0\0\1\xba", content + b"text"):
+        clip.write_bytes(broken)
+        assert not containers.is_unbroken(clip, "mpeg")
+    clip.write_bytes(content + b"text")
+    video = open_video(clip)
+    assert (len(list(video)), video.problems) == (30, [BROKEN])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvpx"), ("mkv", "libx264"), ("mkv", "ffv1")])
+def test_a_matroska_file_that_lost_a_piece_is_told(suffix: str, codec: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / f"clip.{suffix}", list(noise(30)), codec=codec)
+    content = clip.read_bytes()
+    assert containers.is_unbroken(clip, "matroska,webm")
+    with av.open(str(clip)) as container:
+        place = [packet.pos for packet in container.demux(video=0) if packet.size][12]
+    assert place is not None
+    place = content.rindex(0xA3, place - 4, place)  # a block
+    clip.write_bytes(content[:place] + bytes([0xEA]) + content[place + 1 :])  # nothing that a cluster holds
+    video = open_video(clip)
+    assert len(list(video)) == 29
+    assert video.problems == [BROKEN]
+    for broken in (content[:-1], content + b"text", content[: place + 1], content[:-200] + content[-150:]):
+        clip.write_bytes(broken)
+        assert not containers.is_unbroken(clip, "matroska,webm")
+
+
+def test_a_piece_of_an_avi_that_became_another_is_told(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.avi", list(noise(30)), codec="mpeg4")
+    content = clip.read_bytes()
+    assert containers.is_unbroken(clip, "avi")
+    for broken in (content[:-1], content + b"text", content[:2000] + content[2050:], content[:2000] + content[1990:]):
+        clip.write_bytes(broken)
+        assert not containers.is_unbroken(clip, "avi")
+
+
+def test_a_stream_that_begins_late_ends_nothing() -> None:
+    """PyAV fails at the end of a file in which a stream began after it was opened."""
+
+    class Failing:
+        def demux(self, stream: object) -> Iterator[object]:
+            yield from (stream, stream)
+            raise IndexError("list index out of range")
+
+    found: list[object] = list(containers.demuxed(Failing(), "stream"))  # type: ignore[arg-type, type-var]
+    assert found == ["stream", "stream"]
+
+
 def test_frames_that_an_avi_declares_and_does_not_hold_are_told(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "clip.avi", list(noise(40)), codec="mpeg4")
     with av.open(str(path)) as container:

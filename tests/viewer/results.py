@@ -1,5 +1,6 @@
 """Results as `flowdet detect` writes them, of clips that are made up."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from flowdet.types import Detections
 from flowdet.video.results import ResultsWriter
 
-__all__ = ["write_result"]
+__all__ = ["write_result", "write_truth"]
 
 
 @dataclass
@@ -43,4 +44,25 @@ def write_result(
                     image_size=(48, 64),
                 )
             )
+    return path
+
+
+def write_truth(path: Path, *, frames: int = 4, start: int = 0, name: str = "cat") -> Path:
+    """Writes annotations of the clip of `write_result`, whose first and last frame have mistakes."""
+    images = [
+        {"id": 10 + n, "video_id": 1, "frame_id": n + start, "file_name": f"{n}.png", "width": 64, "height": 48}
+        for n in range(frames)
+    ]
+    # In the last frame there is an object more, and the one of the first is elsewhere.
+    boxes = [(0, [30, 0, 20, 10]), *((n, [10 + n, 20, 30, 40]) for n in range(1, frames)), (frames - 1, [0, 0, 8, 8])]
+    document: dict[str, Any] = {
+        "videos": [{"id": 1, "name": "val/clip"}],
+        "categories": [{"id": 1, "name": name}],
+        "images": images,
+        "annotations": [
+            {"id": n, "image_id": 10 + frame, "category_id": 1, "bbox": box, "instance_id": 5}
+            for n, (frame, box) in enumerate(boxes, start=1)
+        ],
+    }
+    path.write_text(json.dumps(document))
     return path

@@ -1,13 +1,12 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from flowdet.errors import ConfigError, DataError
 from flowdet.viewer.clips import frame_times, read_clips
-from tests.viewer.results import write_result
+from tests.viewer.results import write_result, write_truth
 
 
 def test_boxes_scores_classes_and_times_are_those_of_the_file(tmp_path: Path) -> None:
@@ -58,29 +57,9 @@ def test_detections_below_the_score_are_left_out(tmp_path: Path) -> None:
     assert len(clip.frames) == 4
 
 
-def _truth(path: Path, *, frames: int = 4, start: int = 0, name: str = "cat") -> Path:
-    images = [
-        {"id": 10 + n, "video_id": 1, "frame_id": n + start, "file_name": f"{n}.png", "width": 64, "height": 48}
-        for n in range(frames)
-    ]
-    # In the last frame there is an object more, and the one of the first is elsewhere.
-    boxes = [(0, [30, 0, 20, 10]), *((n, [10 + n, 20, 30, 40]) for n in range(1, frames)), (frames - 1, [0, 0, 8, 8])]
-    document: dict[str, Any] = {
-        "videos": [{"id": 1, "name": "val/clip"}],
-        "categories": [{"id": 1, "name": name}],
-        "images": images,
-        "annotations": [
-            {"id": n, "image_id": 10 + frame, "category_id": 1, "bbox": box, "instance_id": 5}
-            for n, (frame, box) in enumerate(boxes, start=1)
-        ],
-    }
-    path.write_text(json.dumps(document))
-    return path
-
-
 @pytest.mark.parametrize("start", [0, 1])
 def test_annotations_become_a_layer_and_the_worst_frames_a_list(start: int, tmp_path: Path) -> None:
-    truth = _truth(tmp_path / "truth.json", start=start)
+    truth = write_truth(tmp_path / "truth.json", start=start)
     (clip,) = read_clips([write_result(tmp_path / "clip.json")], truth=truth)
     layer = clip.layers[1]
     assert layer.is_truth
@@ -92,14 +71,14 @@ def test_annotations_become_a_layer_and_the_worst_frames_a_list(start: int, tmp_
 
 
 def test_annotations_take_the_names_that_the_run_has_for_classes(tmp_path: Path) -> None:
-    truth = _truth(tmp_path / "truth.json", name="domestic cat")
+    truth = write_truth(tmp_path / "truth.json", name="domestic cat")
     (clip,) = read_clips([write_result(tmp_path / "clip.json")], truth=truth)
     names = {clip.layers[1].class_names[label] for label in clip.layers[1].labels}
     assert names == {"cat"}
 
 
 def test_coco_results_are_shown_on_the_images_of_their_data_set(tmp_path: Path) -> None:
-    truth = _truth(tmp_path / "truth.json")
+    truth = write_truth(tmp_path / "truth.json")
     results = tmp_path / "results.json"
     results.write_text('[{"image_id": 11, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]')
     (clip,) = read_clips([results], truth=truth)

@@ -15,10 +15,11 @@ from PIL import Image
 
 from flowdet.cli import main
 from flowdet.errors import ConfigError, VideoError
+from flowdet.video.description import describe_source
 from flowdet.video.writer import VideoWriter
 from flowdet.viewer.clips import read_clips
-from flowdet.viewer.page import write_page
-from tests.viewer.results import write_result
+from flowdet.viewer.page import find_source, write_page
+from tests.viewer.results import write_result, write_truth
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -282,6 +283,13 @@ def test_the_annotated_video_is_not_taken_for_the_source(tmp_path: Path) -> None
     assert write_page(tmp_path / "page.html", read_clips([result]), [], "link") == ["clip"]
 
 
+def test_a_source_is_found_by_what_its_result_says_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "'a' and 'b'"
+    folder.mkdir()
+    result = write_result(tmp_path / "out" / "clip.json", source=describe_source(folder).text)
+    assert find_source(read_clips([result])[0], []) == folder
+
+
 def test_the_command_writes_a_page_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = write_result(tmp_path / "clip.json")
     with pytest.raises(SystemExit) as ended:
@@ -291,6 +299,28 @@ def test_the_command_writes_a_page_and_says_what_is_missing(tmp_path: Path, caps
     output = " ".join("".join(capsys.readouterr()).split())
     assert "4 detections in 4 frames" in output
     assert "the page asks for it; or name it with --source" in output
+
+
+def test_the_command_shows_annotations_and_the_worst_frames(
+    tab: "Page", tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = gray_clip(tmp_path / "clip.mp4", 4)
+    result = write_result(tmp_path / "out" / "clip.json", source=str(video))
+    truth = write_truth(tmp_path / "truth.json")
+    page = tmp_path / "page.html"
+    with pytest.raises(SystemExit) as ended:
+        main(["view", str(result), "--truth", str(truth), "--out", str(page)])
+    assert ended.value.code == 0
+    assert "4 detections in 4 frames" in " ".join(capsys.readouterr().out.split())
+    (clip,) = data_of(page)["clips"]
+    assert [layer["truth"] for layer in clip["layers"]] == [False, True]
+    assert clip["layers"][1]["starts"] == [0, 1, 2, 3, 5]
+    assert [(one["frame"], one["missed"], one["false"]) for one in clip["worst"]] == [(0, 1, 1), (3, 1, 0)]
+    open_page(tab, page)
+    assert "1 missed · 1 false" in tab.inner_text("body")
+    for frame in (3, 0):
+        tab.keyboard.press("n")
+        at(tab, frame, 4)
 
 
 @pytest.mark.parametrize(

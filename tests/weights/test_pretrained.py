@@ -146,7 +146,7 @@ def test_every_parameter_is_filled() -> None:
 
 def test_a_small_backbone_takes_the_file_of_its_package_alone(tmp_path: Path) -> None:
     torch.save(of_torchvision("resnet50"), tmp_path / "resnet50.pth")
-    with pytest.raises(CheckpointError, match="does not hold the weights of an EfficientNet-Lite0"):
+    with pytest.raises(CheckpointError, match="does not hold the weights of this backbone"):
         load_backbone(EfficientNetLite0(EfficientNetLite0Config()), tmp_path / "resnet50.pth")
     torch.save({"_blocks.99._bn1.weight": torch.zeros(1)}, tmp_path / "deep.pth")
     with pytest.raises(CheckpointError, match=re.escape("1 unexpected (_blocks.99.depthwise.norm.weight)")):

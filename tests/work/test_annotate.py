@@ -16,7 +16,7 @@ from flowdet.temporal.selsa import SELSAConfig
 from flowdet.types import Frame
 from flowdet.video.reader import Video, open_video
 from flowdet.video.streams import LiveSource
-from flowdet.work.annotate import annotate
+from flowdet.work.annotate import Shown, annotate
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import make_clip, quadrants
 
@@ -43,6 +43,22 @@ def test_memory_does_not_grow_with_the_video(system: VideoDetector, tmp_path: Pa
         )
     assert done.frames == 600
     assert seen[-1] - seen[200] < 20e6
+
+
+def test_progress_is_told_in_both_passes_of_seq_nms(system: VideoDetector, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 3)
+    told: list[int] = []
+    with open_video(tmp_path / "clip.mp4") as video:
+        annotate(
+            system,
+            video,
+            results=tmp_path / "r.json",
+            video_path=None,
+            settings={},
+            shown=Shown(seq_nms=True),
+            progress=told.append,
+        )
+    assert told == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_live_source_needs_the_causal_form_of_a_method_that_sees_the_whole_video(tmp_path: Path) -> None:

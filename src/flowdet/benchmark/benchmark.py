@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -19,14 +17,16 @@ from flowdet.benchmark.clip import FRAME_RATE, Clip, write_clip
 from flowdet.benchmark.machine import OtherProcesses, clock, matrix_rates, processor, resident_peak
 from flowdet.benchmark.meter import Costs, MeteredStream, count_gflop, warm_up
 from flowdet.benchmark.report import FirstFrame, FrameCost, Machine, Report, SystemCost, Versus, spread
-from flowdet.errors import CheckpointError, ConfigError, FlowdetError
+from flowdet.errors import CheckpointError, ConfigError
 from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.load import load_random, load_system, weights_of
+from flowdet.systems.load import load_random, load_system, weight_file
 from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
 from flowdet.weights.zoo import SHIPPED
+from flowdet.work import pool
+from flowdet.work.jobs import Do, results
 
 __all__ = ["Contender", "Loaded", "alternate", "average", "benchmark", "ratios"]
 
@@ -77,7 +77,8 @@ class Contender:
         weights, name = self.options.weights, self.options.system or DEFAULT_SYSTEM
         try:
             system = load_system(self.options)
-            return Loaded(system, "shipped" if not weights and name in SHIPPED else (weights or weights_of(name)).name)
+            is_shipped = not weights and name in SHIPPED
+            return Loaded(system, "shipped" if is_shipped else weight_file(self.options).name)
         except CheckpointError as error:
             if weights:
                 raise
@@ -244,16 +245,18 @@ def _measure_first_frame(contender: Contender, config: SystemConfig, clip: Path,
 
     The configuration brings the modules that define method and detector to the process.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        try:
-            return pool.submit(_first_frame, contender, config, clip).result()
-        except BrokenProcessPool as error:
-            raise FlowdetError(
-                "the process that measures memory was killed, perhaps for want of memory; try a smaller --size"
-            ) from error
+    with closing(
+        results(pool.spread([clip], partial(_first_frame, contender, config), processes=1, threads=threads))
+    ) as found:
+        return next(found)
 
 
-def _first_frame(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
+def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Do[Path, FirstFrame]:
+    del number
+    return lambda clip, advance: _seen_first(contender, config, clip)
+
+
+def _seen_first(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:
     device = torch.device(contender.options.device)
     before = resident_peak(device)
     system = contender.load().system

@@ -23,7 +23,11 @@ _RENAMED = {"--mode": "--variant", "--runtime": "--backend"}
 _ENDING_CODES = [128 + number for number in _ENDING]
 
 app = App(
-    name="flowdet", version=flowdet.__version__, help="Object detection in video.", suppress_keyboard_interrupt=False
+    name="flowdet",
+    version=flowdet.__version__,
+    help="Object detection in video.",
+    suppress_keyboard_interrupt=False,
+    console=console.help_pages,
 )
 app.register_install_completion_command()
 # Loaded when they are called, for most of them load PyTorch.
@@ -89,8 +93,12 @@ def _run(arguments: Sequence[str] | None) -> int | None:
         return _failed("interrupted; what was done is kept", 130)
     except BrokenPipeError:  # `flowdet ... | head` has seen enough
         return 141
-    except MemoryError:
-        return _failed("there is not enough memory")
+    except (MemoryError, RuntimeError) as error:
+        from flowdet.ops.devices import memory_shortage  # noqa: PLC0415  (loads PyTorch)
+
+        if (shortage := memory_shortage(error)) is None:
+            raise
+        return _failed(f"{shortage}; try smaller inputs or a smaller system")
     except OSError as error:
         return _failed(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     except ImportError as error:

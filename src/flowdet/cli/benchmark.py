@@ -22,6 +22,10 @@ __all__ = ["benchmark"]
 
 _SHOWN_FROM = 5e-4  # of a frame's seconds
 
+_BEYOND_PEAK = (
+    "more than 100 % of peak: the backend needs fewer operations than are counted, as with Winograd's method, or "
+    "computes in less than float32, in which the peak was measured"
+)
 _TITLES = {
     "decode": "decoding",
     "features": "backbone and neck",
@@ -133,8 +137,15 @@ def _show_system(cost: SystemCost, peak: float) -> None:
             f"peak memory {cost.first.memory / 1e6:.0f} MB, of it {cost.first.memory_before / 1e6:.0f} MB before the "
             "system was loaded"
         )
-    for note in cost.notes:
+    notes = [*cost.notes, *([_BEYOND_PEAK] if any(_exceeds(peak, frame) for frame in cost.frames.values()) else [])]
+    for note in notes:
         console.out.print(f"note: {note}")
+
+
+def _exceeds(peak: float, frame: FrameCost) -> bool:
+    """Whether a share of the peak is shown as more than 100 %."""
+    rates = [(frame.gflop, frame.forward), *((part.gflop, part.seconds) for part in frame.parts.values())]
+    return any(gflop > 1.005 * peak * seconds.median for gflop, seconds in rates)
 
 
 def _table(title: str, frame: FrameCost, peak: float) -> Table:

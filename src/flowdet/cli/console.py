@@ -15,13 +15,31 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 from flowdet.errors import FlowdetError
 
-__all__ = ["Move", "complain", "err", "flush", "mend_streams", "out", "progress", "progress_bar", "status"]
+__all__ = [
+    "Move",
+    "complain",
+    "err",
+    "flush",
+    "help_pages",
+    "mend_streams",
+    "out",
+    "progress",
+    "progress_bar",
+    "status",
+]
 
 _UNLIMITED = 10_000  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
 
 
-class _SafeConsole(Console):
+class _PipedConsole(Console):
+    """Leaves it to the caller that nobody reads any more; rich would end the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  (rich calls this in its `except`)
+
+
+class _SafeConsole(_PipedConsole):
     """Prints control characters in names, such as escape codes, as text."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -32,6 +50,7 @@ class _SafeConsole(Console):
 
 out = _SafeConsole(soft_wrap=True, highlight=False, markup=False)
 err = _SafeConsole(stderr=True, soft_wrap=True, highlight=False, markup=False)
+help_pages = _PipedConsole()
 
 
 def mend_streams() -> None:
@@ -71,7 +90,8 @@ def complain(error: FlowdetError | str) -> None:
 
 def progress(*columns: ProgressColumn) -> Progress:
     """Returns a bar beside the messages, gone when the work is done; nothing is shown where nobody watches."""
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    # What goes into a file or a pipe must not be redirected to the terminal.
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal, redirect_stdout=out.is_terminal)
 
 
 class Move(Protocol):

@@ -14,6 +14,7 @@ from flowdet.data.check import check as check_file
 from flowdet.data.cvat import import_cvat as run_import_cvat
 from flowdet.data.ilsvrc import LIST_FILES, find_lists
 from flowdet.data.ilsvrc import convert_ilsvrc as convert_listed
+from flowdet.data.label_studio import import_label_studio as run_import_label_studio
 from flowdet.data.mot import import_mot as run_import_mot
 from flowdet.data.yolo import import_yolo as run_import_yolo
 from flowdet.errors import ConfigError, DataError
@@ -149,6 +150,27 @@ def import_cvat(
     """
     with progress_bar("reading", len(files), "files") as progress:
         written = run_import_cvat(files, out, images=images, frames=frames, strict=strict, progress=progress)
+    print_written(written, images)
+
+
+@data.command
+def import_label_studio(
+    *files: Path, out: Path, images: Path | None = None, frames: str | None = None, strict: bool = False
+) -> None:
+    """Import JSON files of Label Studio: tasks about videos with rectangles.
+
+    Each task becomes a video. Of a task the newest annotation counts, or else the newest prediction.
+
+    Args:
+        files: The files, exported as "JSON".
+        out: The .json file to write.
+        images: Folder that its file names lie below. [default: that of the first file]
+        frames: Names of the frames of videos below that folder, with "%06d" for the number, from 0, and "{name}" for
+            the video's name. [default: images/{name}/%06d.jpg, or .png if it is found]
+        strict: Anything that cannot be read is an error, and nothing is written.
+    """
+    with progress_bar("reading", None, "tasks") as progress:
+        written = run_import_label_studio(files, out, images=images, frames=frames, strict=strict, progress=progress)
     print_written(written, images)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from flowdet.cli import console
 from flowdet.cli.console import progress_bar
 from flowdet.data.cvat import export_cvat
+from flowdet.data.label_studio import export_label_studio
 from flowdet.data.labelled_sources import read_labels, write_pictures
 from flowdet.data.labels import export_coco
 from flowdet.data.mot import export_mot
@@ -17,7 +18,7 @@ __all__ = ["export"]
 
 def export(
     *files: Path,
-    to: Literal["coco", "cvat", "mot", "yolo", "yolo-tracks"],
+    to: Literal["coco", "cvat", "label-studio", "mot", "yolo", "yolo-tracks"],
     out: Path,
     images: Path | None = None,
     score: float = 0.0,
@@ -41,6 +42,8 @@ def export(
             exported = export_coco(labels, out, has_pictures=images is not None)
         case "cvat":
             exported = export_cvat(labels, out)
+        case "label-studio":
+            exported = export_label_studio(labels, out)
         case "mot":
             exported = export_mot(labels, out)
         case _:

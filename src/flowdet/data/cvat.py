@@ -2,17 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
-from flowdet.data.image_files import names_in, picture_size
-from flowdet.data.labels import Box, Clip, Exported, Labels, frame_range, make_folder
+from flowdet.data.cocovid_writer import CocoVIDWriter, Written, writing_cocovid
+from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, frame_range, make_folder
 from flowdet.data.reading import parse_pixels, read_xml
+from flowdet.data.shapes import Shape, Shapes, Target, check_pattern, frame_file, numbered
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import IMAGE_SUFFIXES, write_text
 
@@ -20,12 +18,7 @@ __all__ = ["export_cvat", "import_cvat"]
 
 _PATTERNS = tuple(f"images/frame_%06d.{suffix}" for suffix in ("png", "PNG", "jpg", "jpeg", "JPG"))
 _SUFFIXES = ("", ".png", ".PNG", *(suffix for suffix in sorted(IMAGE_SUFFIXES) if suffix != ".png"))
-_NUMBER = re.compile(r"%(?:0([1-9]))?d")
 _NOT_SHAPES = {"attribute", "tag"}
-_FRAMES_ON_TRUST = 100_000  # a task may have more only if their pictures are there
-_MOST_INTERPOLATED = 1_000_000
-
-_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,78 +62,6 @@ class _VideoTask:
     is_guess: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """One box (x1, y1, x2, y2) px.
-
-    Attributes:
-        label: The class.
-        box: px.
-        is_occluded: Whether it is partly hidden.
-        track: Number of its track; None for a single picture.
-        frame: Number of its frame in the video.
-        is_outside: Whether the track leaves the picture there.
-        score: That of its attribute "score", if it has one.
-    """
-
-    label: str
-    box: _Box
-    is_occluded: bool
-    track: int | None = None
-    frame: int = 0
-    is_outside: bool = False
-    score: float | None = None
-
-
-@dataclass(slots=True)
-class _Tracks:
-    """All boxes of a video.
-
-    Attributes:
-        shapes: By frame number, within a frame in the order of the file.
-        interpolated: Number of boxes computed between two boxes of the file.
-        others: Number of shapes left out because they are not upright boxes.
-        problems: A sentence for each thing that could not be read.
-    """
-
-    shapes: dict[int, list[_Shape]] = field(default_factory=dict)
-    interpolated: int = 0
-    others: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Target:
-    """The writer, the folder of all pictures, the pattern of their names, the ids of the labels, the images so far."""
-
-    writer: CocoVIDWriter
-    base: Path
-    frames: str | None
-    ids: dict[str, int]
-    images: int = 0
-
-    def add(self, where: str, image: dict[str, Any], shapes: Sequence[_Shape]) -> None:
-        """Adds an image with its shapes; a shape with an unknown label becomes a problem."""
-        self.images += 1
-        objects = []
-        for shape in shapes:
-            if shape.label in self.ids:
-                x1, y1, x2, y2 = shape.box
-                box = (x1, y1, x2 - x1, y2 - y1)
-                score = {} if shape.score is None else {"score": shape.score}
-                objects.append(
-                    object_entry(self.ids[shape.label], box, shape.track, occluded=shape.is_occluded, **score)
-                )
-            else:
-                self.writer.problem("unknown label", f"{where}: the task has no label {shape.label[:40]!r}")
-        self.writer.image({**image, "id": self.images}, objects)
-
-    def remark(self, what: str, count: int) -> None:
-        """Counts what was left out or changed, if anything."""
-        if count:
-            self.writer.remark(what, count)
-
-
 def import_cvat(
     files: Sequence[Path],
     out: Path,
@@ -171,8 +92,8 @@ def import_cvat(
     """
     if not files or len({path.resolve() for path in files}) != len(files):
         raise ConfigError("name at least one XML file of CVAT, and each of them once")
-    if frames is not None and len(_NUMBER.findall(frames)) != 1:
-        raise ConfigError(f"the pattern of the frames holds %06d or %d once, for the frame's number, not {frames!r}")
+    if frames is not None:
+        check_pattern(frames)
     base = images or Path(os.path.commonpath([path.resolve().parent for path in files]))
     sources = [_read_file(path, base if images is None else None) for path in files]
     labels = dict.fromkeys(label for source in sources for label in source.labels)
@@ -184,15 +105,16 @@ def import_cvat(
         videos=[{"id": number, "name": name} for number, name in enumerate(names.values(), start=1)],
         strict=strict,
     ) as writer:
-        target = _Target(writer, base, frames, ids)
+        target = Target(writer, base, ids)
         for done, source in enumerate(sources, start=1):
             name = names.get(source.path)
             video_id = list(names).index(source.path) + 1 if name is not None else None
             if source.has_tracks:
                 assert name is not None
-                _import_tracks(source, name, video_id, target)
+                assert video_id is not None
+                _import_tracks(source, name, video_id, target, frames)
             else:
-                _import_images(source, name, video_id, target)
+                _import_images(source, name, video_id, target, frames)
             progress(done)
     return writer.written()
 
@@ -211,76 +133,42 @@ def _read_file(path: Path, base: Path | None) -> _File:
 
 def _video_names(sources: Sequence[_File]) -> dict[Path, str]:
     """Returns a name for each file about a video: that of its task or of the file, numbered where two are the same."""
-    names: dict[Path, str] = {}
-    for source in sources:
-        if source.is_video:
-            name = source.root.findtext("meta/task/name") or source.path.stem
-            same = sum(re.fullmatch(rf"{re.escape(name)}(-[0-9]+)?", other) is not None for other in names.values())
-            names[source.path] = f"{name}-{same + 1}" if same else name
-    return names
+    videos = [source for source in sources if source.is_video]
+    names = numbered(source.root.findtext("meta/task/name") or source.path.stem for source in videos)
+    return {source.path: name for source, name in zip(videos, names, strict=True)}
 
 
-def _import_tracks(source: _File, name: str, video_id: int | None, target: _Target) -> None:
+def _import_tracks(source: _File, name: str, video_id: int, target: Target, frames: str | None) -> None:
     try:
         task = _read_video_task(source.root)
-        pattern = _pattern(source, target, name, task.frames[0])
-        width, height = task.size or _first_size(target.base / _file_name(pattern, task.frames[0]))
-        _check_frame_count(task, target.base / _file_name(pattern, task.frames[-1]))
-        tracks = _read_tracks(source.root, task)
+        pattern = _pattern(source, target, name, task.frames[0], frames)
+        width, height = target.size_of(task.size, pattern, task.frames)
+        shapes = _read_tracks(source.root, task)
     except DataError as error:
         raise DataError(f"{source.path} {error}") from error
-    missing = 0
-    for frame_id, number in enumerate(task.frames):
-        file_name = _file_name(pattern, number)
-        missing += not os.path.isfile(target.base / file_name)
-        entry = {"file_name": file_name, "height": height, "width": width, "frame_id": frame_id, "video_id": video_id}
-        target.add(f"{source.path}, frame {number}", entry, tracks.shapes.get(number, []))
-    for sentence in tracks.problems:
-        target.writer.problem("box that cannot be used", f"{source.path}: {sentence}")
-    target.remark("boxes interpolated between those of the file", tracks.interpolated)
-    target.remark("shapes that are not upright boxes, left out", tracks.others)
-    first = target.base / _file_name(pattern, task.frames[0])
-    target.remark(f"frames whose pictures are not there, the first one {first}", missing)
+    numbers = {number: frame_id for frame_id, number in enumerate(task.frames)}
+    video = {"height": height, "width": width, "video_id": video_id}
+    target.add_video(str(source.path), video, pattern, numbers, shapes)
     guess = f"frames in {source.path}, which does not say how many there are: up to the last box"
     target.remark(guess, task.is_guess * len(task.frames))
 
 
-def _first_size(path: Path) -> tuple[int, int]:
-    try:
-        return picture_size(path)
-    except DataError as error:
-        raise DataError(
-            f"does not say how large its pictures are, and the first is not there or damaged: {error}"
-        ) from error
-
-
-def _check_frame_count(task: _VideoTask, last: Path) -> None:
-    """Refuses a file whose numbers would fill memory and disk with frames that do not exist."""
-    count = len(task.frames)
-    if count > _FRAMES_ON_TRUST and count > (found := len(names_in(last.parent))):
-        raise DataError(f"has {count} frames, but {last.parent} holds only {found} files; extract the frames first")
-
-
-def _pattern(source: _File, target: _Target, name: str, first: int) -> str:
+def _pattern(source: _File, target: Target, name: str, first: int, frames: str | None) -> str:
     """Returns the names of the pictures below the folder of all, with a place for the frame's number."""
-    patterns = _PATTERNS if target.frames is None else (target.frames.replace("{name}", name),)
+    patterns = _PATTERNS if frames is None else (frames.replace("{name}", name),)
     patterns = tuple((source.prefix / pattern).as_posix() for pattern in patterns)
-    return next((p for p in patterns if os.path.isfile(target.base / _file_name(p, first))), patterns[0])
+    return next((p for p in patterns if os.path.isfile(target.base / frame_file(p, first))), patterns[0])
 
 
-def _file_name(pattern: str, number: int) -> str:
-    return _NUMBER.sub(lambda found: f"{number:0{found[1] or 1}d}", pattern)
-
-
-def _import_images(source: _File, name: str | None, video_id: int | None, target: _Target) -> None:
+def _import_images(source: _File, name: str | None, video_id: int | None, target: Target, frames: str | None) -> None:
     others = missing = 0
     absent = ""
     numbers: set[int] = set()
     pattern = None
-    if target.frames is not None:
+    if frames is not None:
         if name is None:
             raise ConfigError(f"a pattern is for the frames of a video, but {source.path} is about single pictures")
-        pattern = (source.prefix / target.frames.replace("{name}", name)).as_posix()
+        pattern = (source.prefix / frames.replace("{name}", name)).as_posix()
     for image in source.root.iterfind("image"):
         called = image.get("name", "")
         where = f"{source.path}, image {called[:80]!r}"
@@ -311,7 +199,7 @@ def _import_images(source: _File, name: str | None, video_id: int | None, target
 def _image_file(called: str, number: int | None, pattern: str | None, source: _File, base: Path) -> str:
     """Returns the file of an image below the folder of all pictures; CVAT leaves out the suffix of a video's frames."""
     if pattern is not None:
-        return _file_name(pattern, number or 0)
+        return frame_file(pattern, number or 0)
     inside = source.prefix / "images"
     folders = (inside, source.prefix) if (base / inside).is_dir() else (source.prefix,)
     names = [(folder / called).as_posix() + suffix for suffix in _SUFFIXES for folder in folders]
@@ -324,7 +212,7 @@ def _frame_number(image: Element) -> int | None:
     return int(digits[1]) if digits else _whole_number(image.get("id"))
 
 
-def _read_shapes(image: Element, where: str, writer: CocoVIDWriter) -> tuple[list[_Shape], int]:
+def _read_shapes(image: Element, where: str, writer: CocoVIDWriter) -> tuple[list[Shape], int]:
     """Returns the boxes of an image, and the number of other shapes."""
     shapes = []
     others = 0
@@ -364,27 +252,26 @@ def _read_video_task(root: Element) -> _VideoTask:
     return _VideoTask(range(start, start + count * step, step), (width, height) if width and height else None, is_guess)
 
 
-def _read_tracks(root: Element, task: _VideoTask) -> _Tracks:
+def _read_tracks(root: Element, task: _VideoTask) -> Shapes:
     """Returns the boxes of all tracks of a file "for video".
 
     A box counts for its own frame unless it is marked as outside. Frames of the task between a box that is not outside
     and the next one of its track get boxes in between, as CVAT shows them; CVAT's own exports hold every box.
     """
-    tracks = _Tracks()
+    shapes = Shapes()
     for position, track in enumerate(root.iterfind("track")):
-        keys = _keys(track, f"track {track.get('id', f'at position {position}')}", task, tracks)
-        for shape in _filled(keys, task, tracks):
-            tracks.shapes.setdefault(shape.frame, []).append(shape)
-    return tracks
+        keys = _keys(track, f"track {track.get('id', f'at position {position}')}", task, shapes)
+        shapes.fill(keys, task.frames)
+    return shapes
 
 
-def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list[_Shape]:
+def _keys(track: Element, where: str, task: _VideoTask, shapes: Shapes) -> list[Shape]:
     """Returns the boxes of a track as they stand in the file, by frame."""
     keys = []
     number = _whole_number(track.get("id"))
     for element in track:
         if not _is_upright_box(element):
-            tracks.others += element.tag not in _NOT_SHAPES
+            shapes.others += element.tag not in _NOT_SHAPES
             continue
         frame = _whole_number(element.get("frame"))
         is_outside = element.get("outside") == "1"
@@ -395,29 +282,8 @@ def _keys(track: Element, where: str, task: _VideoTask, tracks: _Tracks) -> list
                 raise DataError("the video has no such frame")
             keys.append(replace(_shape(element, track), track=number, frame=frame, is_outside=is_outside))
         except DataError as error:
-            tracks.problems.append(f"{where}, frame {element.get('frame', '')[:20]}: {error}")
+            shapes.problems.append(f"{where}, frame {element.get('frame', '')[:20]}: {error}")
     return sorted(keys, key=lambda key: key.frame)
-
-
-def _filled(keys: list[_Shape], task: _VideoTask, tracks: _Tracks) -> Iterator[_Shape]:
-    """Yields the visible boxes, with those in between."""
-    for key, following in pairwise([*keys, None]):
-        if key is None or key.is_outside:
-            continue
-        yield key
-        if following is not None:
-            end = min(following.frame, task.frames.stop)
-            between = range(key.frame + task.frames.step, end, task.frames.step)
-            tracks.interpolated += len(between)
-            if tracks.interpolated > _MOST_INTERPOLATED:
-                raise DataError(
-                    f"needs more than {_MOST_INTERPOLATED} boxes between those that it holds; export it from CVAT, "
-                    "which writes every box"
-                )
-            for frame in between:
-                share = (frame - key.frame) / (following.frame - key.frame)
-                x1, y1, x2, y2 = (a + (b - a) * share for a, b in zip(key.box, following.box, strict=True))
-                yield replace(key, frame=frame, box=(x1, y1, x2, y2), score=None)
 
 
 def _is_upright_box(element: Element) -> bool:
@@ -435,7 +301,7 @@ def _whole_number(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch("[0-9]{1,9}", text.strip()) else None
 
 
-def _shape(element: Element, labelled: Element) -> _Shape:
+def _shape(element: Element, labelled: Element) -> Shape:
     """Returns the box of an element, with the label of the element or of the track around it.
 
     Raises:
@@ -448,7 +314,7 @@ def _shape(element: Element, labelled: Element) -> _Shape:
         raise DataError(f"a box has four numbers xtl, ytl, xbr, ybr, not {', '.join(texts)[:60]!r}") from None
     if not (x1 <= x2 and y1 <= y2):
         raise DataError(f"a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) ends before it begins")
-    return _Shape(labelled.get("label", ""), (x1, y1, x2, y2), element.get("occluded") == "1", score=_score(element))
+    return Shape(labelled.get("label", ""), (x1, y1, x2, y2), element.get("occluded") == "1", score=_score(element))
 
 
 def _score(element: Element) -> float | None:
@@ -460,14 +326,14 @@ def _score(element: Element) -> float | None:
 
 
 def export_cvat(labels: Labels, out: Path) -> Exported:
-    """Writes annotations.xml, one a clip, to be uploaded to a CVAT task of the same video or pictures.
+    """Writes annotations.xml, one for each video, to be uploaded to a CVAT task of the same video or pictures.
 
     A video with tracks becomes "CVAT for video 1.1", in which every object is a track; other videos and stills become
     "CVAT for images 1.1". Scores become the attribute "score". Pictures have their place in `images` beside the file.
 
     Args:
         labels: What is written.
-        out: The folder, new or empty; with several clips it gets a folder for each.
+        out: The folder, new or empty; with several videos it gets a folder for each.
 
     Raises:
         ConfigError: The folder is not empty.
@@ -475,17 +341,17 @@ def export_cvat(labels: Labels, out: Path) -> Exported:
     """
     make_folder(out)
     done = Exported(out)
-    for clip in labels.clips:
-        folder = out / clip.flat_name if len(labels.clips) > 1 else out
+    for video in labels.videos:
+        folder = out / video.flat_name if len(labels.videos) > 1 else out
         root = Element("annotations")
         _put(root, version="1.1")
-        _put_meta(root, clip, labels.class_names)
-        if clip.has_tracks:
-            _put_tracks(root, clip, labels.class_names, done)
-        for number, picture in enumerate(clip.pictures):
+        _put_meta(root, video, labels.class_names)
+        if video.has_tracks:
+            _put_tracks(root, video, labels.class_names, done)
+        for number, picture in enumerate(video.pictures):
             name = picture.stem if picture.frame is None else f"frame_{picture.stem}"
-            done.pictures.append((clip, picture, folder / "images" / f"{name}{picture.suffix}"))
-            if not clip.has_tracks:
+            done.pictures.append((video, picture, folder / "images" / f"{name}{picture.suffix}"))
+            if not video.has_tracks:
                 place = {"id": str(number if picture.frame is None else picture.frame), "name": name}
                 if picture.frame is None:
                     place["name"] += picture.suffix
@@ -505,30 +371,31 @@ def _put(parent: Element, **texts: object) -> None:
         SubElement(parent, name).text = str(text)
 
 
-def _put_meta(root: Element, clip: Clip, class_names: Sequence[str]) -> None:
+def _put_meta(root: Element, video: LabelledVideo, class_names: Sequence[str]) -> None:
     task = SubElement(SubElement(root, "meta"), "task")
-    if clip.name is None:
-        _put(task, name="stills", size=len(clip.pictures), mode="annotation")
+    if video.name is None:
+        _put(task, name="stills", size=len(video.pictures), mode="annotation")
     else:
-        frames = frame_range(clip)
-        _put(task, name=clip.name, size=len(frames), mode="interpolation", start_frame=frames[0], stop_frame=frames[-1])
+        frames = frame_range(video)
+        _put(task, name=video.name, size=len(frames), mode="interpolation")
+        _put(task, start_frame=frames[0], stop_frame=frames[-1])
         _put(task, frame_filter=f"step={frames.step}" if frames.step > 1 else "")
         size = SubElement(task, "original_size")
-        _put(size, width=clip.pictures[0].width, height=clip.pictures[0].height)
+        _put(size, width=video.pictures[0].width, height=video.pictures[0].height)
     listed = SubElement(task, "labels")
     for name in class_names:
         label = SubElement(listed, "label")
         _put(label, name=name, type="rectangle")
         attributes = SubElement(label, "attributes")
-        if clip.has_scores:
+        if video.has_scores:
             attribute = SubElement(attributes, "attribute")
             _put(attribute, name="score", mutable="True", input_type="text", default_value="", values="")
 
 
-def _put_tracks(root: Element, clip: Clip, class_names: Sequence[str], done: Exported) -> None:
-    frames = frame_range(clip)
-    kept = {id(box) for picture in clip.pictures for box in done.kept(picture)}
-    for (number, label), boxes in clip.tracks().items():
+def _put_tracks(root: Element, video: LabelledVideo, class_names: Sequence[str], done: Exported) -> None:
+    frames = frame_range(video)
+    kept = {id(box) for picture in video.pictures for box in done.kept(picture)}
+    for (number, label), boxes in video.tracks().items():
         shown = [(frame, box) for frame, box in boxes if id(box) in kept]
         track = SubElement(root, "track", {"id": str(number), "label": class_names[label], "source": "auto"})
         for (frame, box), following in zip(shown, [*shown[1:], None], strict=True):

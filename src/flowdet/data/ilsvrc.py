@@ -3,13 +3,9 @@
 import glob
 import os
 import re
-import signal
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
@@ -20,6 +16,8 @@ from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, wr
 from flowdet.data.image_files import names_in
 from flowdet.data.reading import LARGEST_PIXELS, is_whole, parse_pixels, read_text, read_xml
 from flowdet.errors import DataError
+from flowdet.work.jobs import Do, results
+from flowdet.work.pool import spread
 
 __all__ = [
     "LIST_FILES",
@@ -49,7 +47,6 @@ _OTHER_CLASSES = "other_categeries"  # DET objects of all other classes; spelt a
 _CATEGORY_IDS = {code: number for number, code in enumerate(VID_WORDNET_IDS.values(), start=1)}
 _OTHER_ID = len(VID_WORDNET_IDS) + 1
 _STILLS_A_JOB = 1000
-_JOBS_AHEAD = 4  # for each process, so that none waits and results do not pile up
 _FRAMES_ON_TRUST = 1000  # of a video without XML files, and as many again for each XML file
 
 
@@ -400,19 +397,19 @@ def _read_in_order(jobs: Iterator[FramesJob], processes: int) -> Generator[list[
     if processes == 1:
         yield from map(read_frames, jobs)
         return
-    # Ctrl-C is for the process that writes; the others end with it.
-    quiet = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=signal.signal, initargs=quiet) as pool:
-        waiting: deque[Future[list[Frame]]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(read_frames, job))
-                if len(waiting) > processes * _JOBS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    early: dict[int, list[Frame]] = {}
+    turn = 0
+    with closing(results(spread(enumerate(jobs), _reader, processes=processes, threads=None))) as batches:
+        for number, frames in batches:
+            early[number] = frames
+            while turn in early:
+                yield early.pop(turn)
+                turn += 1
+
+
+def _reader(number: int) -> Do[tuple[int, FramesJob], tuple[int, list[Frame]]]:
+    del number
+    return lambda job, advance: (job[0], read_frames(job[1]))
 
 
 def _write_videos(

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flowdet.data.cocovid import cocovid_of, find_problems
-from flowdet.data.labels import Box, Clip, Exported, Labels, Picture
+from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, Picture
 from flowdet.data.reading import is_pixels, is_whole, read_json
+from flowdet.data.result_lines import read_lines
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import natural_key
 from flowdet.video.reader import open_video
-from flowdet.video.results import read_lines
+from flowdet.video.results import annotation_entries, image_entries
 from flowdet.video.writer import write_picture
 
 __all__ = ["read_labels", "write_pictures"]
@@ -31,23 +32,35 @@ def read_labels(paths: Sequence[Path], *, score: float = 0.0) -> Labels:
         DataError: A file cannot be read or used; the message names the first problem.
     """
     classes: dict[str, int] = {}
-    clips: list[Clip] = []
+    videos: list[LabelledVideo] = []
     for path in paths:
-        document = read_lines(path) if path.suffix == ".jsonl" else read_json(path)
+        document = _document_of_lines(path) if path.suffix == ".jsonl" else read_json(path)
         problem = next(find_problems(document), None)
         if problem:
             more = "" if path.suffix == ".jsonl" else f"; `flowdet data check {path}` lists all"
             raise DataError(f"{path}: {problem.sentence}{more}")
-        clips += _clips(path, document, classes, score)
-    names = [clip.folder.casefold() for clip in clips]
+        videos += _videos(path, document, classes, score)
+    names = [video.folder.casefold() for video in videos]
     for place, name in enumerate(names):
-        if (same := names[:place].count(name)) and clips[place].name is not None:
-            clips[place] = replace(clips[place], name=f"{clips[place].name}-{same + 1}")
-    return Labels(tuple(classes), tuple(clips))
+        if (same := names[:place].count(name)) and videos[place].name is not None:
+            videos[place] = replace(videos[place], name=f"{videos[place].name}-{same + 1}")
+    return Labels(tuple(classes), tuple(videos))
 
 
-def _clips(path: Path, document: dict[str, Any], classes: dict[str, int], score: float) -> list[Clip]:
-    """Returns the clips of a document; classes that are new are added to `classes`."""
+def _document_of_lines(path: Path) -> dict[str, Any]:
+    header, *lines = read_lines(path)
+    frames = [line for line in lines if "boxes" in line]
+    return {
+        "info": {"settings": header["settings"]},
+        "videos": [{"id": 1, **header["video"]}],
+        "categories": header["categories"],
+        "images": list(image_entries(frames, header["video"]["name"])),
+        "annotations": list(annotation_entries(frames)),
+    }
+
+
+def _videos(path: Path, document: dict[str, Any], classes: dict[str, int], score: float) -> list[LabelledVideo]:
+    """Returns the videos of a document; classes that are new are added to `classes`."""
     data = cocovid_of(path, document)
     labels = [classes.setdefault(name, len(classes)) for name in data.class_names]
     objects, entries = data.objects, document["annotations"]
@@ -73,13 +86,13 @@ def _clips(path: Path, document: dict[str, Any], classes: dict[str, int], score:
     settings = info.get("settings") if isinstance(info, dict) else None
     source = settings.get("source") if isinstance(settings, dict) else None
     name = Path(source).name if isinstance(source, str) else None
-    clips = [
-        Clip(video.name, tuple(pictures[frame] for frame in video.frames), _fps(entry.get("fps")), name)
+    videos = [
+        LabelledVideo(video.name, tuple(pictures[frame] for frame in video.frames), _fps(entry.get("fps")), name)
         for video, entry in zip(data.videos, document.get("videos", []), strict=True)
         if video.frames
     ]
     stills = tuple(picture for picture in pictures if picture.frame is None)
-    return clips + ([Clip(None, stills)] if stills else [])
+    return videos + ([LabelledVideo(None, stills)] if stills else [])
 
 
 def _fps(value: object) -> float | None:
@@ -117,9 +130,9 @@ def write_pictures(exported: Exported, images: Path, progress: Callable[[int], N
                 raise DataError(f"{images / picture.file_name} cannot be copied: {error.strerror}") from error
             progress(done)
         return len(exported.pictures)
-    clips = {id(clip): clip for clip, _, _ in exported.pictures}
-    if len(clips) > 1:
-        raise ConfigError(f"{images} holds none of the pictures, and these are {len(clips)} videos: export one by one")
+    videos = {id(video): video for video, _, _ in exported.pictures}
+    if len(videos) > 1:
+        raise ConfigError(f"{images} holds none of the pictures, and these are {len(videos)} videos: export one by one")
     wanted = {picture.frame or 0: picture for _, picture, _ in exported.pictures}
     done = 0
     with open_video(images) as video, closing(iter(video)) as frames:  # type: ignore[type-var]

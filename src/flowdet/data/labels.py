@@ -11,7 +11,7 @@ from pathlib import Path
 from flowdet.data.cocovid_writer import object_entry, writing_cocovid
 from flowdet.errors import ConfigError, DataError
 
-__all__ = ["Box", "Clip", "Exported", "Labels", "Picture", "export_coco", "frame_range", "make_folder"]
+__all__ = ["Box", "Exported", "LabelledVideo", "Labels", "Picture", "export_coco", "frame_range", "make_folder"]
 
 _NOT_IN_NAMES = re.compile(r'[<>:"\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]+')
 
@@ -66,7 +66,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class LabelledVideo:
     """One video, or all stills of a data set.
 
     Attributes:
@@ -128,10 +128,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labelled clips and the names of their classes."""
+    """Labelled videos and the names of their classes."""
 
     class_names: tuple[str, ...]
-    clips: tuple[Clip, ...]
+    videos: tuple[LabelledVideo, ...]
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class Exported:
     """
 
     path: Path
-    pictures: list[tuple[Clip, Picture, Path]] = field(default_factory=list)
+    pictures: list[tuple[LabelledVideo, Picture, Path]] = field(default_factory=list)
     boxes: int = 0
     remarks: Counter[str] = field(default_factory=Counter)
 
@@ -182,15 +182,15 @@ def make_folder(out: Path) -> None:
         raise DataError(f"{out} cannot be written: {error.strerror}") from error
 
 
-def frame_range(clip: Clip) -> range:
-    """Returns the numbers from a clip's first frame to its last, in its smallest regular steps.
+def frame_range(video: LabelledVideo) -> range:
+    """Returns the numbers from a video's first frame to its last, in its smallest regular steps.
 
     Raises:
         DataError: A number is negative.
     """
-    numbers = [picture.frame or 0 for picture in clip.pictures]
+    numbers = [picture.frame or 0 for picture in video.pictures]
     if numbers[0] < 0:
-        raise DataError(f"video {clip.name}: its first frame has the number {numbers[0]}; other tools count from 0")
+        raise DataError(f"video {video.name}: its first frame has the number {numbers[0]}; other tools count from 0")
     step = reduce(gcd, (number - numbers[0] for number in numbers)) or 1
     return range(numbers[0], numbers[-1] + 1, step)
 
@@ -208,26 +208,26 @@ def export_coco(labels: Labels, out: Path, *, has_pictures: bool) -> Exported:
         DataError: It cannot be written.
     """
     done = Exported(out)
-    videos = [clip for clip in labels.clips if clip.name is not None]
+    videos = [video for video in labels.videos if video.name is not None]
     entries = [
-        {"id": number, "name": clip.name, **({"fps": clip.fps} if clip.fps else {})}
-        for number, clip in enumerate(videos, start=1)
+        {"id": number, "name": video.name, **({"fps": video.fps} if video.fps else {})}
+        for number, video in enumerate(videos, start=1)
     ]
     categories = [{"id": number, "name": name} for number, name in enumerate(labels.class_names, start=1)]
     with writing_cocovid(out, categories=categories, videos=entries, strict=True) as writer:
         image = 0
-        for clip in labels.clips:
-            video = {} if clip.name is None else {"video_id": videos.index(clip) + 1}
-            for picture in clip.pictures:
+        for video in labels.videos:
+            owner = {} if video.name is None else {"video_id": videos.index(video) + 1}
+            for picture in video.pictures:
                 image += 1
-                place = f"images/{clip.folder}/{picture.stem}{picture.suffix}"
-                done.pictures.append((clip, picture, out.parent / place))
+                place = f"images/{video.folder}/{picture.stem}{picture.suffix}"
+                done.pictures.append((video, picture, out.parent / place))
                 entry = {
                     "id": image,
                     "file_name": place if has_pictures else picture.file_name,
                     "width": picture.width,
                     "height": picture.height,
-                    **video,
+                    **owner,
                     **({} if picture.frame is None else {"frame_id": picture.frame}),
                     **({} if picture.time is None else {"time": picture.time}),
                 }

@@ -12,7 +12,7 @@ from typing import Any
 from flowdet.data.cocovid import Problem
 from flowdet.data.cocovid_writer import Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
-from flowdet.data.labels import Clip, Exported, Labels, frame_range, make_folder
+from flowdet.data.labels import Exported, LabelledVideo, Labels, frame_range, make_folder
 from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
 from flowdet.errors import DataError
 from flowdet.files import write_text
@@ -253,24 +253,24 @@ def export_mot(labels: Labels, out: Path) -> Exported:
         ConfigError: The folder is not empty.
         DataError: It cannot be written, or there is no video.
     """
-    clips = [clip for clip in labels.clips if clip.name is not None]
-    if not clips:
+    videos = [video for video in labels.videos if video.name is not None]
+    if not videos:
         raise DataError("there is no video to write: MOT folders hold no stills")
     make_folder(out)
     done = Exported(out)
-    if stills := sum(len(clip.pictures) for clip in labels.clips if clip.name is None):
+    if stills := sum(len(video.pictures) for video in labels.videos if video.name is None):
         done.remarks["stills, left out"] = stills
-    for clip in clips:
-        _write_sequence(clip, labels.class_names, out / clip.flat_name, done)
+    for video in videos:
+        _write_sequence(video, labels.class_names, out / video.flat_name, done)
     return done
 
 
-def _write_sequence(clip: Clip, class_names: Sequence[str], folder: Path, done: Exported) -> None:
-    frame_range(clip)  # refuses negative numbers
+def _write_sequence(video: LabelledVideo, class_names: Sequence[str], folder: Path, done: Exported) -> None:
+    frame_range(video)  # refuses negative numbers
     truth, found = [], []
-    for picture in clip.pictures:
+    for picture in video.pictures:
         number = (picture.frame or 0) + 1
-        done.pictures.append((clip, picture, folder / "img1" / f"{number:06d}{picture.suffix}"))
+        done.pictures.append((video, picture, folder / "img1" / f"{number:06d}{picture.suffix}"))
         for box in done.kept(picture, crowds=True):
             x1, y1, x2, y2 = box.sides
             sides = ",".join(f"{round(side, 3):.10g}" for side in (x1 + 1, y1 + 1, x2 - x1, y2 - y1))
@@ -278,9 +278,10 @@ def _write_sequence(clip: Clip, class_names: Sequence[str], folder: Path, done: 
             truth.append(f"{number},{track},{sides},{int(not box.is_crowd)},{box.label + 1},1\n")
             if box.score is not None:
                 found.append(f"{number},{track},{sides},{box.score:.6g}\n")
-    first = clip.pictures[0]
+    first = video.pictures[0]
     info = (
-        f"[Sequence]\nname={clip.flat_name}\nimDir=img1\nframeRate={clip.fps or 25:g}\nseqLength={len(clip.pictures)}\n"
+        f"[Sequence]\nname={video.flat_name}\nimDir=img1\nframeRate={video.fps or 25:g}\n"
+        f"seqLength={len(video.pictures)}\n"
         f"imWidth={first.width}\nimHeight={first.height}\nimExt={first.suffix}\n"
     )
     for name, text in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,9 @@ REACH = 10  # frames to either side
 FAST_BELOW = 0.7
 SLOW_ABOVE = 0.9
 
+_MOST_IN_A_FRAME = 100  # boxes of one track: comparing them takes the square of that
+_COMPRESSED = 15  # the type of an element of a MATLAB file
+
 
 def motion_iou(data: CocoVID) -> NDArray[np.float64]:
     """Returns the motion IoU of each object (FGFA, section 5.1).
@@ -34,6 +38,9 @@ def motion_iou(data: CocoVID) -> NDArray[np.float64]:
     Returns:
         [n] float64, one value in [0, 1] for each of the data set's objects; NaN where the object has no
         track number or is on a still.
+
+    Raises:
+        DataError: A track has more than 100 boxes in one frame.
     """
     objects = data.objects
     videos = np.array([-1 if image.video is None else image.video for image in data.images], dtype=np.int64)
@@ -41,9 +48,23 @@ def motion_iou(data: CocoVID) -> NDArray[np.float64]:
     video, frame = videos[objects.images], frames[objects.images]
     tracked = np.flatnonzero((objects.tracks >= 0) & (video >= 0))
     tracked = tracked[np.lexsort((frame[tracked], objects.tracks[tracked], video[tracked]))]
+    _check_tracks(data, tracked)
     values = np.full(len(objects), np.nan)
     values[tracked] = _mean_overlaps(objects.boxes[tracked], video[tracked], objects.tracks[tracked], frame[tracked])
     return values
+
+
+def _check_tracks(data: CocoVID, tracked: NDArray[np.int64]) -> None:
+    """Refuses tracks that have many boxes in a frame; `tracked` are objects in the order of video, track and frame."""
+    tracks, images = data.objects.tracks[tracked], data.objects.images[tracked]
+    step = _MOST_IN_A_FRAME
+    beyond = np.flatnonzero((tracks[step:] == tracks[:-step]) & (images[step:] == images[:-step]))
+    if len(beyond):
+        track, image = tracks[beyond[0]], data.images[images[beyond[0]]]
+        raise DataError(
+            f"{data.path}: track {track} has more than {step} boxes in {image.file_name}; the objects of a video need "
+            "track numbers (instance_id) of their own"
+        )
 
 
 def _mean_overlaps(
@@ -92,27 +113,35 @@ def read_motion_iou(path: str | Path, data: CocoVID) -> NDArray[np.float64]:
         DataError: The file cannot be read, or its entries are not those of the data set.
     """
     path = Path(path)
+    # Bytes; an object takes about 40 in JSON and 8 in a MATLAB file, a frame 56 there.
+    most = 1_000_000 + 100 * (len(data.objects) + len(data.images))
     if path.suffix == ".mat":
-        return _match_frames(path, _read_mat(path), data)
-    return _match_ids(path, _read_json(path, len(data.objects)), data)
+        return _match_frames(path, _read_mat(path, most), data)
+    return _match_ids(path, _read_json(path, most), data)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(most + 1)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    _check_length(path, content, most)
+    return content
 
 
-def _read_json(path: Path, count: int) -> Any:
-    content = _read(path)
-    most = 1_000_000 + 100 * count  # bytes; an entry takes about 40
+def _check_length(path: Path, content: bytes | bytearray, most: int) -> None:
+    if len(content) > most:
+        raise DataError(f"{path} holds more than {most} bytes, too many for the objects of the data set")
+
+
+def _read_json(path: Path, most: int) -> Any:
+    content = _read(path, most)
     try:
         if path.suffix == ".gz":
             with gzip.open(BytesIO(content)) as packed:
                 content = packed.read(most + 1)
-            if len(content) > most:
-                raise DataError(f"{path} unpacks to more than {most} bytes, too many for {count} objects")
+            _check_length(path, content, most)
         return json.loads(content)
     except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a JSON file: {error}") from error
@@ -137,19 +166,42 @@ def _match_ids(path: Path, document: Any, data: CocoVID) -> NDArray[np.float64]:
     return np.array([document[number] for number in ids], dtype=np.float64)
 
 
-def _read_mat(path: Path) -> list[NDArray[np.float64]]:
+def _read_mat(path: Path, most: int) -> list[NDArray[np.float64]]:
     """Returns the values of each frame."""
     try:
         from scipy.io import loadmat  # noqa: PLC0415  (an optional extra)
     except ImportError as error:
         raise DataError(f"reading {path} needs SciPy: pip install scipy") from error
-    content = _read(path)
+    content = _read(path, most)
     try:
-        cells = loadmat(BytesIO(content))["motion_iou"].reshape(-1)
+        cells = loadmat(BytesIO(_unpacked(path, content, most)))["motion_iou"].reshape(-1)
         return [np.asarray(cell, dtype=np.float64).reshape(-1) for cell in cells]
+    except DataError:
+        raise
     except Exception as error:
         # The reader of SciPy raises whatever a damaged file leads it to.
         raise DataError(f"{path} is not a MATLAB file with a cell array 'motion_iou': {error}") from error
+
+
+def _unpacked(path: Path, content: bytes, most: int) -> bytes:
+    """Returns a MATLAB file of level 5 without compression, other files as they are.
+
+    Raises:
+        DataError: It would have more than `most` bytes.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        return content
+    unpacked, place = bytearray(content[:128]), 128
+    while place + 8 <= len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        element = content[place : place + 8 + size]
+        if kind == _COMPRESSED:
+            element = zlib.decompressobj().decompress(element[8:], most + 1 - len(unpacked))
+        unpacked += element
+        _check_length(path, unpacked, most)
+        place += 8 + size
+    return bytes(unpacked)
 
 
 def _match_frames(path: Path, frames: list[NDArray[np.float64]], data: CocoVID) -> NDArray[np.float64]:

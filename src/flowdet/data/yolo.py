@@ -226,8 +226,8 @@ def export_yolo(labels: Labels, out: Path, *, tracks: bool = False) -> Exported:
     """
     make_folder(out)
     done = Exported(out)
-    for clip in labels.clips:
-        for picture in clip.pictures:
+    for video in labels.videos:
+        for picture in video.pictures:
             lines = []
             for box in done.kept(picture):
                 sides = box.clipped(picture.width, picture.height)
@@ -244,10 +244,10 @@ def export_yolo(labels: Labels, out: Path, *, tracks: bool = False) -> Exported:
                 )
                 track = f" {box.track}" if tracks and box.track is not None else ""
                 lines.append(f"{box.label} {' '.join(f'{share:.8f}' for share in shares)}{track}\n")
-            path = out / "labels" / clip.folder / f"{picture.stem}.txt"
+            path = out / "labels" / video.folder / f"{picture.stem}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(lines), encoding="utf-8")
-            done.pictures.append((clip, picture, out / "images" / clip.folder / f"{picture.stem}{picture.suffix}"))
+            done.pictures.append((video, picture, out / "images" / video.folder / f"{picture.stem}{picture.suffix}"))
     names = dict(enumerate(labels.class_names))
     document = {"path": ".", "train": "images", "val": "images", "names": names}
     text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False)

@@ -1,10 +1,10 @@
 """What backbones have in common: frozen stages, and batch norm that keeps the statistics of the pre-training."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Backbone", "keep_norms_in_evaluation"]
 
@@ -21,6 +21,13 @@ class Backbone(ABC):
     @abstractmethod
     def blocks(self) -> Iterator[nn.Module]:
         """Yields the blocks whose activations gradient checkpointing may drop."""
+
+    @abstractmethod
+    def published_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns weights of ImageNet, as they are published for this backbone, under its own names.
+
+        Those of the classifier are left out; names that it does not know stay as they are.
+        """
 
     def train(self, mode: bool = True) -> Self:
         """Switches the mode of everything but batch norm."""

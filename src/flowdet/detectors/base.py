@@ -88,8 +88,13 @@ class Detector(nn.Module, ABC):
         """Returns the maps of images [b, 3, H, W]; they are what a temporal method warps and averages."""
 
     @abstractmethod
-    def detect(self, features: FrameFeatures) -> list[Found]:
-        """Returns the detections of each of the b images."""
+    def detect(self, features: FrameFeatures, score: float = 0.0) -> list[Found]:
+        """Returns the detections of each of the b images.
+
+        Args:
+            features: Of the b images.
+            score: Detections below it are not wanted. Leaving them out early saves time, and must not change the rest.
+        """
 
     @abstractmethod
     def losses(

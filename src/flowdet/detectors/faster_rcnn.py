@@ -279,8 +279,8 @@ class FasterRCNN(Detector):
         """Returns the one map [b, c, H / 16, W / 16]."""
         return (self.neck(self.backbone(images)),)
 
-    def detect(self, features: FrameFeatures) -> list[Found]:
-        """Returns the detections of each image."""
+    def detect(self, features: FrameFeatures, score: float = 0.0) -> list[Found]:
+        """Returns the detections of each image that have at least this score."""
         if features.rois is None:
             proposals = self._propose(features.maps, features.geometries, self.config.rpn.post_nms_top_n)
         else:
@@ -288,7 +288,7 @@ class FasterRCNN(Detector):
         logits, deltas = self._classify(features, proposals, features.rois)
         counts = [len(boxes) for boxes in proposals]
         rows = zip(logits.split(counts), deltas.split(counts), proposals, features.geometries, strict=True)
-        return [_detections(self.config.roi_head, *parts) for parts in rows]
+        return [_detections(self.config.roi_head, *parts, score=score) for parts in rows]
 
     def losses(
         self, features: FrameFeatures, targets: Sequence[Targets], choosers: Sequence[Chooser]
@@ -456,13 +456,15 @@ def _rpn_losses(
 
 
 @torch.no_grad()
-def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Tensor, geometry: Geometry) -> Found:
+def _detections(
+    config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Tensor, geometry: Geometry, *, score: float = 0.0
+) -> Found:
     scores = logits.softmax(dim=1)[:, :-1]
     x, y = geometry.scale
     scale = constant((x, y, x, y), boxes.dtype, boxes.device)
     moved = clamp(decode(boxes, deltas, _ROI_STDS), geometry.valid) / scale
     if boxes.device.type == "cpu":
-        rois, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+        rois, labels = ((scores > config.score_threshold) & (scores >= score)).nonzero(as_tuple=True)
     else:  # a GPU sorts them all sooner than it tells the host how many there are
         rois, labels = _all_positions(scores)
     scores = scores[rois, labels]
@@ -470,7 +472,7 @@ def _detections(config: RoIHeadConfig, logits: Tensor, deltas: Tensor, boxes: Te
     scores, order = scores.sort(descending=True, stable=True)
     candidates, labels = candidates[order], labels[order]
     apart = None if config.class_agnostic_nms else labels
-    good = scores > config.score_threshold
+    good = (scores > config.score_threshold) & (scores >= score)
     kept = best_apart(candidates, scores, config.nms_iou, config.max_detections, apart, valid=good)
     return candidates[kept], scores[kept], labels[kept]
 

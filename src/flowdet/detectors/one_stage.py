@@ -133,10 +133,10 @@ class OneStage(Detector):
         return maps
 
     @torch.no_grad()
-    def detect(self, features: FrameFeatures) -> list[Found]:
-        """Returns the detections of each of the b images."""
+    def detect(self, features: FrameFeatures, score: float = 0.0) -> list[Found]:
+        """Returns the detections of each of the b images that have at least this score."""
         predictions, cells = self.predict(features.maps)
-        return [self._select(p, cells, g) for p, g in zip(predictions, features.geometries, strict=True)]
+        return [self._select(p, cells, g, score) for p, g in zip(predictions, features.geometries, strict=True)]
 
     def losses(
         self, features: FrameFeatures, targets: Sequence[Targets], choosers: Sequence[Chooser]
@@ -169,12 +169,14 @@ class OneStage(Detector):
         sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return predictions, _cells(sizes, self.strides, predictions.device)
 
-    def _select(self, predictions: Tensor, cells: Cells, geometry: Geometry) -> Found:
+    def _select(self, predictions: Tensor, cells: Cells, geometry: Geometry, score: float) -> Found:
         config, scores = self.config, self.scores(predictions)
-        places, labels = (scores > config.score_threshold).nonzero(as_tuple=True)
+        best = scores.amax(dim=1)
+        strong = ((best > config.score_threshold) & (best >= score)).nonzero().flatten()
+        boxes, scores = self.boxes(predictions[strong], cells.at(strong)), scores[strong]
+        places, labels = ((scores > config.score_threshold) & (scores >= score)).nonzero(as_tuple=True)
         scores, order = scores[places, labels].sort(descending=True, stable=True)
-        places, labels = places[order], labels[order]
-        boxes = self.boxes(predictions[places], cells.at(places))
+        boxes, labels = boxes[places[order]], labels[order]
         apart = None if config.class_agnostic_nms else labels
         kept = best_apart(boxes, scores, config.nms_iou, config.max_detections, apart)
         x, y = geometry.scale

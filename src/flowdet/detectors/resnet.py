@@ -1,6 +1,6 @@
 """ResNet and ResNeXt backbones in the DC5 form: stride 16, the last stage dilated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -70,6 +70,12 @@ class ResNet(Backbone, torchvision_resnet.ResNet):  # type: ignore[misc]
     def blocks(self) -> Iterator[nn.Module]:
         """Yields the residual blocks."""
         return chain(self.layer1, self.layer2, self.layer3, self.layer4)
+
+    def published_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Torchvision's and OpenMMLab's names are those of this module."""
+        # Files from before PyTorch 0.4.1 do not count the batches that batch norm has seen; nothing reads the count.
+        counts = {key: own for key, own in self.state_dict().items() if key.endswith(".num_batches_tracked")}
+        return counts | {key: tensor for key, tensor in weights.items() if not key.startswith("fc.")}
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Images [b, 3, H, W] to the map of stage 4, [b, 2048, H / 16, W / 16]."""

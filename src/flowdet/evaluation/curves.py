@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
-from flowdet.errors import ConfigError
+from flowdet.evaluation.plotting import check_plotting, readable_names
 from flowdet.files import replacing
 from flowdet.metrics.average_precision import RECALL_POINTS, average_precision
 from flowdet.metrics.coco import match_coco
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Curve", "check_plotting", "precision_at", "precision_recall", "save_curves", "save_summary"]
+__all__ = ["Curve", "precision_at", "precision_recall", "save_curves", "save_summary"]
 
 _COLUMNS = 5
 _POINTS = 400  # of a curve; more cannot be seen on a few hundred pixels
@@ -70,18 +70,6 @@ def _curve(data: CocoVID, detections: DetectionTable, matches: ClassMatches) -> 
     )
 
 
-def check_plotting() -> None:
-    """Checks that plots can be drawn.
-
-    Raises:
-        ConfigError: Matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401, PLC0415  (an optional extra)
-    except ImportError as error:
-        raise ConfigError("plots need Matplotlib: pip install matplotlib") from error
-
-
 def precision_at(curve: Curve, recalls: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the highest precision at each recall or a higher one; 0 beyond the last recall of the curve."""
     best = np.maximum.accumulate(curve.precision[::-1])[::-1]
@@ -106,11 +94,12 @@ def save_curves(curves: Sequence[Curve], path: Path) -> None:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    for axes, curve in zip(panels, shown, strict=False):
-        _draw(axes, curve)
     figure.supxlabel("recall at IoU 0.5")
     figure.supylabel("precision")
-    _save(figure, path)
+    with readable_names(curve.class_name for curve in shown) as named:
+        for axes, curve in zip(panels, shown, strict=False):
+            _draw(axes, curve, named(curve.class_name))
+        _save(figure, path)
 
 
 def save_summary(curves: Sequence[Curve], path: Path) -> None:
@@ -134,13 +123,15 @@ def save_summary(curves: Sequence[Curve], path: Path) -> None:
     left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall at IoU 0.5", ylabel="precision")
     left.grid(alpha=0.3)
     values = [100 * (curve.ap50 or 0.0) for curve in shown]
-    bars = right.barh([_plain(curve.class_name) for curve in shown], values, color=_BLUE)
+    bars = right.barh(range(len(shown)), values, color=_BLUE)
     right.bar_label(bars, fmt="%.1f", padding=3)
     right.set(xlim=(0, 112), xlabel="AP50, percent (coco)")
-    _save(figure, path)
+    with readable_names(curve.class_name for curve in shown) as named:
+        right.set_yticks(range(len(shown)), [named(curve.class_name) for curve in shown])
+        _save(figure, path)
 
 
-def _draw(axes: Axes, curve: Curve) -> None:
+def _draw(axes: Axes, curve: Curve, name: str) -> None:
     chosen = np.unique(np.linspace(0, max(len(curve.recall) - 1, 0), _POINTS).astype(np.int64))
     if len(curve.recall):
         axes.plot(curve.recall[chosen], curve.precision[chosen], ".", color=_GREY, markersize=1.5)
@@ -149,12 +140,7 @@ def _draw(axes: Axes, curve: Curve) -> None:
     axes.fill_between(RECALL_POINTS, line, color=_BLUE, alpha=0.12)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.set_title(f"{_plain(curve.class_name)}: AP50 {100 * (curve.ap50 or 0.0):.1f}\n{curve.boxes} boxes", fontsize=9)
-
-
-def _plain(name: str) -> str:
-    """Returns a name that Matplotlib does not read as a formula."""
-    return name.replace("$", r"\$")
+    axes.set_title(f"{name}: AP50 {100 * (curve.ap50 or 0.0):.1f}\n{curve.boxes} boxes", fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from flowdet.data.cocovid import CocoVID
 from flowdet.errors import ConfigError, DataError
 from flowdet.evaluation.compute import AllMetrics, Intervals
-from flowdet.evaluation.curves import check_plotting, precision_recall, save_curves, save_summary
+from flowdet.evaluation.curves import precision_recall, save_curves, save_summary
+from flowdet.evaluation.plotting import check_plotting
 from flowdet.evaluation.worst_frames import save_mistakes, worst_frames
 from flowdet.files import write_text
 from flowdet.metrics.average_precision import Metrics

@@ -6,6 +6,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
+from flowdet.data.json_reader import JsonReader
 from flowdet.data.reading import is_pixels, is_whole
+from flowdet.data.result_lines import read_lines
 from flowdet.errors import DataError
-from flowdet.evaluation.json_reader import JsonReader
 from flowdet.files import replacing
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 
@@ -134,11 +136,11 @@ class _Rows:
 
     def __init__(self) -> None:
         self.ids = array("q")  # of the image and the category, in turn
-        self.values = array("d")  # x, y, width, height, score
+        self.values = array("d")  # x1, y1, x2, y2, score
         self.tracks = array("q")
 
     def add(self, entry: Any) -> None:
-        """Takes an entry of a list of detections.
+        """Takes an entry of a list of detections in COCO's form.
 
         Raises:
             DataError: It is not a detection; the message goes after the name of the entry.
@@ -153,15 +155,18 @@ class _Rows:
             raise DataError(f"has no box of x, y, width, height, finite and not negative in size, but {str(box)[:80]}")
         if not is_pixels(score):
             raise DataError(f"needs a finite number as its score, not {str(score)[:40]}")
-        self.ids.extend(ids)
+        x, y, width, height = box
+        self.append(*ids, (x, y, x + width, y + height), score, entry.get("track_id"))
+
+    def append(self, image: int, category: int, box: Sequence[float], score: float, track: Any) -> None:
+        """Takes a detection with its box xyxy px; a track that is no whole number from 0 on is none."""
+        self.ids.extend((image, category))
         self.values.extend((*box, score))
-        track: Any = entry.get("track_id")
         self.tracks.append(track if is_whole(track, 0) else -1)
 
     def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns the ids [n, 2] and, as [n, 5], the boxes xyxy px and scores."""
-        values = np.frombuffer(self.values, dtype=np.float64).reshape(-1, 5).copy()
-        values[:, 2:4] += values[:, :2]
+        values = np.frombuffer(self.values, dtype=np.float64).reshape(-1, 5)
         return np.frombuffer(self.ids, dtype=np.int64).reshape(-1, 2), values
 
     def track_ids(self) -> NDArray[np.int64]:
@@ -349,58 +354,28 @@ def _read_document(path: Path, reader: JsonReader) -> ResultFile:
 
 
 def _read_lines(path: Path, progress: Callable[[int], None]) -> ResultFile:
-    """Reads JSON lines: a header, one line a frame, a footer where the run came to its end."""
+    """Reads JSON lines, with positions of frames and classes as ids."""
     rows = _Rows()
     frames: list[ResultFrame] = []
-    names: tuple[str, ...] = ()
     is_complete = False
-    with JsonReader(path, progress) as reader:
-        for number, line in enumerate(reader.lines(), start=1):
-            try:
-                if number == 1:
-                    _check_version(path, line.get("version", 1))
-                    video = str(line["video"]["name"])
-                    names = tuple(str(category["name"]) for category in line["categories"])
-                    category_ids = [category["id"] for category in line["categories"]]
-                    settings = line.get("settings")
-                elif "complete" in line:
-                    is_complete = line["complete"] is True
-                else:
-                    _add_frame(f"{path}: line {number}", line, len(frames), category_ids, rows)
-                    size = line["height"], line["width"]
-                    frames.append(ResultFrame(video, line["frame_index"], None, size, line.get("time")))
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                what = "the header of a .jsonl file of `flowdet detect`" if number == 1 else "a frame"
-                raise DataError(f"{path}: line {number} is not {what} ({type(error).__name__}: {error})") from error
-    if not names:
-        raise DataError(f"{path} is empty: expected JSON lines of `flowdet detect`")
+    with closing(read_lines(path, progress)) as lines:
+        header = next(lines)
+        labels = {category["id"]: label for label, category in enumerate(header["categories"])}
+        for line in lines:
+            if "complete" in line:
+                is_complete = line["complete"] is True
+                continue
+            tracks = line.get("track_ids", [None] * len(line["boxes"]))
+            for box, score, category, track in zip(
+                line["boxes"], line["scores"], line["category_ids"], tracks, strict=True
+            ):
+                rows.append(len(frames), labels[category], box, score, track)
+            size = line["height"], line["width"]
+            frames.append(ResultFrame(header["video"]["name"], line["frame_index"], None, size, line["time"]))
     ids, values = rows.arrays()
     table = DetectionTable(ids[:, 0], ids[:, 1], values[:, :4], values[:, 4])
-    return ResultFile(frames, names, table, rows.track_ids(), is_complete, settings)
-
-
-def _check_version(path: Path, version: object) -> None:
-    if version not in {1, 2}:
-        raise DataError(f"{path} has version {version!s:.20} of the format, and this flowdet reads 1 and 2: update it")
-
-
-def _add_frame(where: str, line: Any, frame: int, category_ids: list[int], rows: _Rows) -> None:
-    """Takes the detections of one line, with positions of frames and classes as ids."""
-    # Version 1 of the format counts classes from 0, by their position in the header.
-    labels = line["labels"] if "labels" in line else [category_ids.index(one) for one in line["category_ids"]]
-    tracks = line.get("track_ids") or [None] * len(labels)
-    for box, score, label, track in zip(line["boxes"], line["scores"], labels, tracks, strict=True):
-        if not is_whole(label, 0, len(category_ids) - 1):
-            raise DataError(f"{where}: a detection is of class {str(label)[:40]}, which the header does not list")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_pixels, box)):
-            raise DataError(f"{where}: a detection has no box of x1, y1, x2, y2, finite, but {str(box)[:80]}")
-        x1, y1, x2, y2 = box
-        entry = {"image_id": frame, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        entry["track_id"] = track
-        try:
-            rows.add(entry)
-        except DataError as error:
-            raise DataError(f"{where}: a detection {error}") from error
+    names = tuple(category["name"] for category in header["categories"])
+    return ResultFile(frames, names, table, rows.track_ids(), is_complete, header["settings"])
 
 
 def _matched(

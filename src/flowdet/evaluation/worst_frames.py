@@ -6,14 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.image_files import read_picture
@@ -21,6 +20,7 @@ from flowdet.errors import ConfigError
 from flowdet.files import replacing
 from flowdet.metrics.coco import match_coco
 from flowdet.metrics.detections import DetectionTable
+from flowdet.video.draw import font_of, readable
 
 __all__ = ["FrameMistakes", "draw_mistakes", "save_mistakes", "worst_frames"]
 
@@ -117,7 +117,8 @@ def _choose(data: CocoVID, cost: NDArray[np.float64], count: int, per_video: int
 class _Mark:
     kind: _Kind
     box: tuple[float, ...]
-    text: str
+    name: str = ""
+    score: str = ""
 
 
 def draw_mistakes(
@@ -137,16 +138,16 @@ def draw_mistakes(
     zoom = max(1, round(_SMALLEST / max(image.shape[:2]) + 0.25))
     picture = Image.fromarray(image)
     picture = picture.resize((zoom * picture.width, zoom * picture.height), Image.Resampling.BICUBIC)
-    font = _font(max(13, round(min(picture.size) / 32)))
+    size = max(13, round(min(picture.size) / 32))
     width = max(2, round(min(picture.size) / 240))
     pen = ImageDraw.Draw(picture)
     marks = list(_marks(data, detections, mistakes))
     for mark in marks:
         _outline(pen, tuple(zoom * side for side in mark.box), mark.kind, width)
     for mark in marks:
-        _write(pen, font, mark, zoom, picture.size)
+        _write(pen, size, mark, zoom, picture.size)
     caption = f"{data.images[mistakes.image].file_name}: {len(mistakes.missed)} missed, {len(mistakes.false)} false"
-    return np.concatenate([np.asarray(picture), _legend(picture.width, font, caption)])
+    return np.concatenate([np.asarray(picture), _legend(picture.width, size, caption)])
 
 
 def save_mistakes(
@@ -189,12 +190,12 @@ def _marks(data: CocoVID, detections: DetectionTable, mistakes: FrameMistakes) -
     objects = data.objects
     annotated = np.flatnonzero((objects.images == mistakes.image) & ~objects.crowds)
     for row in np.setdiff1d(annotated, mistakes.missed):
-        yield _Mark("annotated", tuple(objects.boxes[row]), "")
+        yield _Mark("annotated", tuple(objects.boxes[row]))
     sides: tuple[tuple[_Kind, NDArray[np.int64]], ...] = (("found", mistakes.found), ("false", mistakes.false))
     for kind, rows in sides:
         for row in rows[::-1]:
             name = data.class_names[detections.labels[row]]
-            yield _Mark(kind, tuple(detections.boxes[row]), f"{name} {detections.scores[row]:.2f}")
+            yield _Mark(kind, tuple(detections.boxes[row]), name, f" {detections.scores[row]:.2f}")
     for row in mistakes.missed:
         yield _Mark("missed", tuple(objects.boxes[row]), data.class_names[objects.labels[row]])
 
@@ -223,21 +224,24 @@ def _pieces(
         yield (float(first[0]), float(first[1])), (float(second[0]), float(second[1]))
 
 
-def _write(pen: ImageDraw.ImageDraw, font: _Font, mark: _Mark, zoom: int, size: tuple[int, int]) -> None:
+def _write(pen: ImageDraw.ImageDraw, size: int, mark: _Mark, zoom: int, picture: tuple[int, int]) -> None:
     """Writes the text of a mark: above the box of a detection, at the lower edge of a missed object."""
-    if not mark.text:
+    if not mark.name:
         return
-    left, top, right, bottom = font.getbbox(mark.text)
+    name, font = readable(mark.name, size)
+    text = name + mark.score
+    left, top, right, bottom = font.getbbox(text)
     width, height = right - left + 6, bottom - top + 6
-    x = min(max(0, zoom * mark.box[0]), size[0] - width)
+    x = min(max(0, zoom * mark.box[0]), picture[0] - width)
     y = zoom * mark.box[3] if mark.kind == "missed" else zoom * mark.box[1] - height
-    y = min(max(0, y), size[1] - height)
+    y = min(max(0, y), picture[1] - height)
     pen.rectangle((x, y, x + width - 1, y + height - 1), fill=_COLORS[mark.kind])
-    pen.text((x + 3 - left, y + 3 - top), mark.text, font=font, fill=_DARK)
+    pen.text((x + 3 - left, y + 3 - top), text, font=font, fill=_DARK)
 
 
-def _legend(width: int, font: _Font, caption: str) -> NDArray[np.uint8]:
+def _legend(width: int, size: int, caption: str) -> NDArray[np.uint8]:
     """Returns a strip [h, width, 3] uint8 RGB with the meaning of the colours and a caption."""
+    font = font_of(size)
     line = round(font.getbbox("Ag")[3]) + 8
     strip = Image.new("RGB", (width, 2 * line + 4), _DARK)
     pen = ImageDraw.Draw(strip)
@@ -246,13 +250,6 @@ def _legend(width: int, font: _Font, caption: str) -> NDArray[np.uint8]:
         pen.rectangle((x, 8, x + line - 12, line - 6), fill=color)
         pen.text((x + line - 6, 4), kind, font=font, fill=(255, 255, 255))
         x += line + font.getlength(kind) + 12
+    caption, font = readable(caption, size)
     pen.text((6, line + 2), caption, font=font, fill=(255, 255, 255))
     return np.asarray(strip)
-
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> _Font:
-    return ImageFont.load_default(size=size)

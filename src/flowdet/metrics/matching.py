@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowdet.errors import DataError
+
 __all__ = ["ClassMatches", "Pairs", "match_greedily", "matched_any", "overlaps", "pair_up", "ranks_within"]
+
+_MOST_PAIRS = 100_000_000  # ten arrays of as many numbers are 8 GB
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,11 +71,19 @@ def pair_up(detection_images: NDArray[np.int64], objects: NDArray[np.int64], obj
         detection_images: [n] the image of each detection.
         objects: [m] positions of the objects to pair.
         object_images: The image of every object of the data set.
+
+    Raises:
+        DataError: There are too many to hold in memory.
     """
     objects = objects[np.argsort(object_images[objects], kind="stable")]
     images = object_images[objects]
     first = np.searchsorted(images, detection_images, "left")
     counts = np.searchsorted(images, detection_images, "right") - first
+    if counts.sum() > _MOST_PAIRS:
+        raise DataError(
+            f"{counts.sum()} pairs of boxes of one image are more than can be compared ({_MOST_PAIRS}); objects or "
+            "detections may repeat, or leave out those of low scores"
+        )
     detections = np.repeat(np.arange(len(detection_images)), counts)
     within = np.arange(len(detections)) - np.repeat(np.cumsum(counts) - counts, counts)
     return Pairs(detections, objects[np.repeat(first, counts) + within])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "threads", "upload"]
+__all__ = ["constant", "memory_shortage", "threads", "upload"]
 
 
 @lru_cache(maxsize=1024)
@@ -23,6 +23,14 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def memory_shortage(error: BaseException) -> str | None:
+    """Returns "too little memory" and what is known of it, of a GPU or of the machine; None for any other error."""
+    is_told = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not is_told and "can't allocate memory" not in str(error):  # what torch says on a CPU
+        return None
+    return "too little memory" + (f" ({error})" if str(error) else "")
 
 
 @contextmanager

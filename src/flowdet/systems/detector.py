@@ -165,6 +165,7 @@ class VideoDetector(nn.Module):
             config.class_names,
             device=next(self.parameters()).device,
             dtype=PRECISIONS[self.precision],
+            score=score,
             preview=config.method.preview,
             ahead=ahead,
         )

@@ -1,5 +1,6 @@
 """One call from a system's name to a video detector with its weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, Precision, SystemOptions, apply_options
 from flowdet.systems.recipes import RECIPES, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
+from flowdet.weights.hub import HUB, hub_file
 from flowdet.weights.native import read_system
 from flowdet.weights.zoo import FLOW_NET_FILE, PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
 
@@ -48,10 +50,10 @@ def load(
 
     Args:
         system: A name that `flowdet models` lists; it means the recipe of that name. May be left out for a native
-            weight file, which is built as it was saved; without weights it is the default system.
+            weight file, which is built as it was saved; without weights it is the default system. Or the address of
+            such a file on the Hugging Face Hub, "hf://owner/name" or "hf://owner/name@revision", which is downloaded.
         weights: A native file (".safetensors"), a checkpoint of mmtracking or YOLOX (".pth"), or the name of a system
-            whose weights are taken. Without it the shipped or the downloaded weights of the system are taken;
-            nothing is downloaded here.
+            whose weights are taken. Without it the shipped or the downloaded weights of the system are taken.
         device: Where the system runs.
         causal: The form that looks at no later frame, for live video; not the published protocol.
         variant: Another form of the method, see `MethodConfig.variants`.
@@ -64,6 +66,7 @@ def load(
     Raises:
         ConfigError: There is no such system, device or backend, or an option has no effect on the system.
         CheckpointError: There are no weights, or they do not fit.
+        DownloadError: The Hub cannot be reached or does not have the file.
     """
     return load_system(
         SystemOptions(
@@ -83,6 +86,7 @@ def load(
 
 def load_system(options: SystemOptions) -> VideoDetector:
     """As `load`, with all options in one value."""
+    options = _without_address(options)
     config = None
     if options.system is not None or options.weights is None:
         config = recipe(_name_of(options))
@@ -95,11 +99,12 @@ def load_system(options: SystemOptions) -> VideoDetector:
 
 
 def weight_file(options: SystemOptions) -> Path:
-    """Returns the weight file that the options name: a file, or that of a system.
+    """Returns the weight file that the options name: a file, or that of a system or of a repository.
 
     Raises:
         CheckpointError: The system has no weights here.
     """
+    options = _without_address(options)
     if options.weights is None:
         return weights_of(_name_of(options))
     name = str(options.weights)
@@ -112,6 +117,16 @@ def load_random(options: SystemOptions) -> VideoDetector:
         torch.manual_seed(0)
         system = build(apply_options(recipe(_name_of(options)), options))
     return _ready(system, options)
+
+
+def _without_address(options: SystemOptions) -> SystemOptions:
+    """The options with the downloaded file in place of the address of a repository."""
+    address = options.system
+    if address is None or not address.startswith(HUB):
+        return options
+    if options.weights is not None:
+        raise ConfigError(f"{address} names the weights, too: leave out {options.weights}, or name another system")
+    return replace(options, system=None, weights=hub_file(address))
 
 
 def _name_of(options: SystemOptions) -> str:

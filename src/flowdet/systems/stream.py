@@ -65,6 +65,7 @@ def stream(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    score: float = 0.0,
     preview: int = 0,
     ahead: bool = False,
 ) -> Iterator[Outcome]:
@@ -83,6 +84,7 @@ def stream(
         class_names: In the order of the labels.
         device: Where the network inputs go.
         dtype: What autocast computes in.
+        score: Detections below it are not wanted.
         preview: The number of frames of the whole video that the method sees first.
         ahead: On a GPU, start the next frame before the detections of this one are fetched, so that it computes while
             the host decodes and resizes. They come one frame later; not for live sources.
@@ -94,6 +96,7 @@ def stream(
     _check_weights(detector)
     device = torch.device(device)
     in_mode = partial(computing, device, dtype)
+    detect = partial(detector.detect, score=score)
     lag = 1 if ahead and device.type == "cuda" else 0
     started: deque[list[_Started]] = deque()
     groups: list[_Group] = []
@@ -127,7 +130,7 @@ def stream(
             started[-1].append((group.streams, features))
         while len(started) > (lag if live else 0):
             for streams, features in started.popleft():
-                yield from _finish(streams, features, detector, class_names, in_mode)
+                yield from _finish(streams, features, detect, class_names, in_mode)
     if failures:
         raise failures[0]
 
@@ -234,14 +237,14 @@ def fitting(preview: Sequence[Frame], shape: tuple[int, ...]) -> list[Frame]:
 def _finish(
     streams: Sequence[_Stream],
     ready: Sequence[FrameFeatures],
-    detector: Detector,
+    detect: Callable[[FrameFeatures], list[Found]],
     class_names: tuple[str, ...],
     in_mode: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
         with in_mode():
-            found = _to_host(detector.detect(features))
+            found = _to_host(detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):
             frame = each.waiting.popleft()

@@ -136,6 +136,14 @@ class MethodConfig(ABC):
         """The number of frames before the current one to which its references go back."""
         return self.window[0]
 
+    def first_needed(self, frame: int) -> int:
+        """Returns where a stream may begin that finds in this frame what it would find from the first one on.
+
+        0 stands for a method that remembers all that went by.
+        """
+        del frame
+        return 0
+
     @property
     def preview(self) -> int:
         """The number of frames of the whole video that the method sees before the first one."""

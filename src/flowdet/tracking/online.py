@@ -1,6 +1,6 @@
 """Track ids for detections as they come: matching in two stages, as ByteTrack (Zhang et al., ECCV 2022) does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -27,6 +27,7 @@ class TrackerConfig:
         low_score: Detections below it are not looked at; between the two they may only continue a track.
         high_iou: The least IoU of a detection of the first stage and the predicted box of its track.
         low_iou: The same in the second stage.
+        new_iou: A detection that overlaps another one of its class that has a track with at least this IoU starts none.
         longest_gap: Seconds after which a track that found no detection ends.
         across_classes: Whether a track may go on with another class.
         rescores: Whether a detection gets the mean of the scores of its track so far.
@@ -37,6 +38,7 @@ class TrackerConfig:
     low_score: float = 0.1
     high_iou: float = 0.2
     low_iou: float = 0.5
+    new_iou: float = 0.3
     longest_gap: float = 1.0
     across_classes: bool = False
     rescores: bool = False
@@ -134,16 +136,26 @@ def step(found: Detections, state: TrackerState, config: TrackerConfig) -> tuple
             _pair(ious, owners, stage, least)
     following = state.following
     seen: dict[int, Track] = {}
-    for place in range(len(found)):
+    # Those with a track come first, so that a second box of the same object finds them.
+    for place in np.argsort(owners < 0, kind="stable").tolist():
         if owners[place] >= 0:
             seen[place] = _continued(tracks[owners[place]], found, place)
-        elif found.scores[place] >= config.new_score:
+        elif found.scores[place] >= config.new_score and not _is_double(found, place, seen, config):
             box, score = found.boxes[place], float(found.scores[place])
             still = np.zeros(4, np.float32)
             seen[place] = Track(following, int(found.labels[place]), box, still, found.time, score, 1)
             following += 1
     gone = [one for number, one in enumerate(tracks) if number not in owners]
     return _with_tracks(found, seen, config), TrackerState((*gone, *seen.values()), following)
+
+
+def _is_double(found: Detections, place: int, seen: Mapping[int, Track], config: TrackerConfig) -> bool:
+    """Whether a detection mostly is a second box of an object that has a track in this frame."""
+    others = [other for other in seen if config.across_classes or found.labels[other] == found.labels[place]]
+    if not others:
+        return False
+    ious = box_iou(torch.from_numpy(found.boxes[place, None]), torch.from_numpy(found.boxes[others]))
+    return bool(ious.max() >= config.new_iou)
 
 
 def _pair(ious: NDArray[np.float32], owners: NDArray[np.int64], stage: NDArray[np.bool_], least: float) -> None:

@@ -34,7 +34,7 @@ REFERENCE_BATCH = 8
 Precision = Literal["float32", "bfloat16", "float16"]
 
 _MOST = 1_000_000  # of epochs, or of clips: more is a slip
-_COUNT = f"1 or more, and at most {_MOST}"
+_COUNT = f"from 1 to {_MOST}"
 
 
 @dataclass(frozen=True)

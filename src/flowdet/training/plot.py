@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowdet.errors import ConfigError, FlowdetError
+from flowdet.evaluation.plotting import check_plotting, readable_names
 from flowdet.training.records import read_log
 
 if TYPE_CHECKING:
@@ -34,23 +35,24 @@ def draw_runs(runs: Sequence[Path], path: Path) -> None:
             raise FlowdetError(f"the log of {run} has no step yet")
     figure = _figure(3 if any("metrics" in entry for log in logs for entry in log) else 2)
     names = [run.name for run in runs]
-    for number, (run, log) in enumerate(zip(runs, logs, strict=True)):
-        _draw_run(figure.axes, run.name if names.count(run.name) == 1 else str(run), log, f"C{number}")
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    figure.axes[-1].set_xlabel("epoch")
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be drawn: {error}") from error
+    names = [run.name if names.count(run.name) == 1 else str(run) for run in runs]
+    with readable_names(names) as named:
+        for number, (name, log) in enumerate(zip(names, logs, strict=True)):
+            _draw_run(figure.axes, named(name), log, f"C{number}")
+        for axes in figure.axes:
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize="small")
+        figure.axes[-1].set_xlabel("epoch")
+        try:
+            figure.savefig(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be drawn: {error}") from error
 
 
 def _figure(panels: int) -> "Figure":
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra)
-    except ImportError as error:
-        raise ConfigError("drawing needs Matplotlib: pip install matplotlib") from error
+    check_plotting()
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     figure = Figure(figsize=(8, 3 * panels), dpi=120, layout="constrained")
     figure.subplots(panels, sharex=True)
     for axes, label in zip(figure.axes, ("loss", "learning rate", "evaluation"), strict=False):

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import CocoVID, read_cocovid
+from flowdet.detectors.backbone import Backbone
 from flowdet.errors import ConfigError, DataError, FlowdetError
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
 from flowdet.metrics.detections import map_classes
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.boxes import seeded_choosers
+from flowdet.ops.devices import memory_shortage
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
 from flowdet.systems.detector import VideoDetector
@@ -216,7 +218,7 @@ def _fit(options: RunOptions, plan: Plan, processes: Processes, reports: _Report
     _check_effect(plan, system, reports.say)
     after_epoch = _after_epoch(options, system.config, processes, reports)
     with _memory_advice(
-        f"too little memory for {plan.clips_per_device} clip(s) at a time",
+        f"{plan.clips_per_device} clip(s) at a time",
         "take fewer clips per device, gradient checkpointing, or a lower precision",
     ):
         result = train(
@@ -308,8 +310,9 @@ def _check_effect(plan: Plan, system: VideoDetector, say: Callable[[str], None])
         raise ConfigError(f"{name} has no backbone whose activations could be recomputed; leave that option out")
 
 
-def _backbone(system: VideoDetector) -> nn.Module | None:
-    return dict(system.detector.named_children()).get("backbone")
+def _backbone(system: VideoDetector) -> Backbone | None:
+    found = dict(system.detector.named_children()).get("backbone")
+    return found if isinstance(found, Backbone) else None
 
 
 def _description(options: RunOptions, config: SystemConfig) -> RunDescription:
@@ -366,7 +369,7 @@ def _after_epoch(options: RunOptions, config: SystemConfig, processes: Processes
             return {}
         folder = options.folder / f"validation-{epoch:02}-{weights_digest(result)[:8]}"
         with _memory_advice(
-            f"too little memory to evaluate after epoch {epoch}",
+            f"the evaluation after epoch {epoch}",
             "leave out the validation and call `flowdet evaluate` afterwards",
         ):
             found = detect_data_set(
@@ -395,7 +398,6 @@ def _memory_advice(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_known and "can't allocate memory" not in str(error):  # what torch says on a CPU
+        if (shortage := memory_shortage(error)) is None:
             raise
-        raise FlowdetError(f"{what} ({error}); {advice}. What was saved is kept") from error
+        raise FlowdetError(f"{shortage} for {what}; {advice}. What was saved is kept") from error

@@ -6,16 +6,22 @@ import errno
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 import av
 import av.error
+import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.format import Flags
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from flowdet.errors import VideoError
 
@@ -23,18 +29,27 @@ __all__ = [
     "USUAL_RATE",
     "container_duration",
     "count_gif_pictures",
+    "demuxed",
     "frame_rate",
     "has_flag",
+    "is_unbroken",
     "open_container",
     "stream_duration",
     "video_stream",
 ]
+
+StreamT = TypeVar("StreamT", VideoStream, AudioStream)
 
 USUAL_RATE = 25.0  # frames a second where a stream does not tell
 _GREATEST_RATE = 500.0  # above it "frames a second" is the container's clock
 _GREATEST_DURATION = 1e7  # seconds; a longer one is a damaged tag
 _GIF_HEAD = re.compile(rb"\x21\xf9\x04.{4}\x00\x2c", re.DOTALL)  # of a picture of an animation
 _GIF_END, _GIF_EXTENSION, _GIF_PICTURE = 0x3B, 0x21, 0x2C
+_TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))  # bytes, and where in them the mark stands
+_TRANSPORT_MARK = 0x47
+_MATROSKA_FOLDERS = frozenset({0x18538067, 0x1F43B675})  # the segment, clusters
+_MATROSKA_ELEMENTS = _MATROSKA_FOLDERS | {0xA0, 0xA3, 0xA7, 0xAB, 0xAF, 0xBF, 0xE7, 0xEC, 0x5854}
+_MATROSKA_ELEMENTS |= {0x1043A770, 0x114D9B74, 0x1254C367, 0x1549A966, 0x1654AE6B, 0x1941A469, 0x1A45DFA3, 0x1C53BB6B}
 _NETWORK_TIMEOUT = (10.0, 30.0)  # seconds to open, to read
 
 
@@ -82,6 +97,13 @@ def video_stream(container: InputContainer) -> VideoStream:
     if isinstance(best, VideoStream) and not _is_cover(best):
         return best
     return next(stream for stream in container.streams.video if not _is_cover(stream))
+
+
+def demuxed(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
+    """Yields the packets of a stream, the last of them empty."""
+    # Where other streams began after the file was opened, PyAV fails when all was read.
+    with suppress(IndexError):
+        yield from container.demux(stream)
 
 
 def has_flag(container: InputContainer, flag: Flags) -> bool:
@@ -138,6 +160,76 @@ def count_gif_pictures(file: Path) -> int | None:
     except IndexError:
         return None
     return None if len(_GIF_HEAD.findall(data)) > pictures else pictures
+
+
+def is_unbroken(file: Path, format_name: str) -> bool:
+    """Whether the pieces of MPEG streams, Matroska, WebM and AVI follow one another from the first byte to the last.
+
+    Args:
+        file: The file.
+        format_name: FFmpeg's name of its format; any other is taken for unbroken.
+    """
+    walk = _WALKS.get(format_name)
+    return walk is None or walk(np.memmap(file, np.uint8, "r"))
+
+
+def _is_unbroken_transport(data: NDArray[np.uint8]) -> bool:
+    for size, place in _TRANSPORT_PACKETS:
+        if len(data) % size == 0 and (data[place::size] == _TRANSPORT_MARK).all():
+            return True
+    return False
+
+
+def _is_unbroken_program(data: NDArray[np.uint8]) -> bool:
+    place = 0
+    while place < len(data):
+        head = data[place : place + 14].tobytes().ljust(14, b"\0")
+        if head[:3] != b"\0\0\1":
+            return not data[place:].any()  # some files are filled up with zeros
+        match head[3]:
+            case 0xBA if head[4] >> 6 == 1:  # a pack of MPEG-2, then one of MPEG-1
+                place += 14 + (head[13] & 7)
+            case 0xBA:
+                place += 12
+            case 0xB9:  # the end of the program
+                place += 4
+            case _:
+                place += 6 + int.from_bytes(head[4:6], "big")
+    return place == len(data)
+
+
+def _is_unbroken_matroska(data: NDArray[np.uint8]) -> bool:
+    place = 0
+    while place < len(data):
+        head = data[place : place + 12].tobytes().ljust(12, b"\0")
+        name_length = 9 - head[0].bit_length()
+        size_length = 9 - head[name_length].bit_length() if name_length <= 4 else 9
+        name = int.from_bytes(head[:name_length], "big")
+        if size_length > 8 or name not in _MATROSKA_ELEMENTS:
+            return False
+        place += name_length + size_length
+        if name not in _MATROSKA_FOLDERS:  # what these contain is walked through, whatever size they state
+            place += int.from_bytes(head[name_length : name_length + size_length], "big") - (1 << 7 * size_length)
+    return place == len(data)
+
+
+def _is_unbroken_avi(data: NDArray[np.uint8]) -> bool:
+    place = 0
+    while place < len(data):
+        head = data[place : place + 8].tobytes()
+        name, size = head[:4], int.from_bytes(head[4:], "little")
+        if not name.isascii():
+            return False
+        place += 12 if name in (b"RIFF", b"LIST") else 8 + size + size % 2
+    return place == len(data)
+
+
+_WALKS = {
+    "mpegts": _is_unbroken_transport,
+    "mpeg": _is_unbroken_program,
+    "matroska,webm": _is_unbroken_matroska,
+    "avi": _is_unbroken_avi,
+}
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from flowdet.video.containers import has_flag
+from flowdet.video.containers import demuxed, has_flag
 from flowdet.video.source import LazyFrame, Selection
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 
 _READ_FAILURES = 100  # a reader that fails this often in a row will not recover
 _WIDEST_PIXEL = 4
-_RARE = 0.1  # of the steps of a stream with a constant rate, at most
+_RARE = 0.25  # of the steps of a stream with a constant rate, at most
 _SEAM_PACKETS = 4  # before a restart, which the demuxer flags
 _LONGEST_GAP = 10.0  # seconds; in a format that may restart its clock, a longer step is a restart
 
@@ -389,7 +389,7 @@ def packets(container: InputContainer, stream: VideoStream, timeline: Timeline) 
     may_restart = has_flag(container, Flags.ts_discont)
     while failures < _READ_FAILURES:
         try:
-            for packet in container.demux(stream):
+            for packet in demuxed(container, stream):
                 failures = 0
                 if packet.size:  # an empty one would tell the decoder that the stream has ended
                     timeline.packet(packet, may_restart=may_restart)

@@ -28,13 +28,15 @@ class SourceDescription:
     """What is known of a source before it is opened.
 
     Attributes:
-        label: How messages and records call it; no password, no query of an address.
+        label: What messages call it, for instance "the folder 'shots'".
+        text: What records call it: as it was named, but printable and without password or query of an address.
         name: A short name that can be part of a file name on every system.
         path: The local file or folder, absolute and without links; None for anything else.
         pattern: It is a pattern of image files, and no file has that very name.
     """
 
     label: str
+    text: str
     name: str
     path: Path | None = None
     pattern: bool = False
@@ -68,7 +70,8 @@ def describe_source(source: str | Path | int) -> SourceDescription:
         return _camera(int(text))
     if glob.has_magic(text):
         folder = path.parent.resolve().name
-        return SourceDescription(f"the pattern '{_printable(text)}'", _file_name(folder, "images"), pattern=True)
+        shown = _printable(text)
+        return SourceDescription(f"the pattern '{shown}'", shown, _file_name(folder, "images"), pattern=True)
     raise VideoError(
         f"'{_printable(text)}' does not exist: expected a video file, a folder or pattern of images, "
         "the number of a camera or an address such as rtsp://..."
@@ -79,26 +82,26 @@ def _existing(text: str, path: Path) -> SourceDescription:
     shown = _printable(text)
     if path.is_dir():
         folder = path.resolve()
-        return SourceDescription(f"the folder '{shown}'", _file_name(folder.name, "images"), folder)
+        return SourceDescription(f"the folder '{shown}'", shown, _file_name(folder.name, "images"), folder)
     if path.is_char_device():
-        return SourceDescription(f"the camera '{shown}'", _file_name(path.name, "camera"))
+        return SourceDescription(f"the camera '{shown}'", shown, _file_name(path.name, "camera"))
     if not path.is_file():
         raise VideoError(f"'{shown}' is neither a file nor a folder: save what comes out of it as a file first")
-    return SourceDescription(f"'{shown}'", _file_name(path.stem, "video"), path.resolve())
+    return SourceDescription(f"'{shown}'", shown, _file_name(path.stem, "video"), path.resolve())
 
 
 def _camera(number: int) -> SourceDescription:
     if number < 0:
         raise ConfigError(f"cameras are numbered from 0, not {number}")
-    return SourceDescription(f"camera {number}", f"camera{number}")
+    return SourceDescription(f"camera {number}", f"camera {number}", f"camera{number}")
 
 
 def _address(address: str) -> SourceDescription:
-    public = re.split(r"[?#]", re.sub(r"//[^/]*@", "//", address), maxsplit=1)[0]
+    public = _printable(re.split(r"[?#]", re.sub(r"//[^/]*@", "//", address), maxsplit=1)[0])
     host, *rest = public.split("://", maxsplit=1)[1].rstrip("/").split("/")
     name = "_".join([host, *(Path(part).stem for part in rest[-1:])])
     short = _shortened(re.sub(r"(?:[^\w.-]|_)+", "_", name).strip("._-") or "stream")
-    return SourceDescription(f"'{_printable(public)}'", short)
+    return SourceDescription(f"'{public}'", public, short)
 
 
 def _file_name(text: str, fallback: str) -> str:

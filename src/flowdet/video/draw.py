@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flowdet.types import Detections
 
-__all__ = ["Color", "Font", "Trails", "draw_detections", "font_of", "text_height", "write_label"]
+__all__ = ["Color", "Font", "Trails", "draw_detections", "font_of", "readable", "text_height", "write_label"]
 
 Color = tuple[int, int, int]
 Trails = Mapping[int, Sequence[tuple[float, float]]]
@@ -71,7 +71,7 @@ def draw_detections(
         if not (x1 <= x2 and y1 <= y2 and x1 < width and y1 < height and x2 >= 0 and y2 >= 0):
             continue
         label = int(detections.labels[index])
-        name, font = _readable(detections.class_names[label], size)
+        name, font = readable(detections.class_names[label], size)
         left, right = (round(float(np.clip(x, 0, width - 1))) for x in (x1, x2))
         top, bottom = (round(float(np.clip(y, 0, height - 1))) for y in (y1, y2))
         color = _color(label if ids is None else int(ids[index]))
@@ -85,6 +85,25 @@ def draw_detections(
 def font_of(size: int) -> Font:
     """Returns the font of captions, `size` pixels high; it has Latin letters only."""
     return _font(None, size)
+
+
+@lru_cache(maxsize=1024)
+def readable(name: str, size: int) -> tuple[str, Font]:
+    """Returns a name of any alphabet, and a font that has all its characters.
+
+    That is the default font or one of the system's; without one the name comes in Latin letters.
+
+    Args:
+        name: One line.
+        size: Height of the font in pixels.
+    """
+    if _has_all(_font(None, size), name):
+        return name, _font(None, size)
+    for file in (*_fontconfig_fonts(name), *_WIDE_FONTS):
+        with suppress(OSError):  # there is no such font
+            if _has_all(_font(file, size), name):
+                return name, _font(file, size)
+    return anyascii(name) or "?", _font(None, size)
 
 
 def text_height(font: Font) -> int:
@@ -129,18 +148,6 @@ def _ink_on(ground: Color) -> Color:
     """Black or white, whichever is easier to read on this ground."""
     red, green, blue = ground
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else (255, 255, 255)
-
-
-@lru_cache(maxsize=1024)
-def _readable(name: str, size: int) -> tuple[str, Font]:
-    """A name with a font that has all its characters: the default one, one of the system's, else in Latin letters."""
-    if _has_all(_font(None, size), name):
-        return name, _font(None, size)
-    for file in (*_fontconfig_fonts(name), *_WIDE_FONTS):
-        with suppress(OSError):  # there is no such font
-            if _has_all(_font(file, size), name):
-                return name, _font(file, size)
-    return anyascii(name) or "?", _font(None, size)
 
 
 def _fontconfig_fonts(name: str) -> list[str]:

@@ -11,7 +11,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
-from flowdet.video.containers import video_stream
+from flowdet.video.containers import demuxed, video_stream
 
 __all__ = ["Sound"]
 
@@ -85,7 +85,7 @@ class Sound:
         # A packet before the first picture, such as the one that starts an AAC decoder, would delay all pictures.
         first = self._origin - _TOLERANCE
         with suppress(av.error.FFmpegError):  # the sound ends where the file is damaged
-            for packet in self._container.demux(self._source):
+            for packet in demuxed(self._container, self._source):
                 if packet.size and packet.pts is not None and self._seconds(packet) >= first:
                     yield packet
 

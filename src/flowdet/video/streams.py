@@ -22,6 +22,7 @@ from flowdet.video.containers import (
     count_gif_pictures,
     frame_rate,
     has_flag,
+    is_unbroken,
     open_container,
     stream_duration,
     video_stream,
@@ -81,7 +82,7 @@ class FileSource:
             self._one_to_one = is_one_to_one and first.pts is not None
             self._by_stamp = self._one_to_one and self._order == "presentation"
             self._declared = stream.frames if "mp4" in container.format.name else 0
-            self._is_gif = container.format.name == "gif" and not network
+            self._format = "" if network else container.format.name
             self._declared_steps = stream.frames if container.format.name == "avi" else 0
             self._duration = stream_duration(container, stream)
             self.fps = frame_rate(stream)
@@ -123,7 +124,10 @@ class FileSource:
         at_end = yield from selected(found, selection, self._layout, timeline)
         if at_end:
             timeline.finish()
-            timeline.damage.short = self._shortage(timeline, entry.packets if entry else 0) or timeline.damage.short
+            damage = timeline.damage
+            damage.short = self._shortage(timeline, entry.packets if entry else 0) or damage.short
+            if self._format and not (damage.sentences() or is_unbroken(self._file, self._format)):
+                damage.short = "pieces of the file are damaged, or it begins or ends within one: frames may be missing"
 
     def _timeline(self, stream: VideoStream, entry: _Entry | None = None) -> Timeline:
         return Timeline(
@@ -190,6 +194,10 @@ class FileSource:
                 if timeline.last is None or (picture.pts is not None and picture.pts > timeline.last):
                     yield picture
 
+    @property
+    def _file(self) -> Path:
+        return Path(self.location.removeprefix("file:"))
+
     def _shortage(self, timeline: Timeline, skipped: int) -> str:
         packets_read, end = skipped + timeline.packets, timeline.end
         if self._declared:
@@ -198,7 +206,7 @@ class FileSource:
             return f"the file is cut short: {packets_read} of {self._declared} frames are there"
         if timeline.restarts:  # the announced duration is a guess from the first and the last stamp
             return ""
-        if self._is_gif:
+        if self._format == "gif":
             return self._gif_shortage(packets_read)
         missing = (self._duration or 0.0) - end
         if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
@@ -208,7 +216,7 @@ class FileSource:
         return ""
 
     def _gif_shortage(self, packets_read: int) -> str:
-        pictures = count_gif_pictures(Path(self.location.removeprefix("file:")))
+        pictures = count_gif_pictures(self._file)
         if pictures is None:
             return f"the file is cut short or damaged: it may hold more than these {packets_read} frames"
         return f"{pictures - packets_read} of {pictures} frames are missing" if packets_read < pictures else ""

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from flowdet.errors import FlowdetError
 from flowdet.files import write_text
+from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.video.reader import open_video
 from flowdet.viewer.clips import read_clips
@@ -158,7 +159,7 @@ class Jobs:
             job.state = "failed"
         except Exception as error:  # one clip must not end the server
             logging.getLogger("flowdet").exception("a job failed")
-            job.message = f"an error that flowdet did not expect: {type(error).__name__}"
+            job.message = memory_shortage(error) or f"an error that flowdet did not expect: {type(error).__name__}"
             job.state = "failed"
 
 

@@ -45,7 +45,6 @@ LARGEST_EMBEDDED: Final = 64 << 20
 _PLAYABLE: Final = {".mp4": {"h264", "av1"}, ".m4v": {"h264"}, ".mov": {"h264"}, ".webm": {"vp8", "vp9", "av1"}}
 _COLORS: Final = {"yuv420p", "yuvj420p"}
 _SHOWN_PICTURES: Final = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-_LABEL = re.compile(r"(?:the (?:folder|pattern) ')?(.*?)'?")  # how `flowdet detect` calls a source
 
 
 def find_source(clip: Clip, sources: Sequence[Path], images: Path | None = None) -> Path | None:
@@ -65,8 +64,7 @@ def find_source(clip: Clip, sources: Sequence[Path], images: Path | None = None)
     if clip.name in named or len(named) == 1:
         return named.get(clip.name) or sources[0]
     settings = clip.layers[0].settings
-    match = _LABEL.fullmatch(str(settings.get("source", "")))
-    text = match[1] if match else ""
+    text = str(settings.get("source", ""))
     for place in (Path(text), clip.path.parent / Path(text).name) if text else ():
         if place.is_dir():
             return place

@@ -1,15 +1,14 @@
 """The synthetic benchmark on disk: JPEG frames and CocoVID annotations, the same bytes on every run."""
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from flowdet.data.synthetic.assets import SPLITS, Split, load_assets
 from flowdet.data.synthetic.clip import SyntheticClip, SyntheticFrame
@@ -17,6 +16,8 @@ from flowdet.data.synthetic.config import SPEC, SyntheticConfig
 from flowdet.data.synthetic.scene import draw_scene
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import replacing, write_text
+from flowdet.work.jobs import Do, results
+from flowdet.work.pool import spread
 
 __all__ = ["CLIPS", "FRAMES", "SEED", "Benchmark", "clip_count", "synthesize"]
 
@@ -116,28 +117,34 @@ def _records(
 ) -> dict[Split, list[dict[str, Any]]]:
     """Returns the record of each clip by split, in the order of the clips."""
     done: dict[tuple[Split, int], dict[str, Any]] = {}
-    if processes == 1:
-        for benchmark, number in todo:
-            done[benchmark.split, number] = _write_clip(benchmark, number, out)
+    alone = (_written(out, job) for job in todo)
+    shared = results(spread(todo, partial(_worker, out), processes=processes))
+    with closing(alone if processes == 1 else shared) as ready:
+        for split, number, record in ready:
+            done[split, number] = record
             progress(len(done))
-    else:
-        # Forked processes would share the locks of the parent's threads.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            jobs = {pool.submit(_write_clip, each, number, out): (each.split, number) for each, number in todo}
-            try:
-                for job in as_completed(jobs):
-                    done[jobs[job]] = job.result()
-                    progress(len(done))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
     by_split: dict[Split, list[dict[str, Any]]] = {}
     for benchmark, number in todo:
         by_split.setdefault(benchmark.split, []).append(done[benchmark.split, number])
     return by_split
+
+
+def _worker(out: Path, number: int) -> Do[tuple[Benchmark, int], tuple[Split, int, dict[str, Any]]]:
+    del number
+    return lambda job, advance: _written(out, job)
+
+
+def _written(out: Path, job: tuple[Benchmark, int]) -> tuple[Split, int, dict[str, Any]]:
+    """Returns split, number and record of a clip, which is written unless it is there.
+
+    Raises:
+        DataError: The folder cannot be written to, or holds clips of another version or seed.
+    """
+    benchmark, number = job
+    try:
+        return benchmark.split, number, _write_clip(benchmark, number, out)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written to: {error.strerror}") from error
 
 
 def _write_clip(benchmark: Benchmark, number: int, out: Path) -> dict[str, Any]:
