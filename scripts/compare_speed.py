@@ -1,13 +1,15 @@
 """Compares the speed of flowdet with that of mmtracking 0.14, side by side in alternation.
 
     python scripts/compare_speed.py dff-r50 fgfa-r50 --peer PYTHON FOLDER --json speed.json
+    python scripts/compare_speed.py selsa-r50 troia-r50 --rows torch optimised --peer PYTHON FOLDER --json speed.json
 
 PYTHON is the interpreter of an environment with mmtracking, FOLDER holds its `peer.py` and `seeded.py`. Both sides run
 with as many threads, with the same seeded weights, on the same frames of the same synthetic clip at 600x1000 (padded to
 608x1008). Timed is forward and post-processing: a key frame and another frame of DFF, a frame of FGFA whose window is
-full. Each side is a process of its own that waits while the other one works; every measured time of ours has one of the
-peer right before or after it, and what is given is the ratio of the two, median and quartiles. The allocator is set for
-our side as the command line sets it, and left alone for the peer, unless its environment says otherwise.
+full, a frame of SELSA and Temporal RoI Align after the 14 references were seen. Each side is a process of its own that
+waits while the other one works; every measured time of ours has one of the peer right before or after it, and what is
+given is the ratio of the two, median and quartiles. The allocator is set for our side as the command line sets it, and
+left alone for the peer, unless its environment says otherwise.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from typing import IO, Any
 
 SIZE = (600, 1000)
 _SEED = 2
-_FRAMES = 3
+_FRAMES, _WINDOW_FRAMES = 15, 3
 
 ROWS = ("torch", "optimised", "openvino")
 """Forms of our systems: BACKEND or BACKEND:VARIANT, as for `flowdet.load`; a folder of int8 parts is a backend too."""
@@ -35,6 +37,7 @@ ROWS = ("torch", "optimised", "openvino")
 _PEER = """
 import resource, sys, time
 folder, method, backbone, threads = sys.argv[1:]
+sees_all = method in ("selsa", "troia")
 sys.path.insert(0, folder)
 import mmshim  # first
 import numpy as np, torch
@@ -45,26 +48,30 @@ torch.set_num_threads(int(threads))
 mean, std = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
 
 def meta(number):
+    window = {} if sees_all else dict(num_left_ref_imgs=15, frame_stride=1)
     return [dict(img_shape=(600, 1000, 3), ori_shape=(600, 1000, 3), pad_shape=(608, 1008, 3), flip=False,
-                 scale_factor=np.ones(4, np.float32), frame_id=number, num_left_ref_imgs=15, frame_stride=1,
-                 img_norm_cfg=dict(mean=mean, std=std))]
+                 scale_factor=np.ones(4, np.float32), frame_id=number, img_norm_cfg=dict(mean=mean, std=std), **window)]
 
 def prepare(frame):
     padded = np.zeros((3, 608, 1008), np.float32)
     padded[:, :600, :1000] = ((frame[..., ::-1].astype(np.float32) - mean) / std).transpose(2, 0, 1)
     return torch.from_numpy(padded)[None]
 
-clip = [prepare(frame) for frame in synthetic_clip(3, 600, 1000, 2)]
+clip = [prepare(frame) for frame in synthetic_clip(15 if sees_all else 3, 600, 1000, 2)]
 model = build(method, backbone)
 torch.set_grad_enabled(False)
 if method == "fgfa":
     features = [model.detector.extract_feat(image)[0] for image in clip]
     model.memo = Dict(img=torch.cat([clip[n % 3] for n in range(31)]))
     model.memo.feats = [torch.cat([features[n % 3] for n in range(31)])]
+if sees_all:
+    model.memo = Dict(img_metas=[meta(number)[0] for number in range(14)])
+    model.memo.feats = [torch.cat([model.detector.extract_feat(image)[0] for image in clip[:14]])]
 frames = {
     "key": lambda: model.simple_test(clip[0], meta(0)),
     "other": lambda: model.simple_test(clip[1], meta(1)),
-    "frame": lambda: model.simple_test(clip[1], meta(1), ref_img=[clip[2][None]], ref_img_metas=[None]),
+    "frame": lambda: model.simple_test(clip[14], meta(14), rescale=True) if sees_all else
+        model.simple_test(clip[1], meta(1), ref_img=[clip[2][None]], ref_img_metas=[None]),
 }
 print("ready", flush=True)
 for line in sys.stdin:
@@ -238,7 +245,8 @@ def _timer(name: str, row: str, threads: int) -> Timer:
     config = apply_options(seeded.config, SystemOptions(variant=variant or None))
     system = VideoDetector(config, seeded.detector, seeded.flow_net, seeded.method_modules).eval()
     clip = Clip(Path())
-    clip.frames = [Frame(n, n / 25, image) for n, image in enumerate(synthetic_clip(_FRAMES, SIZE, _SEED))]
+    count = _FRAMES if config.method.preview else _WINDOW_FRAMES
+    clip.frames = [Frame(n, n / 25, image) for n, image in enumerate(synthetic_clip(count, SIZE, _SEED))]
     costs = MeteredStream(with_backend(system, backend), clip).frames()
     kinds = config.method.kinds
     upcoming = cycle(kinds)

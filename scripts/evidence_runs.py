@@ -18,14 +18,13 @@ from torch import Tensor
 from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, VideoRecord
 from flowdet.data.image_files import read_picture
-from flowdet.detectors.base import RoIs
 from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, TemporalMethod
-from flowdet.types import Aggregation, Frame, FrameFeatures, Geometry, Maps, NetworkInput
+from flowdet.types import Aggregation, Frame, FrameFeatures, Geometry, Maps, NetworkInput, RoIs
 from flowdet.weights.native import read_system
 
 __all__ = ["Variant", "Work", "detect_variants", "seconds_per_frame", "work_of"]

@@ -39,6 +39,7 @@ import flowdet.cli.train  # noqa: F401  (loaded once, before the forks)
 from flowdet import load, open_video, save_native
 from flowdet.cli import main as run_flowdet
 from flowdet.errors import FlowdetError
+from flowdet.video.containers import demuxed, video_stream
 
 FRAMES = 40
 _SECONDS = 60
@@ -326,8 +327,10 @@ def _read(path: Path) -> None:
     except FlowdetError as error:
         sys.stderr.write(f"flowdet: {error}\n")
         raise SystemExit(1) from error
-    with av.open(str(path), metadata_errors="ignore") as container, suppress(av.FFmpegError):
-        hidden = sum(packet.is_discard for packet in container.demux(container.streams.video[0]))
+    hidden = 0
+    with suppress(av.FFmpegError), av.open(str(path), metadata_errors="ignore") as container:
+        for packet in demuxed(container, video_stream(container)):
+            hidden += packet.is_discard
     sys.stdout.write(json.dumps({"frames": frames, "problems": video.problems, "hidden": hidden}))
 
 

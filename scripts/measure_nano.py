@@ -30,7 +30,6 @@ from torchvision.ops import box_iou, nms
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.image_files import read_picture
-from flowdet.detectors.base import RoIs
 from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
@@ -39,7 +38,7 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
 from flowdet.temporal.base import MethodParts
 from flowdet.tracking.seq_nms import seq_nms
-from flowdet.types import Geometry, Maps, NetworkInput
+from flowdet.types import Geometry, Maps, NetworkInput, RoIs
 
 app = App(help=__doc__)
 

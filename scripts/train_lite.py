@@ -1,4 +1,4 @@
-"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in seven stages.
+"""Trains the small systems (single-lite, dff-lite, fgfa-lite), which share their weights, in seven stages; then SELSA.
 
 flow         the flow net, on clips whose flow is known exactly
 detector     backbone, neck and heads, on single frames
@@ -7,6 +7,8 @@ styles-again the same once more, from a lower learning rate
 more         the same, longer
 together     all of it, for the three methods at once; writes lite.safetensors
 frozen-flow  as together but for the flow net, which stays as it is, and shorter; for comparison
+selsa        the RoI head with SELSA's attention, from the weights of together or --start; writes selsa-lite.safetensors
+roi-head     the RoI head alone on the same clips, for comparison with selsa; writes single-lite.safetensors
 
 Without the name of a stage all of them run; what is finished is not done again, and what was interrupted goes on.
 """
@@ -33,7 +35,6 @@ from flowdet.class_names import VID_CLASSES
 from flowdet.data.augmentation import recoloured
 from flowdet.data.synthetic.assets import Picture
 from flowdet.data.synthetic.config import SyntheticConfig
-from flowdet.detectors.base import RoIs
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import FasterRCNNConfig
 from flowdet.flow.matching import MatchingFlow
@@ -42,15 +43,15 @@ from flowdet.ops.boxes import choose_randomly
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
-from flowdet.systems.recipes import fgfa_lite, single_lite
+from flowdet.systems.recipes import fgfa_lite, selsa_lite, single_lite
 from flowdet.temporal.base import MethodParts
 from flowdet.temporal.dff import DFFConfig
 from flowdet.training.feed import to_inputs
 from flowdet.training.loop import TrainingTask, train
 from flowdet.training.plan import REFERENCE_BATCH, Plan, lite_plan
 from flowdet.training.records import TrainingProgress
-from flowdet.types import FrameFeatures, Geometry, Maps
-from flowdet.weights.native import read_system, save_native
+from flowdet.types import FrameFeatures, Geometry, Maps, RoIs
+from flowdet.weights.native import read_system, save_native, start_from
 from flowdet.weights.pretrained import load_imagenet_weights
 
 app = App(help=__doc__)
@@ -263,7 +264,10 @@ _STAGES = {
     "more": Stage(detection_losses, 0, 2500, (12, 5), 7e-4, seed=5),
     "together": Stage(joint_losses, 2, 600, (8, 3), 3e-4, seed=3),
     "frozen-flow": Stage(joint_losses, 2, 300, (8, 3), 3e-4, seed=3),
+    "selsa": Stage(detection_losses, 2, 1000, (8, 3), 5e-4, seed=6),
+    "roi-head": Stage(detection_losses, 2, 1000, (8, 3), 5e-4, seed=6),
 }
+_OF_THE_ROI_HEAD = {"selsa": selsa_lite, "roi-head": single_lite}
 
 
 @app.default
@@ -280,7 +284,8 @@ def main(
         stages: The stages to run. [default: all]
         sources: The photographs.
         out: Folder of the run, of all stages.
-        start: Weight file whose detector `styles` or `more` goes on from, in place of that of the stage before.
+        start: Weight file whose detector `styles`, `more`, `selsa` or `roi-head` goes on from, in place of that of the
+            stage before.
         threads: Number of threads of PyTorch; one more process draws the clips.
     """
     torch.set_num_threads(threads)
@@ -311,10 +316,15 @@ def _run(name: str, sources: Sources, out: Path, start: Path | None) -> None:
         system = build(fgfa_lite())
         system.load_state_dict(trained.state_dict())
         save_native(system, out / name / "lite.safetensors", torch.float16)
+    if name in _OF_THE_ROI_HEAD:
+        assert isinstance(trained, VideoDetector)
+        save_native(trained, out / name / f"{trained.config.name}.safetensors", torch.float16)
 
 
 def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
     """Returns the model at the start of the stage."""
+    if name in _OF_THE_ROI_HEAD:
+        return _with_trained_head(start or out / "together" / "lite.safetensors", _OF_THE_ROI_HEAD[name]())
     system = build(_partly_frozen(fgfa_lite() if stage.references else single_lite(), stage.frozen_stages))
     match name:
         case "flow":
@@ -331,6 +341,12 @@ def _model(name: str, stage: Stage, out: Path, start: Path | None) -> nn.Module:
             flow_net = _flow_net(system)
             flow_net.load_state_dict(_load(out / "flow"))
             flow_net.requires_grad_(name == "together")
+    return system
+
+
+def _with_trained_head(start: Path, config: SystemConfig) -> VideoDetector:
+    system = start_from(start, config).system.requires_grad_(requires_grad=False)
+    system.detector.get_submodule("roi_head").requires_grad_(requires_grad=True)
     return system
 
 

@@ -13,6 +13,7 @@ A parameter draws from PCG64, seeded with the CRC-32 of its published name:
 import math
 import zlib
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -75,9 +76,12 @@ def _kernel(name: str, normal: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
+_drawn_once = cache(seeded_tensor)  # most systems have most of their parameters in common
+
+
 def seeded_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """A whole state dict under flowdet's names, from the published ones."""
-    return {published_to_native(name): seeded_tensor(name, shape) for name, shape in shapes.items()}
+    """A whole state dict under flowdet's names, from the published ones; leave its tensors as they are."""
+    return {published_to_native(name): _drawn_once(name, shape) for name, shape in shapes.items()}
 
 
 def seeded_system(name: str) -> VideoDetector:

@@ -304,7 +304,7 @@ def test_without_matplotlib_there_are_figures_without_plots(
         (["fgfa-lite", "--flow", "raft"], "raft"),
         (["fgfa-liet"], "there is no system 'fgfa-liet'"),
         (["fgfa-lite", "--device", "abacus"], "the device abacus cannot be used here"),
-        (["fgfa-lite", "--processes", "0"], "processes and threads must be 1 or more"),
+        (["fgfa-lite", "--processes", "0"], "--processes is a whole number from 1 on, not 0"),
         (["fgfa-lite", "--images", "nowhere"], "are not below nowhere"),
         (["fgfa-lite", "--out", "data.json/o"], "the folder data.json/o cannot be made"),
         (["--results", "r.json", "--json", "images"], "images is a folder"),
@@ -318,6 +318,7 @@ def test_without_matplotlib_there_are_figures_without_plots(
             ["--results", "r.json", "--processes", "2", "--threads", "1"],
             "which --processes and --threads cannot change",
         ),
+        (["--results", "r.json", "--engine", "ray"], "which --engine cannot change"),
         (
             ["--results", "r.json", "--images", "images"],
             "which --images cannot change: leave out what has no effect, or",

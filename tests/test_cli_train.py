@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from flowdet.cli.train import PlanOptions, train
+from flowdet.cli.train import PlanOptions, StartOptions, train
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.systems import recipes
 from flowdet.systems.build import build
+from flowdet.systems.load import weights_of
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, StepDrops, fine_tuning_plan, published_plan
 from flowdet.training.run import AnnotatedImages, RunOptions
 from flowdet.weights.native import read_native, save_native
@@ -167,3 +168,8 @@ def test_the_published_systems_start_from_their_published_files(
     assert (task.backbone_weights, task.flow_net_weights, task.weights) == (*files.values(), None)
     assert task.config == recipes.fgfa_r50()
     assert plan == published_plan()
+
+
+def test_the_weights_to_start_from_may_be_named_by_their_system() -> None:
+    start = StartOptions(weights=Path("fgfa-lite")).completed("selsa-lite", recipes.recipe("selsa-lite"))
+    assert start.weights == weights_of("fgfa-lite")

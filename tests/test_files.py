@@ -62,7 +62,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed_but_not_what_another_one_writes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    orphan, other = tmp_path / ".a.txt.0123abcd.part", tmp_path / ".ab.txt.0123abcd.part"
+    orphan, other = tmp_path / ".a.txt.0.part", tmp_path / ".ab.txt.0.part"
     orphan.write_text("left")
     other.write_text("of another file")
     with replacing(path) as first:

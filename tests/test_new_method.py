@@ -1,4 +1,7 @@
-"""A method that is one file loads, detects, evaluates, trains, is measured and drawn without any other change."""
+"""A method that is one file loads, detects, evaluates, trains, is measured and drawn without any other change.
+
+Two that the package does not know do, and SELSA and Temporal RoI Align, which attend to RoIs.
+"""
 
 import json
 from dataclasses import replace
@@ -16,11 +19,18 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.recipes import RECIPES
 from flowdet.temporal.base import MethodConfig
+from flowdet.temporal.selsa import SELSAConfig
+from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
 from flowdet.weights.native import save_native
 from tests.temporal.toys import LastRoIsConfig, MeanOfPastConfig
 from tests.tiny import assert_batch_equals_one_by_one, frames_of, lite_config, video
 
-TOYS = {"mean": MeanOfPastConfig(), "rois": LastRoIsConfig()}
+TOYS: dict[str, MethodConfig] = {
+    "mean": MeanOfPastConfig(),
+    "rois": LastRoIsConfig(),
+    "selsa": SELSAConfig(heads=4, memory=3),
+    "troia": TemporalRoIAlignConfig(heads=4, memory=3),
+}
 EVERY_TOY = pytest.mark.parametrize("name", TOYS)
 
 
@@ -97,14 +107,15 @@ def test_streams_in_a_batch_equal_one_by_one(name: str, weights: Path) -> None:
 
 @EVERY_TOY
 def test_options_without_effect_are_refused(name: str, weights: Path) -> None:
-    for options in ({"causal": True}, {"variant": "fast"}, {"key_frame_interval": 3}, {"flow": "dis"}):
+    causal = {"causal": True, "variant": "fast"} if TOYS[name].preview else {"causal": True}
+    for options in (causal, {"variant": "fast"}, {"key_frame_interval": 3}, {"flow": "dis"}):
         with pytest.raises(ConfigError):
             flowdet.load(weights=weights, **options)
 
 
 @EVERY_TOY
 def test_the_command_line_detects_and_draws(name: str, weights: Path, data: Path, tmp_path: Path) -> None:
-    shown = ["--show", "weights"] if name == "mean" else []
+    shown = [f"--show={each}" for each in TOYS[name].overlays]
     run("detect", tmp_path / "v0", "--weights", weights, "--out", tmp_path / "out", "--score", 0, *shown)
     assert len(json.loads((tmp_path / "out" / "v0.json").read_text())["images"]) == 4
     assert (tmp_path / "out" / "v0.mp4").stat().st_size > 0

@@ -22,7 +22,9 @@ _LOSSES = {
     "roi_boxes": "loss_bbox",
 }
 _LOSS_TOLERANCE = 1e-4
-# In float32 a ReLU near zero may open or close, and two processors may disagree: 2e-3 of the largest was seen.
+_NORM_TOLERANCE = 1e-3
+# Of single values, relative to the largest. In float32 a ReLU near zero may open or close, and two processors may
+# disagree: 2e-3 was seen.
 _GRADIENT_TOLERANCE = 5e-3
 # After a step of SGD two proposals of nearly the same score may have changed places.
 _MOVED = 4
@@ -75,8 +77,8 @@ def check_losses(losses: dict[str, Tensor], recorded: dict[str, float], toleranc
         assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=tolerance)
 
 
-RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_160x224", "troia_r50_150x216")
-MORE_RUNS = ("selsa_r50_160x224_still", "selsa_r50_150x216", "troia_r50_160x224", "troia_r50_160x224_still")
+RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_150x216", "troia_r50_160x224_still")
+MORE_RUNS = ("selsa_r50_160x224_still", "selsa_r50_160x224", "troia_r50_160x224", "troia_r50_150x216")
 
 
 @pytest.mark.parametrize("run", MORE_RUNS)
@@ -115,13 +117,13 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.endswith("ref_fc_embed.bias"):  # it shifts all logits of a softmax alike
             assert gradient.abs().max().item() < 1e-5
             continue
-        assert gradient.double().norm().item() == pytest.approx(wanted["l2"], rel=_GRADIENT_TOLERANCE), name
+        assert gradient.double().norm().item() == pytest.approx(wanted["l2"], rel=_NORM_TOLERANCE), name
         largest = gradient.abs().max().item()
         assert gradient.flatten()[:4].tolist() == pytest.approx(
             wanted["first4"], rel=0, abs=_GRADIENT_TOLERANCE * largest
         ), name
     norm = nn.utils.clip_grad_norm_(trained, 35)
-    assert norm.item() == pytest.approx(first["grad_norm_total_before_clip"], rel=_GRADIENT_TOLERANCE)
+    assert norm.item() == pytest.approx(first["grad_norm_total_before_clip"], rel=_NORM_TOLERANCE)
 
     second = recorded[run].get("iter1")
     if second:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowdet.detectors.base import RoIs
 from flowdet.detectors.efficientnet_lite import EfficientNetLite0Config
 from flowdet.detectors.faster_rcnn import RPN, FasterRCNN, FasterRCNNConfig, RoIHead, RoIHeadConfig, RPNConfig
 from flowdet.detectors.necks import MergeNeckConfig
@@ -21,7 +21,7 @@ from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.base import MethodConfig, MethodParts, TemporalMethod
 from flowdet.temporal.single import SingleFrameConfig
-from flowdet.types import Detections, Frame, FrameFeatures, Geometry, Maps, NetworkInput
+from flowdet.types import Detections, Frame, FrameFeatures, Geometry, Maps, NetworkInput, RoIs
 
 __all__ = [
     "INPUTS",
@@ -38,6 +38,7 @@ __all__ = [
     "lite_flow_config",
     "parts_for",
     "run",
+    "tensors_in",
     "tiny_detector",
     "tiny_system",
     "video",
@@ -105,7 +106,8 @@ class Extract:
         corners = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1) * 16.0
         boxes = torch.cat((corners, corners + 16), -1).reshape(1, -1, 4).expand(batch, -1, -1)
         del geometries
-        return RoIs(boxes, (cells,), torch.ones(batch, cells.shape[1], dtype=torch.bool))
+        mask = torch.ones(batch, cells.shape[1], dtype=torch.bool)
+        return RoIs(boxes, mask, cells[..., None, None], (cells,), (cells,))
 
 
 @dataclass
@@ -177,6 +179,16 @@ def run(
         ready, state = method.step(item, state)
         outputs += ready
     return outputs + method.flush(state)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value of dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        yield from chain.from_iterable(map(tensors_in, value))
+    elif is_dataclass(value):
+        yield from tensors_in(tuple(getattr(value, each.name) for each in fields(value)))
 
 
 class _Backbone(nn.Module):

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import re
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
+from time import monotonic, sleep
 from typing import IO
 
 from flowdet.errors import ConfigError, FlowdetError
@@ -22,7 +23,7 @@ if hasattr(os, "register_at_fork"):  # a child that outlives its parent must not
     os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 _LONGEST_NAME = 255  # bytes, on every common file system
-_MARK_LENGTH = len(".") + len(".0123abcd.part")
+_MARK_LENGTH = len(".") + len(".0123.part")
 
 
 @contextmanager
@@ -49,9 +50,9 @@ def replacing(path: Path, *, error: type[FlowdetError] = ConfigError, keep: bool
             yield target
             return
         _remove_orphans(target)
-        partial = _beside(target, f".{secrets.token_hex(4)}.part")
-        with partial.open("xb") as mark:  # its lock tells a partial file that is being written from an orphan
+        with _new_partial(target) as mark:  # its lock tells a partial file that is being written from an orphan
             try_lock(mark)
+            partial = Path(mark.name)
             is_whole = False
             try:
                 yield partial
@@ -80,7 +81,7 @@ def write_text(path: Path, text: str, *, error: type[FlowdetError] = ConfigError
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, patience: float = 0.0) -> Iterator[None]:
     """Keeps other processes from the same block for this path until it ends; a kill lifts the lock.
 
     The lock is a hidden file beside `path`. On Windows nothing is locked.
@@ -88,30 +89,45 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     Args:
         path: What is locked, in a folder that exists; a folder is locked by a file beside it, too.
         busy: The message if another process holds the lock; "{holder}" in it becomes the number of that process.
+        patience: Seconds to wait for the other process.
 
     Raises:
         ConfigError: Another process holds the lock, or the lock cannot be made.
     """
     lock = _beside(path.resolve(), ".lock")
-    try:
-        file = lock.open("a+b")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
-    with file:
-        if not try_lock(file):
-            file.seek(0)
-            holder = file.read().decode(errors="replace").strip()
-            raise ConfigError(busy.replace("{holder}", holder or "unknown"))
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        _held.add(file)
+    deadline = monotonic() + patience
+    while True:
         try:
-            yield
-        finally:
-            _held.discard(file)
-            with suppress(OSError):
-                lock.unlink()
+            file = lock.open("a+b")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be locked: {error.strerror}; name another place") from error
+        with file:
+            if try_lock(file):
+                if not _is_at(lock, file):
+                    continue  # whoever had it has just removed it
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
+                file.flush()
+                _held.add(file)
+                try:
+                    yield
+                finally:
+                    _held.discard(file)
+                    with suppress(OSError):
+                        lock.unlink()
+                return
+            if monotonic() >= deadline:
+                file.seek(0)
+                holder = file.read().decode(errors="replace").strip()
+                raise ConfigError(busy.replace("{holder}", holder or "unknown"))
+        sleep(0.1)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def natural_key(name: str) -> list[tuple[str, int]]:
@@ -133,14 +149,23 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{name}{suffix}")
 
 
+def _partials(target: Path) -> Iterator[Path]:
+    """Yields the places of partial files; numbered, so that none is looked for in a folder of a million files."""
+    return (_beside(target, f".{number}.part") for number in count())
+
+
+def _new_partial(target: Path) -> IO[bytes]:
+    for partial in _partials(target):
+        with suppress(FileExistsError):  # another process writes it
+            return partial.open("xb")
+    raise AssertionError
+
+
 def _remove_orphans(target: Path) -> None:
-    stem = _beside(target, "").name
-    for orphan in target.parent.iterdir():
-        middle = orphan.name.removeprefix(f"{stem}.").removesuffix(".part")
-        if orphan.name == f"{stem}.{middle}.part" and len(middle) == 8:
-            with suppress(OSError), orphan.open("ab") as file:
-                if try_lock(file):
-                    orphan.unlink()
+    for orphan in takewhile(Path.exists, _partials(target)):
+        with suppress(OSError), orphan.open("ab") as file:
+            if try_lock(file):
+                orphan.unlink()
 
 
 def try_lock(file: IO[bytes]) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Aggregation",
+    "Attention",
     "ClipBatch",
     "Detections",
     "Frame",
@@ -25,6 +26,7 @@ __all__ = [
     "Maps",
     "NetworkInput",
     "Propagation",
+    "RoIs",
     "Targets",
 ]
 
@@ -126,6 +128,44 @@ class Propagation:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Attention:
+    """Which RoIs of reference frames the detector's RoI head attends to.
+
+    Attributes:
+        frames: [b, m] int64, the number of the frame of each: in the preview if the method sees one, else in the stream
+            of inputs.
+        boxes: [b, m, 4] xyxy px, network input.
+    """
+
+    frames: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RoIs:
+    """The proposals of b images, filled up to m each, and what a two-stage detector makes of them without other frames.
+
+    Attributes:
+        boxes: [b, m, 4] xyxy px, network input, best first.
+        mask: [b, m] bool, False where a place is empty.
+        pooled: [b, m, c, bins, bins] their features in the map.
+        layers: [b, m, d_i] the same after each shared layer of the RoI head, not activated.
+        memory: [b, m, ...] what `RoIAttention.remember` makes of each of the layers.
+    """
+
+    boxes: Tensor
+    mask: Tensor
+    pooled: Tensor
+    layers: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...]
+
+    @property
+    def proposals(self) -> list[Tensor]:
+        """The boxes [k, 4] of each image."""
+        return [boxes[mask] for boxes, mask in zip(self.boxes, self.mask, strict=True)]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class FrameFeatures:
     """What a temporal method hands to the detector for one current frame of b streams.
 
@@ -136,13 +176,15 @@ class FrameFeatures:
         origin: How other frames took part in the maps; None where the frame stands for itself.
         support: What the detector's RoI attention attends to, made by the same method as that attention; each of its
             tensors has b rows. None for methods that work on maps.
+        rois: The proposals in these maps, if the method has asked the detector for them; it then computes them once.
     """
 
     index: int
     maps: Maps
     geometries: tuple[Geometry, ...]
-    origin: Aggregation | Propagation | None = None
+    origin: Aggregation | Propagation | Attention | None = None
     support: Any = None
+    rois: RoIs | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

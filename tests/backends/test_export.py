@@ -16,6 +16,7 @@ from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.systems.build import build
 from flowdet.systems.config import FlowConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Geometry
 from tests.benchmark.systems import narrow_system
@@ -61,6 +62,8 @@ def test_a_part_that_is_not_there_has_no_file(tmp_path: Path) -> None:
     made = export_onnx(narrow_system(SingleFrameConfig()), tmp_path, (64, 96))
     assert set(made.parts) == {"features", "rpn", "roi_head"}
     assert {path.stem for path in tmp_path.glob("*.onnx")} == set(made.parts)
+    made = export_onnx(narrow_system(SELSAConfig(heads=4)), tmp_path / "selsa", (64, 96))
+    assert set(made.parts) == {"features", "rpn"}
 
 
 def test_a_folder_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.errors import ConfigError, DataError, FlowdetError
+from flowdet.errors import ConfigError, DataError
 from flowdet.evaluation.run import DataSetDetections, detect_data_set
 from flowdet.metrics.detections import DetectionTable
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.native import weights_digest
+from flowdet.work.cluster import Cluster
 from tests.tiny import frames_of, lite_config, lite_flow_config, video
 
 # Frames of each video by their numbers in it; the second is annotated only in part. Then come stills.
@@ -188,14 +189,27 @@ def test_threads_are_as_before_afterwards(run: Run) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_processes_give_the_same_to_the_bit_even_if_one_is_killed(run: Run, tmp_path: Path) -> None:
-    def kill(done: int) -> None:
-        if done == 10:  # the two longest videos have nine, so that one of them is a file
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    child.kill()
+    killed: list[int] = []
 
-    with pytest.raises(FlowdetError, match=r"exit code -9.*run it again with fewer processes"):
-        run(processes=2, progress=kill)
+    def kill(done: int) -> None:
+        if done == 2 and not killed:
+            child = next(one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline()))
+            child.kill()
+            killed.append(child.pid)
+
+    spread = run(processes=2, progress=kill)
+    assert killed
+    assert_equal(spread.table, run("alone").table)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(tmp_path / "alone"))
+
+
+def test_what_is_finished_is_kept_when_it_is_interrupted(run: Run, tmp_path: Path) -> None:
+    def interrupt(done: int) -> None:
+        if done == 10:  # the two longest videos have nine, so that one of them is a file
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(processes=2, progress=interrupt)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.safetensors")}
     assert 0 < len(kept) < 4
     told: list[int] = []
@@ -204,6 +218,14 @@ def test_processes_give_the_same_to_the_bit_even_if_one_is_killed(run: Run, tmp_
     assert told[0] >= 3
     assert all(path.stat().st_mtime_ns == made for path, made in kept.items())
     assert_equal(spread.table, run("alone").table)
+
+
+def test_workers_of_ray_give_the_same_to_the_bit(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    told: list[int] = []
+    found = run(cluster=Cluster(workers=2), progress=told.append)
+    assert (told[0], told[-1]) == (0, 13)
+    assert_equal(found.table, run("alone").table)
     assert sorted(os.listdir(tmp_path / "out")) == sorted(os.listdir(tmp_path / "alone"))
 
 

@@ -13,6 +13,7 @@ from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.recursive import RecursiveConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrame, SingleFrameConfig
 from flowdet.types import Detections, Frame, Maps
 from tests.tiny import INPUTS, Extract, frames_of, lite_config, parts_for, tiny_detector, tiny_system, video
@@ -25,6 +26,7 @@ CONFIGS = {
     "FGFA causal": FGFAConfig(3, 0, embedding_channels=4),
     "FGFA composed": FGFAConfig(3, 2, embedding_channels=4, embeds_early=True, composes_flows=True),
     "recursive": RecursiveConfig(3, embedding_channels=4),
+    "SELSA causal": SELSAConfig(source="past", memory=3),
 }
 Maker = Callable[[], TemporalMethod[Any]]
 METHODS: dict[str, Maker] = {

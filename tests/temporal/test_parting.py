@@ -8,9 +8,9 @@ import torch
 
 from flowdet.systems.stream import select_streams
 from flowdet.temporal.base import TemporalMethod
-from flowdet.types import Aggregation, FrameFeatures, NetworkInput, Propagation
+from flowdet.types import Aggregation, Attention, FrameFeatures, NetworkInput, Propagation
 from tests.temporal.test_properties import EVERY_METHOD, Maker
-from tests.tiny import inputs_of, run, video
+from tests.tiny import inputs_of, run, tensors_in, video
 
 SEEDS = (1, 2, 3)
 
@@ -42,6 +42,10 @@ def assert_same(found: Sequence[FrameFeatures], wanted: Sequence[FrameFeatures])
                 for mine, yours in ((here.flows, there.flows), (here.fallbacks, there.fallbacks)):
                     torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-5)
                 torch.testing.assert_close(here.weights, there.weights, rtol=1e-4, atol=1e-5)
+            case (Attention() as here, Attention() as there):
+                assert torch.equal(here.frames, there.frames)
+                for mine, yours in zip(tensors_in(one.support), tensors_in(other.support), strict=True):
+                    torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-5)
             case neither:
                 assert neither == (None, None)
 

@@ -18,9 +18,11 @@ from flowdet.temporal.base import MethodConfig, TemporalMethod
 from flowdet.temporal.dff import DFF, DFFConfig, DFFState
 from flowdet.temporal.fgfa import FGFA, FGFAConfig, FGFAState
 from flowdet.temporal.recursive import RecursiveConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrame, SingleFrameConfig
-from flowdet.types import ClipBatch, Geometry, NetworkInput, Targets
-from tests.tiny import Extract, Flow, NoFlow, embed, embed_maps, inputs_of, parts_for, run, video
+from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
+from flowdet.types import ClipBatch, FrameFeatures, Geometry, NetworkInput, Targets
+from tests.tiny import Extract, Flow, NoFlow, embed, embed_maps, inputs_of, parts_for, run, tensors_in, video
 
 Images = list[NDArray[np.uint8]]
 Maker = Callable[..., TemporalMethod[Any]]
@@ -63,6 +65,8 @@ CONFIGS = dict.fromkeys(
         FGFAConfig(2, 2, stride=2, aligns=False, embeds_early=True),
         FGFAConfig(0, 0, aligns=False),
         FGFAConfig(2, 1, norm_power=2.0, embedding_channels=None),
+        SELSAConfig(source="past", memory=3),
+        TemporalRoIAlignConfig(source="past", memory=3, stride=2),
         RecursiveConfig(1),
         RecursiveConfig(3, embedding_channels=None),
     ]
@@ -84,6 +88,11 @@ EVERY_METHOD = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS.key
 def maps_of(method: TemporalMethod[Any], images: Images) -> list[Tensor]:
     """All maps of all frames, one after the other."""
     return [each for output in run(method, inputs_of(images)) for each in output.maps]
+
+
+def tensors_of(features: FrameFeatures) -> list[Tensor]:
+    """The maps and what RoIs attend to."""
+    return [*features.maps, *tensors_in(features.support)]
 
 
 def assert_close(found: Sequence[Tensor], wanted: Sequence[Tensor], *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
@@ -114,18 +123,18 @@ def test_one_output_for_every_input_in_order_and_in_time(make: Maker, length: in
 @EVERY_METHOD
 def test_an_old_state_replays_to_the_same_result(make: Maker) -> None:
     method, inputs = make(), inputs_of(video(9))
-    whole = [each for output in run(method, inputs) for each in output.maps]
+    whole = [each for output in run(method, inputs) for each in tensors_of(output)]
     for split in range(len(inputs)):
         state, before = method.initial_state(), []
         for item in inputs[:split]:
             ready, state = method.step(item, state)
-            before += [each for output in ready for each in output.maps]
+            before += [each for output in ready for each in tensors_of(output)]
         for _ in range(2):
             after, later = [], state
             for item in inputs[split:]:
                 ready, later = method.step(item, later)
-                after += [each for output in ready for each in output.maps]
-            after += [each for output in method.flush(later) for each in output.maps]
+                after += [each for output in ready for each in tensors_of(output)]
+            after += [each for output in method.flush(later) for each in tensors_of(output)]
             assert_equal([*before, *after], whole)
 
 
@@ -133,15 +142,15 @@ def test_an_old_state_replays_to_the_same_result(make: Maker) -> None:
 def test_interleaved_streams_do_not_touch_each_other(make: Maker) -> None:
     shared = make()
     streams = [inputs_of(video(7, seed=seed)) for seed in (1, 2)]
-    alone = [[each for output in run(make(), inputs) for each in output.maps] for inputs in streams]
+    alone = [[each for output in run(make(), inputs) for each in tensors_of(output)] for inputs in streams]
     states = [shared.initial_state() for _ in streams]
     outputs: list[list[Tensor]] = [[], []]
     for items in zip(*streams, strict=True):
         for number, item in enumerate(items):
             ready, states[number] = shared.step(item, states[number])
-            outputs[number] += [each for output in ready for each in output.maps]
+            outputs[number] += [each for output in ready for each in tensors_of(output)]
     for number, state in enumerate(states):
-        outputs[number] += [each for output in shared.flush(state) for each in output.maps]
+        outputs[number] += [each for output in shared.flush(state) for each in tensors_of(output)]
         assert_equal(outputs[number], alone[number])
     assert not torch.equal(outputs[0][0], outputs[1][0])
 
@@ -151,8 +160,9 @@ def test_a_batch_of_streams_equals_one_by_one(make: Maker) -> None:
     videos = [video(7, seed=seed) for seed in (1, 2, 3)]
     together = run(make(), inputs_of(*videos))
     for number, images in enumerate(videos):
-        own = [each[number : number + 1] for output in together for each in output.maps]
-        assert_close(own, maps_of(make(), images), rtol=1e-4, atol=1e-5)
+        own = [each[number : number + 1] for output in together for each in tensors_of(output)]
+        alone = [each for output in run(make(), inputs_of(images)) for each in tensors_of(output)]
+        assert_close(own, alone, rtol=1e-4, atol=1e-5)
 
 
 # The published warp moves a static clip, see the test after this one.

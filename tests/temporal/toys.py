@@ -97,15 +97,15 @@ class Attention(RoIAttention):
         self.scale = scale
         self.value = nn.Linear(width, width)
 
-    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: object) -> Tensor:
+    def attend(self, layer: int, features: Tensor, own: Tensor, counts: Sequence[int], support: object) -> Tensor:
         if layer > 0:
             return features
         assert isinstance(support, LastFrame)
         rows = []
-        for row, own in enumerate(features.split(list(counts))):
+        for row, queries in enumerate(features.split(list(counts))):
             seen = support.layer[row][support.mask[row]]
-            odds = (own @ seen.T / seen.shape[1] ** 0.5).softmax(dim=1)
-            rows.append(own + self.scale * odds @ self.value(seen))
+            odds = (queries @ seen.T / seen.shape[1] ** 0.5).softmax(dim=1)
+            rows.append(queries + self.scale * odds @ self.value(seen))
         return torch.cat(rows)
 
 
@@ -146,4 +146,4 @@ class LastRoIs:
 
     def _support(self, maps: Maps, inputs: NetworkInput) -> LastFrame:
         rois = self.detector.rois(maps, inputs.geometries)
-        return LastFrame(rois.layers[0], rois.mask)
+        return LastFrame(rois.memory[0], rois.mask)

@@ -209,6 +209,41 @@ def test_a_table_has_a_row_for_each_detection(tmp_path: Path) -> None:
     assert read_finished(tmp_path / "out.csv") is None
 
 
+def test_the_parquet_files_of_a_folder_are_one_data_set(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    dataset = pytest.importorskip("pyarrow.dataset")
+    tracked = [EXAMPLES[0], EXAMPLES[1], replace(EXAMPLES[2], track_ids=np.arange(5) + 1)]
+    write(tmp_path / "a.parquet", examples=tracked)
+    write(tmp_path / "b.parquet", clip=Clip("other"), examples=[EXAMPLES[1]])
+    write(tmp_path / "c.csv", examples=tracked)
+    found = parquet.read_table(tmp_path / "a.parquet")
+    with (tmp_path / "c.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert found.column_names == ["source", *rows[0]]
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in found.to_pylist()]
+    assert texts == [{"source": "clip", **row} for row in rows]
+    whole = dataset.dataset([tmp_path / name for name in ("a.parquet", "b.parquet")]).to_table()
+    assert len(whole) == len(rows)
+    assert whole.schema.equals(found.schema)
+    for name, frames in (("a", 3), ("b", 1)):
+        finished = read_finished(tmp_path / f"{name}.parquet")
+        assert finished == {"complete": True, "frames": frames, "problems": [], "settings": SAVED_SETTINGS}
+    assert read_finished(tmp_path / "missing.parquet") is None
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert read_finished(tmp_path / "a.parquet") is None
+    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "b.parquet", "c.csv", "c.jsonl"}
+
+
+def test_duckdb_reads_the_parquet_files_of_a_folder(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    duckdb = pytest.importorskip("duckdb")
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.parquet", clip=Clip(name), examples=list(EXAMPLES))
+    query = f"SELECT source, count(*) FROM '{tmp_path}/*.parquet' GROUP BY source ORDER BY source"
+    count = sum(map(len, EXAMPLES))
+    assert duckdb.sql(query).fetchall() == [("a", count), ("b", count)]
+
+
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
 def test_track_ids_are_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out.{suffix}"
@@ -220,7 +255,7 @@ def test_track_ids_are_written(tmp_path: Path, suffix: str) -> None:
 
 
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\.json, \.jsonl or \.csv"):
+    with pytest.raises(ConfigError, match=r"\.json, \.jsonl, \.csv or \.parquet"):
         write(tmp_path / "out.txt")
     with pytest.raises(VideoError, match="cannot be written"):
         write(tmp_path / "missing" / "out.json")

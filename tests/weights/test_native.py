@@ -20,6 +20,7 @@ from flowdet.systems.load import weights_of
 from flowdet.systems.recipes import RECIPES, dff_lite, fgfa_lite, single_lite
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.weights.fill import published_to_native
 from flowdet.weights.native import StartedSystem, read_native, read_system, save_native, start_from
 from tests.golden import state_dict_shapes
@@ -458,6 +459,22 @@ def test_fgfa_starts_from_dff_with_a_fresh_embedding(tmp_path: Path) -> None:
     trained, begun = start(tmp_path, replace(fgfa_config(), method=DFFConfig()), fgfa_config())
     assert (begun.fresh, begun.unused) == (("embedding",), ())
     assert_same_but(begun.system, trained, "embedding.")
+
+
+def test_selsa_starts_from_fgfa_with_a_fresh_attention(tmp_path: Path) -> None:
+    attention = "detector.roi_head.attention"
+    selsa = replace(single_config(), method=SELSAConfig(heads=4))
+    trained, begun = start(tmp_path, fgfa_config(), selsa)
+    assert (begun.fresh, begun.unused) == ((attention,), ("embedding", "flow_net"))
+    assert_same_but(begun.system, trained, f"{attention}.")
+    _, begun = start(tmp_path, selsa, fgfa_config())
+    assert (begun.fresh, begun.unused) == (("flow_net", "embedding"), (attention,))
+
+
+def test_a_head_with_attention_does_not_detect_without_it(tmp_path: Path) -> None:
+    save_native(build(replace(single_config(), method=SELSAConfig(heads=4))), tmp_path / "selsa.safetensors")
+    with pytest.raises(CheckpointError, match=r"16 unexpected .*roi_head.attention"):
+        read_system(tmp_path / "selsa.safetensors", single_config())
 
 
 def test_what_the_new_method_has_no_use_for_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import psutil
 import pytest
 import torch
 
-from flowdet.errors import VideoError
+from flowdet.errors import ConfigError, VideoError
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.fgfa import FGFAConfig
+from flowdet.temporal.selsa import SELSAConfig
 from flowdet.types import Frame
-from flowdet.video.reader import open_video
+from flowdet.video.reader import Video, open_video
+from flowdet.video.streams import LiveSource
 from flowdet.work.annotate import Shown, annotate
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import make_clip, quadrants
@@ -56,6 +59,19 @@ def test_progress_is_told_in_both_passes_of_seq_nms(system: VideoDetector, tmp_p
             progress=told.append,
         )
     assert told == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_live_source_needs_the_causal_form_of_a_method_that_sees_the_whole_video(tmp_path: Path) -> None:
+    method = SELSAConfig(heads=4)
+    clip = make_clip(tmp_path / "clip.mp4", [quadrants()] * 5)
+    results = tmp_path / "results.json"
+    with open_video(clip) as whole:
+        for each, expected in ((method, "tiny first looks at .* camera0 is live .*--causal"), (method.causal(), None)):
+            live = Video(LiveSource(lambda: av.open(str(clip)), "camera 0", "camera0"), whole._selection)
+            system = build(replace(lite_config(), method=each))
+            with live, pytest.raises(ConfigError, match=expected) if expected else nullcontext():
+                annotate(system, live, results=results, video_path=None, settings={})
+            assert results.exists() == (expected is None)
 
 
 def test_a_source_that_fails_leaves_every_frame_before(

@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,60 +11,42 @@ import pytest
 import torch
 
 from flowdet.errors import DataError, FlowdetError
+from flowdet.work.jobs import Advanced, Event, hear, results
 from flowdet.work.pool import device_of, spread
-
-Job = tuple[str, Path]
-
-
-def make(number: int) -> Callable[[Job], Iterator[tuple[int, int, str]]]:
-    """A worker whose jobs yield its number, its threads and their text, letter by letter."""
-
-    def do(job: Job) -> Iterator[tuple[int, int, str]]:
-        text, path = job
-        if text == "fails":
-            raise DataError("this job fails")
-        if text == "is large":
-            raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
-        with path.open("w") as file:
-            try:
-                for letter in text:
-                    if letter == "w":
-                        time.sleep(60)
-                    yield number, torch.get_num_threads(), letter
-            finally:
-                file.write("closed")
-
-    return do
+from tests.work.toys import Heard, Job, Result, cannot_start, dies_at_start, make
 
 
-def cannot_start(number: int) -> Callable[[Job], Iterator[int]]:
-    raise DataError(f"worker {number} has no weights")
+def jobs_of(folder: Path, *texts: str) -> list[Job]:
+    return [(text, folder / f"{number}.txt") for number, text in enumerate(texts)]
 
 
-def test_results_come_one_by_one_from_every_process(tmp_path: Path) -> None:
-    jobs = [(text, tmp_path / f"file {text}") for text in ("abc", "de", "", "f")]
-    results = list(spread(jobs, make, 2, threads=3))
-    assert sorted(letter for _, _, letter in results) == list("abcdef")
-    assert [letter for _, _, letter in results if letter in "abc"] == list("abc")
-    assert {threads for _, threads, _ in results} == {3}
-    assert {number for number, _, _ in results} <= {0, 1}
+def test_every_job_is_done_and_every_frame_told(tmp_path: Path) -> None:
+    heard = Heard()
+    jobs = jobs_of(tmp_path, "abc", "de", "", "f")
+    hear(spread(iter(jobs), make, processes=2, threads=3), heard)
+    assert heard.texts == ["", "abc", "de", "f"]
+    assert heard.frames == 6
+    assert {threads for _, threads, _ in heard.results} == {3}
+    assert {number for number, _, _ in heard.results} <= {0, 1}
     assert all(path.read_text() == "closed" for _, path in jobs)
 
 
 def test_no_jobs_start_no_process() -> None:
-    assert list(spread([], make, 4)) == []
+    hear(spread([], dies_at_start, processes=4), Heard())
 
 
 def test_jobs_that_do_without_torch_do_not_wait_for_it(tmp_path: Path) -> None:
     """In a process that has not loaded it: what a worker needs of this file would load it, too."""
     (tmp_path / "worker.py").write_text(
-        "import sys\n\n\ndef make(number):\n    return lambda name: [name in sys.modules]\n"
+        "import sys\n\n\ndef make(number):\n    return lambda name, advance: name in sys.modules\n"
     )
     (tmp_path / "lead.py").write_text(
         "if __name__ == '__main__':\n"
         "    from worker import make\n"
+        "    from flowdet.work.jobs import results\n"
         "    from flowdet.work.pool import spread\n"
-        "    print(*spread(['torch'], make, 1, threads=None), *spread(['torch'], make, 1, threads=1))\n"
+        "    for threads in (None, 1):\n"
+        "        print(*results(spread(['torch'], make, processes=1, threads=threads)))\n"
     )
     done = subprocess.run([sys.executable, str(tmp_path / "lead.py")], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
@@ -78,19 +60,30 @@ def test_a_job_is_taken_when_a_process_is_free(tmp_path: Path) -> None:
             taken.append(text)
             yield text, tmp_path / text
 
-    results = spread(jobs(), make, 1)
-    assert next(results)[2] == "a"
+    ready = results(spread(jobs(), make, processes=1))
+    assert next(ready)[2] == "a"
     assert taken == ["a"]
-    assert [letter for _, _, letter in results] == ["b", "c", "d"]
+    assert [text for _, _, text in ready] == ["b", "c", "d"]
 
 
-def test_the_error_of_a_job_is_raised_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="this job fails"):
-        list(spread([("fails", tmp_path / "x")], make, 2))
-    with pytest.raises(FlowdetError, match=r"too little memory \(Tried to .*\); take fewer processes"):
-        list(spread([("is large", tmp_path / "x")], make, 1))
+def test_the_error_of_a_job_is_its_own(tmp_path: Path) -> None:
+    heard = Heard()
+    hear(spread(jobs_of(tmp_path, "a!", "m", "b"), make, processes=1), heard)
+    assert heard.texts == ["b"]
+    assert heard.errors == {
+        "a!": "0.txt is wrong",
+        "m": "too little memory (Tried to allocate 2 GiB); take fewer processes or smaller inputs",
+    }
+    ready = results(spread(jobs_of(tmp_path, "a", "b!", "c"), make, processes=1))
+    assert next(ready)[2] == "a"
+    with pytest.raises(DataError, match=r"1.txt is wrong"):
+        next(ready)
+    assert not children()
+
+
+def test_the_error_of_a_worker_is_raised() -> None:
     with pytest.raises(DataError, match="worker 0 has no weights"):
-        list(spread([("a", tmp_path / "x")], cannot_start, 1))
+        hear(spread([("a", Path())], cannot_start, processes=1), Heard())
 
 
 def children() -> list[psutil.Process]:
@@ -99,44 +92,52 @@ def children() -> list[psutil.Process]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 def test_a_process_that_is_at_work_closes_its_files_when_the_caller_stops(tmp_path: Path) -> None:
-    results = spread([("aw", tmp_path / "file")], make, 1)
-    assert next(results)[2] == "a"
-    results.close()
-    assert (tmp_path / "file").read_text() == "closed"
+    def stop(event: Event[Job, Result]) -> None:
+        if event == Advanced(1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hear(spread(jobs_of(tmp_path, "aw"), make, processes=1), stop)
+    assert (tmp_path / "0.txt").read_text() == "closed"
     assert not children()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_killed_process_is_told_and_ends_the_others(tmp_path: Path) -> None:
-    results = spread([("aw", tmp_path / "one"), ("bw", tmp_path / "two")], make, 2)
-    assert {next(results)[2], next(results)[2]} == {"a", "b"}
-    children()[0].kill()
-    with pytest.raises(FlowdetError, match=r"ended with exit code -9 .* run it again with fewer processes"):
-        next(results)
+def test_the_death_of_a_process_costs_nothing_but_its_job(tmp_path: Path) -> None:
+    heard = Heard()
+    hear(spread(jobs_of(tmp_path, "aok", "bo", "c", "d?", "e"), make, processes=2), heard)
+    assert heard.texts == ["bo", "c", "e"]
+    assert heard.errors.keys() == {"aok", "d?"}
+    assert "ended with exit code -9" in heard.errors["aok"]
+    assert "in each of 2 tries" in heard.errors["aok"]
+    assert "ended with exit code 1" in heard.errors["d?"]
+    assert heard.frames == len("bo" + "c" + "e")
     assert not children()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_a_process_killed_between_two_jobs_is_told(tmp_path: Path) -> None:
-    results = spread([("a", tmp_path / "one"), ("b", tmp_path / "two")], make, 1)
-    assert next(results)[2] == "a"
-    deadline = time.monotonic() + 60
-    while (tmp_path / "one").read_text() != "closed":  # soon it waits for the next job
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
+def test_processes_that_die_before_they_begin_are_not_started_for_ever(tmp_path: Path) -> None:
+    with pytest.raises(FlowdetError, match=r"exit code -9.* while it loaded.*take fewer workers"):
+        hear(spread(jobs_of(tmp_path, "a"), dies_at_start, processes=1), Heard())
+    assert not children()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_process_killed_between_two_jobs_is_replaced(tmp_path: Path) -> None:
+    ready = results(spread(jobs_of(tmp_path, "a", "b"), make, processes=1))
+    assert next(ready)[2] == "a"
     (child,) = children()
     child.kill()
+    deadline = time.monotonic() + 60
     while child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    with pytest.raises(FlowdetError, match="a worker process ended with exit code -9"):
-        next(results)
+    assert [text for _, _, text in ready] == ["b"]
 
 
 def lead(folder: str) -> None:
     """Runs in a process of its own: spreads a job that waits, and says when it has begun."""
-    for _ in spread([("aw", Path(folder) / "file")], make, 1):
-        (Path(folder) / "begun").touch()
+    hear(spread([("aw", Path(folder) / "file")], make, processes=1), lambda _: (Path(folder) / "begun").touch())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")

@@ -175,6 +175,11 @@ class ConvBySize(nn.Module):
         self._is_dilated = conv.dilation != (1, 1)
         self._knows_winograd = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.padding == conv.dilation
 
+    @property
+    def weight(self) -> Tensor:
+        """That of the convolution, for methods that apply it in other ways, too."""
+        return self.conv.weight
+
     @staticmethod
     def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether a module is a square convolution on the CPU, larger than 1x1, with channels enough."""

@@ -26,6 +26,7 @@ from flowdet.systems.options import DEFAULT_SYSTEM, SystemOptions
 from flowdet.video.writer import VideoWriter
 from flowdet.weights.zoo import SHIPPED
 from flowdet.work import pool
+from flowdet.work.jobs import Do, results
 
 __all__ = ["Contender", "Loaded", "alternate", "average", "benchmark", "ratios"]
 
@@ -244,13 +245,15 @@ def _measure_first_frame(contender: Contender, config: SystemConfig, clip: Path,
 
     The configuration brings the modules that define method and detector to the process.
     """
-    with closing(pool.spread([clip], partial(_first_frame, contender, config), 1, threads=threads)) as found:
+    with closing(
+        results(pool.spread([clip], partial(_first_frame, contender, config), processes=1, threads=threads))
+    ) as found:
         return next(found)
 
 
-def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Callable[[Path], Iterator[FirstFrame]]:
+def _first_frame(contender: Contender, config: SystemConfig, number: int) -> Do[Path, FirstFrame]:
     del number
-    return lambda clip: iter([_seen_first(contender, config, clip)])
+    return lambda clip, advance: _seen_first(contender, config, clip)
 
 
 def _seen_first(contender: Contender, config: SystemConfig, clip: Path) -> FirstFrame:

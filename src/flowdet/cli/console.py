@@ -90,7 +90,8 @@ def complain(error: FlowdetError | str) -> None:
 
 def progress(*columns: ProgressColumn) -> Progress:
     """Returns a bar beside the messages, gone when the work is done; nothing is shown where nobody watches."""
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    # What goes into a file or a pipe must not be redirected to the terminal.
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal, redirect_stdout=out.is_terminal)
 
 
 class Move(Protocol):

@@ -1,9 +1,9 @@
 """flowdet detect: videos in, annotated videos and results out."""
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,73 +12,54 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.class_names import check_class_names
-from flowdet.cli import console
-from flowdet.cli.arguments import DEFAULTS, Options
+from flowdet.cli.arguments import ALONE, DEFAULTS, Options, Sharing
 from flowdet.cli.console import progress_bar
-from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name
+from flowdet.cli.source_report import SourceReport
+from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name, sources_in
 from flowdet.errors import ConfigError, FlowdetError, VideoError
-from flowdet.files import file_sha256, locked
+from flowdet.files import file_sha256
 from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
-from flowdet.tracking.online import TrackerConfig
-from flowdet.video.description import SourceDescription, describe_source
-from flowdet.video.reader import check_selection, open_video
+from flowdet.video.description import describe_source
+from flowdet.video.parquet import need_parquet
+from flowdet.video.reader import Video, check_selection, open_video
+from flowdet.video.remote import is_remote
 from flowdet.video.results import read_finished
-from flowdet.work.annotate import Shown, annotate, overlay_of
-from flowdet.work.pool import device_of, spread
+from flowdet.work.annotate import overlay_of
+from flowdet.work.cluster import Cluster, spread_over
+from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
+from flowdet.work.jobs import Advanced, Failed, Finished, hear
+from flowdet.work.manifest import open_manifest
+from flowdet.work.pool import spread
+from flowdet.work.segments import Segment, SegmentDetector, SegmentJoiner, segments_of
 
 __all__ = ["detect"]
 
 
 _NOT_COMPARED = {"flowdet", "source", "weights"}
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What a result depends on beside its source, the same however it was asked for; saved with it."""
-
-    flowdet: str
-    system: str
-    weights: str
-    weights_sha256: str
-    score: float
-    classes: list[str]
-    every: int
-    start: float | None
-    end: float | None
-    causal: bool
-    variant: str | None
-    key_frame_interval: int | None
-    flow: str | None
-    agnostic_nms: bool
-    backend: str
-    precision: str
-    show: list[str]
-    track: bool
-    across_classes: bool
-    rescore: str | None
-    trail: float
-
-    @property
-    def tracker(self) -> TrackerConfig | None:
-        """How detections are tracked; None: not at all."""
-        if not self.track:
-            return None
-        return TrackerConfig.from_score(
-            self.score, across_classes=self.across_classes, rescores=self.rescore == "tracks"
-        )
+_FAR = 10**9  # frames
+_PATIENCE = 30.0  # seconds; a worker whose driver was killed is gone sooner
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Where results go, and the names that other sources of this call have."""
+    """Where results go, and the names that other sources of this call have.
+
+    Attributes:
+        folder: Their folder.
+        suffix: That of the results files.
+        with_video: Whether there are annotated videos.
+        absolute: Whether paths are whole, for other machines that see the same files.
+        taken: The names, without upper case, each with the last number that was tried for it.
+    """
 
     folder: Path
     suffix: str
     with_video: bool
-    taken: set[str]
+    absolute: bool
+    taken: dict[str, int] = field(default_factory=dict)
 
     def results(self, name: str) -> Path:
         """The results file of that name."""
@@ -92,26 +73,6 @@ class _Outputs:
         return self.folder / f"{name}{suffix}"
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One source and the files that are made of it."""
-
-    source: str
-    described: SourceDescription
-    results: Path
-    video: Path | None
-    settings: _Settings
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What is saved with the results."""
-        record = {"source": self.described.text, **asdict(self.settings)}
-        if self.described.path:
-            state = self.described.path.stat()
-            record |= {"source_bytes": state.st_size, "source_modified": state.st_mtime}
-        return record
-
-
 def detect(
     *sources: str,
     system: str | None = None,
@@ -122,7 +83,7 @@ def detect(
     start: float | None = None,
     end: float | None = None,
     out: Path = Path("detections"),
-    results: Literal["json", "jsonl", "csv"] = "json",
+    results: Literal["json", "jsonl", "csv", "parquet"] = "json",
     video: bool = True,
     show: Names = (),
     track: bool = False,
@@ -130,7 +91,10 @@ def detect(
     rescore: Literal["tracks", "seq-nms"] | None = None,
     trail: float = 0.0,
     overwrite: bool = False,
-    processes: int = 1,
+    list_: Annotated[Path | None, Parameter(name="--list", show_default=False)] = None,
+    sharing: Sharing = ALONE,
+    segment: Annotated[float | None, Parameter(show_default=False)] = None,
+    json_progress: Annotated[bool, Parameter(negative=())] = False,
     source: Annotated[str | None, Parameter(show=False)] = None,
 ) -> int:
     """Detect objects in videos.
@@ -140,7 +104,7 @@ def detect(
 
     Args:
         sources: Video files, pictures, folders of frames or videos, patterns such as "frames/*.jpg", camera numbers, or
-            rtsp:// and http:// addresses.
+            addresses: rtsp://, http://, and s3://, gs:// and others that fsspec knows.
         system: One of `flowdet models`, or hf://owner/name on the Hugging Face Hub. [default: fgfa-nano]
         options: Which system, and how it detects.
         score: Leave out detections below this score.
@@ -149,17 +113,22 @@ def detect(
         start: Begin at this second.
         end: Stop at this second.
         out: Folder of the results.
-        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it.
+        results: json is one CocoVID document, jsonl one line a frame while running, csv jsonl and a table of it; the
+            parquet files of a folder are one data set, with a row a detection.
         video: Write the annotated video.
-        show: Draw what happens inside into the video: flow, weights (FGFA) or key (frames, DFF); name several by
-            repeating the option or with commas.
+        show: Draw what happens inside into the video: flow, weights (FGFA), key (frames, DFF) or references (SELSA);
+            name several by repeating the option or with commas.
         track: Give the same object the same id in all frames.
         across_classes: Let a track go on with another class; with --track.
         rescore: tracks gives a detection the mean score of its track so far, with --track; seq-nms rescores the whole
             video by Seq-NMS before it is written, which a live source cannot have.
         trail: Seconds of its track's past to draw as a line; with --track.
         overwrite: Do finished sources again.
-        processes: The number of processes that share the sources, each with one thread.
+        list_: Also take the sources in this file: a line each, or the column "source" of a .csv or .parquet file.
+        sharing: Who shares the sources; each worker has one thread.
+        segment: Let several workers share a video that is longer than this many seconds; what they find is what one
+            worker finds.
+        json_progress: Print JSON lines for machines in place of text and bar; docs/many-machines.md describes them.
         source: A mistake that others make; see the error.
     """
     if source is not None:
@@ -169,12 +138,18 @@ def detect(
             f"a device is cpu, cuda or cuda:{options.device}, not {options.device}; "
             f"a camera is a source: `flowdet detect {options.device}`"
         )
+    cluster = sharing.cluster(options.device)
+    is_shared = cluster is not None or sharing.processes > 1
+    if segment is not None:
+        _check_segments(segment, is_shared, shown=bool(listed(show)), every=every)
+    if results == "parquet":
+        need_parquet()
+    if list_ is not None:
+        sources = (*sources, *sources_in(list_))
     if not sources:
         raise ConfigError("name at least one source: `flowdet detect clip.mp4`")
     if not 0 <= score <= 1:
         raise ConfigError(f"a score lies between 0 and 1, not at {score}")
-    if processes < 1:
-        raise ConfigError(f"--processes is a whole number from 1 on, not {processes}")
     check_selection(start, end, every)
     wanted, shown = listed(classes), listed(show)
     if shown and not video:
@@ -188,7 +163,7 @@ def detect(
     check_class_names(wanted, detector.config.class_names)
     overlay_of(detector.config, shown)
     interval = len(detector.config.method.kinds)
-    settings = _Settings(
+    settings = Settings(
         flowdet=flowdet.__version__,
         system=detector.config.name,
         weights="shipped" if file.parent == SHIPPED_FOLDER else str(options.weights or file.name),
@@ -211,18 +186,20 @@ def detect(
         rescore=rescore,
         trail=trail,
     )
-    jobs = _jobs(sources, settings, _Outputs(out, results, video, set()), overwrite=overwrite)
-    errors: Iterator[FlowdetError | None]
-    if processes == 1:
-        errors = (job if isinstance(job, FlowdetError) else _tried(detector, job) for job in jobs)
-    else:
-        errors = _spread(list(jobs), options, processes)
-    failures = 0
-    for error in errors:
-        if error:
-            failures += 1
-            console.complain(error)
-    return 1 if failures else 0
+    if segment is not None and detector.config.method.first_needed(_FAR) == 0:
+        raise ConfigError(f"{detector.config.name} remembers all that went by, so --segment cannot split its work")
+    make_folder(out)
+    outputs = _Outputs(out.absolute() if cluster else out, results, video, absolute=cluster is not None)
+    everything = list(expanded(sources))
+    with ExitStack() as stack:
+        manifest = stack.enter_context(open_manifest(out)) if is_shared else None
+        report = stack.enter_context(SourceReport(len(everything), manifest, as_json=json_progress))
+        jobs = _jobs(everything, settings, outputs, report, overwrite=overwrite)
+        if is_shared:
+            _share(jobs, options, report, processes=sharing.processes, cluster=cluster, segment=segment)
+        else:
+            _do_alone(detector, jobs, report, with_bars=not json_progress)
+    return 1 if report.failures else 0
 
 
 def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trail: float, video: bool) -> None:
@@ -241,48 +218,87 @@ def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trai
         raise ConfigError(f"{' and '.join(useless)} without effect: add --track")
 
 
+def _share(
+    jobs: Iterable[SourceJob],
+    options: SystemOptions,
+    report: SourceReport,
+    *,
+    processes: int,
+    cluster: Cluster | None,
+    segment: float | None,
+) -> None:
+    """Does the jobs in several processes or workers; the segments of long sources first, if these are split."""
+    share = partial(spread_over, cluster) if cluster else partial(spread, processes=processes)
+    options = options.absolute() if cluster else options
+    if segment is None:
+        hear(share(jobs, partial(SourceDetector, options, _PATIENCE)), report.tell)
+    else:
+        todo = list(jobs)
+        hear(share(_segments(todo, segment), partial(SegmentDetector, options)), report.tell_segment)
+        hear(share(todo, partial(SegmentJoiner, options, _PATIENCE, segment)), report.tell)
+
+
+def _check_segments(segment: float, is_shared: bool, *, shown: bool, every: int) -> None:
+    """Refuses what segments cannot be made of.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if not 0 < segment < float("inf"):
+        raise ConfigError(f"--segment is a number of seconds above 0, not {segment}")
+    if not is_shared:
+        raise ConfigError("--segment without effect: add --processes or --engine ray")
+    if shown or every != 1:
+        raise ConfigError(f"--segment goes without {'--show' if shown else '--every'}: leave one of them out")
+
+
+def _segments(jobs: Iterable[SourceJob], seconds: float) -> Iterator[Segment]:
+    for job in jobs:
+        with suppress(FlowdetError):  # told when the source is done
+            yield from segments_of(job, seconds)
+
+
 def _jobs(
-    sources: Sequence[str], settings: _Settings, outputs: _Outputs, *, overwrite: bool
-) -> Iterator[_Job | FlowdetError]:
-    """Yields what is to be done, or why it cannot be."""
-    for source in expanded(sources):
+    sources: Sequence[str], settings: Settings, outputs: _Outputs, report: SourceReport, *, overwrite: bool
+) -> Iterator[SourceJob]:
+    """Yields what is to be done; tells of what was done before or cannot be."""
+    for source in sources:
         try:
             job = _job(source, settings, outputs)
-            if overwrite or not _is_done(job):
-                yield job
+            frames = None if overwrite else _frames_done(job)
         except FlowdetError as error:
-            yield error
+            report.failed(source, error)
         except OSError as error:  # it vanished meanwhile
-            yield VideoError(f"'{source}' cannot be read: {error.strerror}")
+            report.failed(source, VideoError(f"'{source}' cannot be read: {error.strerror}"))
+        else:
+            if frames is None:
+                yield job
+            else:
+                report.skipped(job, frames)
 
 
-def _tried(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> FlowdetError | None:
-    try:
-        _detect_one(detector, job, with_bar=with_bar)
-    except FlowdetError as error:
-        return error
-    except (MemoryError, RuntimeError) as error:
-        if (shortage := memory_shortage(error)) is None:
-            raise
-        return VideoError(f"{job.described.label}: {shortage}; try a smaller system")
-    return None
+def _do_alone(detector: VideoDetector, jobs: Iterable[SourceJob], report: SourceReport, *, with_bars: bool) -> None:
+    """Does the jobs in this process."""
+
+    def watch(video: Video) -> AbstractContextManager[Callable[[int], None]]:
+        if with_bars:
+            passes = 2 if settings.rescore == "seq-nms" else 1
+            return progress_bar(video.name, (video.frame_count or 0) * passes or None, "frames")
+        return nullcontext(lambda done: report.tell(Advanced(1)))
+
+    for job in jobs:
+        settings = job.settings
+        try:
+            report.tell(Finished(job, detect_source(detector, job, watch)))
+        except FlowdetError as error:
+            report.tell(Failed(job, error))
+        except (MemoryError, RuntimeError) as error:
+            if (shortage := memory_shortage(error)) is None:
+                raise
+            report.tell(Failed(job, VideoError(f"{job.described.label}: {shortage}; try a smaller system")))
 
 
-def _spread(
-    jobs: Sequence[_Job | FlowdetError], options: SystemOptions, processes: int
-) -> Iterator[FlowdetError | None]:
-    yield from (job for job in jobs if isinstance(job, FlowdetError))
-    yield from spread([job for job in jobs if isinstance(job, _Job)], partial(_worker, options), processes)
-
-
-def _worker(options: SystemOptions, number: int) -> Callable[[_Job], list[FlowdetError | None]]:
-    """Returns the function that does a job in one of several processes, without a progress bar."""
-    console.mend_streams()
-    detector = load_system(replace(options, device=str(device_of(options.device, number))))
-    return lambda job: [_tried(detector, job, with_bar=False)]
-
-
-def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
+def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:
     """The files of a source, numbered where another source of this call has the name.
 
     Raises:
@@ -291,14 +307,16 @@ def _job(source: str, settings: _Settings, outputs: _Outputs) -> _Job:
     """
     described = describe_source(source)
     first = name = output_name(described, source)
-    number = 1
-    is_rereadable = described.path is not None or described.pattern
+    number = outputs.taken.get(first.casefold(), 1)
+    is_rereadable = described.path is not None or described.pattern or is_remote(source)
     while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
         number += 1
         name = f"{first}-{number}"
-    outputs.taken.add(name.casefold())
+    outputs.taken.update({name.casefold(): 1, first.casefold(): number})
     still = described.path if described.path and is_still(described.path) else None
-    job = _Job(source, described, outputs.results(name), outputs.video(name, still), settings)
+    if outputs.absolute and (described.path or described.pattern):
+        source = str(Path(source).expanduser().absolute())
+    job = SourceJob(source, described, outputs.results(name), outputs.video(name, still), settings)
     for file in (job.results, job.video):
         if described.path and file and file.exists() and os.path.samefile(described.path, file):
             raise ConfigError(f"the result would replace its source {source}; name another folder with --out")
@@ -313,15 +331,15 @@ def _is_recording(source: str, results: Path) -> bool:
         return video.is_live
 
 
-def _is_done(job: _Job) -> bool:
-    """Whether the source was finished with the same settings before.
+def _frames_done(job: SourceJob) -> int | None:
+    """Returns the number of frames of a source that was finished with the same settings before; None if it was not.
 
     Raises:
         ConfigError: It was finished with others.
     """
     finished = read_finished(job.results)
     if finished is None or (job.video and not job.video.exists()):
-        return False
+        return None
     before = _in_todays_words(finished["settings"])
     now = job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
@@ -330,8 +348,7 @@ def _is_done(job: _Job) -> bool:
             f"{job.results} was made with other settings ({', '.join(differing)}); "
             "name another folder with --out, or replace it with --overwrite"
         )
-    console.out.print(f"{job.source}: finished before, skipped ({job.results})")
-    return True
+    return int(finished["frames"])
 
 
 def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
@@ -351,52 +368,3 @@ def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:
     }
     mode, runtime = old.pop("mode"), old.pop("runtime")
     return {"variant": None if mode == "exact" else mode, "backend": runtime, **old}
-
-
-def _detect_one(detector: VideoDetector, job: _Job, *, with_bar: bool = True) -> None:
-    """Does one job.
-
-    Raises:
-        FlowdetError: The source or a result cannot be used, or another run writes this result.
-    """
-    make_folder(job.results.parent)
-    busy = f"another run (process {{holder}}) writes {job.results}; wait for it, or name another folder with --out"
-    try:
-        with locked(job.results.with_suffix(""), busy):
-            _detect_locked(detector, job, with_bar=with_bar)
-    except OSError as error:
-        raise VideoError(f"{job.described.label}: {error.strerror or error}") from error
-
-
-def _detect_locked(detector: VideoDetector, job: _Job, *, with_bar: bool) -> None:
-    settings = job.settings
-    began = time.monotonic()
-    passes = 2 if settings.rescore == "seq-nms" else 1
-    with (
-        open_video(job.source, start=settings.start, end=settings.end, every=settings.every) as video,
-        progress_bar(video.name, (video.frame_count or 0) * passes or None, "frames", is_shown=with_bar) as progress,
-    ):
-        done = annotate(
-            detector,
-            video,
-            results=job.results,
-            video_path=job.video,
-            settings=job.record,
-            shown=Shown(
-                score=settings.score,
-                classes=settings.classes or None,
-                tracker=settings.tracker,
-                seq_nms=settings.rescore == "seq-nms",
-                overlay=overlay_of(detector.config, settings.show),
-                trail=settings.trail,
-            ),
-            progress=progress,
-        )
-    rate = done.frames / max(time.monotonic() - began, 1e-6)
-    source = job.described.label
-    for problem in done.problems:
-        console.err.print(f"{source}: {problem}", style="yellow")
-    files = " and ".join(str(path) for path in (job.video, job.results) if path)
-    console.out.print(
-        f"{source}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}"
-    )

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.cli import console
-from flowdet.cli.arguments import DEFAULTS, Options, check_outputs
+from flowdet.cli.arguments import ALONE, DEFAULTS, Options, Sharing, check_outputs
 from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
@@ -29,6 +29,7 @@ from flowdet.systems.load import load_system, weights_of
 from flowdet.systems.options import SystemOptions
 from flowdet.weights.native import weights_digest
 from flowdet.weights.zoo import PUBLISHED, SHIPPED
+from flowdet.work.cluster import Cluster
 
 __all__ = ["evaluate"]
 
@@ -61,6 +62,7 @@ class _Running:
     folder: Path
     processes: int
     threads: int | None
+    cluster: Cluster | None
     class_map: Mapping[str, str]
 
 
@@ -83,7 +85,7 @@ def evaluate(
     results: Paths = (),
     images: Path | None = None,
     protocol: Protocols = ("coco",),
-    processes: int = 1,
+    sharing: Sharing = ALONE,
     threads: int | None = None,
     map_classes: Names = (),
     motion_iou: Path | None = None,
@@ -106,8 +108,9 @@ def evaluate(
             file for each video (repeat the option) or their folder.
         images: Folder of the images of the data set. [default: the folder of --data]
         protocol: Repeat the option for several. [default: coco]
-        processes: Number of processes that share the videos.
-        threads: Threads of torch in each process. [default: the cores, shared by the processes]
+        sharing: Who shares the videos.
+        threads: Threads of torch in each process or worker. [default: the cores, shared by the processes; 1 in a
+            worker]
         map_classes: Classes that mean the same, as system=data, for instance cow=cattle; repeat the option or use
             commas. Well-known names are mapped without it.
         motion_iou: Motion IoUs in place of computed ones: JSON {annotation id: value}, or the authors' .mat.
@@ -121,8 +124,13 @@ def evaluate(
     options = replace(options, system=system)
     weights = options.weights
     _check_source(results, options)
+    cluster = sharing.cluster(options.device)
     if results:
-        detecting = {"--processes": processes != 1, "--threads": threads is not None}
+        detecting = {
+            "--engine": sharing.engine != "local",
+            "--processes": sharing.processes != 1,
+            "--threads": threads is not None,
+        }
         drawing = {"--images": images is not None, "--pictures": pictures != _PICTURES}
         _check_idle(detecting, {} if out else drawing)
     measuring = _Measuring(tuple(dict.fromkeys(protocol)), motion_iou, seq_nms, bootstrap, versus)
@@ -137,7 +145,7 @@ def evaluate(
     if results:
         result = _from_files(results, annotated, class_map)
     else:
-        running = _Running(below, (folder or Path()) / "detections", processes, threads, class_map)
+        running = _Running(below, (folder or Path()) / "detections", sharing.processes, threads, cluster, class_map)
         result = _detect(
             load_system(options),
             weights,
@@ -227,6 +235,7 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
             running.folder,
             processes=running.processes,
             threads=running.threads,
+            cluster=running.cluster,
             class_map=running.class_map,
             progress=move,
         )
@@ -247,6 +256,8 @@ def _detect(detector: VideoDetector, weights: Path | None, data: CocoVID, runnin
     }
     notes = _class_notes(config.class_names, data, found.renamed, found.left_out)
     shared = f"{running.processes} processes at once" if running.processes > 1 else "one process"
+    if running.cluster:
+        shared = "several workers at once"
     row = _row(config, weights, found.seconds_per_frame, f"{machine}, {shared}")
     title = f"{config.name} on {data.path.name}"
     return _Result(found.table, title, settings, running.class_map, notes, row)

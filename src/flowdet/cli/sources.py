@@ -1,5 +1,6 @@
 """Sources as the command line names them."""
 
+import csv
 import re
 from collections.abc import Iterator, Sequence
 from glob import glob
@@ -8,12 +9,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from flowdet.data.reading import read_text
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
 from flowdet.video.description import VIDEO_SUFFIXES, SourceDescription, describe_source
 from flowdet.video.pictures import page_count
+from flowdet.video.remote import is_remote, remote_matches
 
-__all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name"]
+__all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name", "sources_in"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
@@ -26,12 +29,56 @@ def listed(names: Names) -> list[str]:
 def expanded(sources: Sequence[str]) -> Iterator[str]:
     """Yields the sources; each video of a folder or a pattern is one of its own, its pictures are one together."""
     for source in sources:
+        if is_remote(source) and "*" in source:
+            yield from _matches(source)
+            continue
         files = _files(source)
         pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
         videos = [str(file) for file in files if file not in pictures]
         yield from videos
         if pictures or not videos:
             yield source
+
+
+def sources_in(file: Path) -> list[str]:
+    """Returns the sources that a file lists: a line each in a text, or those of a column in a .csv or .parquet file.
+
+    The column is "source", or the only one. In a text, blank lines and those that begin with # are left out.
+
+    Raises:
+        DataError: The text cannot be read.
+        ConfigError: The table cannot be read, or has no such column.
+    """
+    if file.suffix.lower() == ".parquet":
+        return _in_parquet(file)
+    lines = read_text(file).splitlines()
+    if file.suffix.lower() == ".csv":
+        rows = csv.DictReader(lines)
+        column = _source_column(rows.fieldnames or (), file)
+        return [row[column] for row in rows if row[column]]
+    texts = map(str.strip, lines)
+    return [text for text in texts if text and not text.startswith("#")]
+
+
+def _in_parquet(file: Path) -> list[str]:
+    try:
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise ConfigError("--list with a .parquet file needs pyarrow: pip install pyarrow") from error
+    try:
+        column = _source_column(parquet.read_schema(file).names, file)
+        return [str(source) for source in parquet.read_table(file, columns=[column])[column].to_pylist() if source]
+    except (OSError, ArrowException) as error:
+        raise ConfigError(f"--list: {file} cannot be read: {error}") from error
+
+
+def _source_column(names: Sequence[str], file: Path) -> str:
+    if "source" in names:
+        return "source"
+    if len(names) == 1:
+        return names[0]
+    found = ", ".join(names) or "none"
+    raise ConfigError(f"--list: {file} has no column named source, and not only one; its columns are: {found}")
 
 
 def output_name(described: SourceDescription, source: str) -> str:
@@ -50,6 +97,13 @@ def is_still(path: Path) -> bool:
         return page_count(path) == 1
     except VideoError:
         return True
+
+
+def _matches(source: str) -> list[str]:
+    try:
+        return remote_matches(source) or [source]
+    except FlowdetError:  # told when its turn comes
+        return [source]
 
 
 def _files(source: str) -> list[Path]:

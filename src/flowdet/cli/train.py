@@ -14,7 +14,8 @@ from flowdet.cli import console
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
 from flowdet.errors import ConfigError
 from flowdet.systems.config import SystemConfig
-from flowdet.systems.load import starting_weights, weights_of
+from flowdet.systems.load import starting_weights, weight_file, weights_of
+from flowdet.systems.options import SystemOptions
 from flowdet.systems.recipes import recipe
 from flowdet.training.plan import SGD, AdamW, Cosine, Plan, Precision, StepDrops
 from flowdet.training.plot import draw_runs
@@ -135,7 +136,7 @@ class StartOptions:
     """The weights to start from."""
 
     weights: Path | None = None
-    """A trained system to start from, of any classes. [default: those of the system, if shipped or of YOLOX]"""
+    """A trained system to start from, of any classes: its file or name. [default: the system, if shipped or YOLOX]"""
     backbone_weights: Path | None = None
     """Start from a backbone trained on ImageNet instead. [default: as published, once downloaded]"""
     flow_net_weights: Path | None = None
@@ -144,7 +145,7 @@ class StartOptions:
     def completed(self, system: str, config: SystemConfig) -> "StartOptions":
         """Returns these options with the shipped or published weights of a system where none are given."""
         if self.weights:
-            return self
+            return replace(self, weights=weight_file(SystemOptions(weights=self.weights)))
         if system.endswith(".safetensors"):
             return replace(self, weights=Path(system))
         if system in SHIPPED or yolox_weights(system):

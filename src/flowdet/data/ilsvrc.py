@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, wr
 from flowdet.data.image_files import names_in
 from flowdet.data.reading import LARGEST_PIXELS, is_whole, parse_pixels, read_text, read_xml
 from flowdet.errors import DataError
+from flowdet.work.jobs import Do, results
 from flowdet.work.pool import spread
 
 __all__ = [
@@ -398,7 +399,7 @@ def _read_in_order(jobs: Iterator[FramesJob], processes: int) -> Generator[list[
         return
     early: dict[int, list[Frame]] = {}
     turn = 0
-    with closing(spread(enumerate(jobs), _reader, processes, threads=None)) as batches:
+    with closing(results(spread(enumerate(jobs), _reader, processes=processes, threads=None))) as batches:
         for number, frames in batches:
             early[number] = frames
             while turn in early:
@@ -406,9 +407,9 @@ def _read_in_order(jobs: Iterator[FramesJob], processes: int) -> Generator[list[
                 turn += 1
 
 
-def _reader(number: int) -> Callable[[tuple[int, FramesJob]], Iterable[tuple[int, list[Frame]]]]:
+def _reader(number: int) -> Do[tuple[int, FramesJob], tuple[int, list[Frame]]]:
     del number
-    return lambda job: [(job[0], read_frames(job[1]))]
+    return lambda job, advance: (job[0], read_frames(job[1]))
 
 
 def _write_videos(

@@ -3,16 +3,15 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from flowdet.errors import ConfigError
 from flowdet.ops.boxes import Chooser
-from flowdet.types import FrameFeatures, Geometry, Maps, Targets
+from flowdet.types import FrameFeatures, Geometry, Maps, RoIs, Targets
 
-__all__ = ["Computed", "Detector", "DetectorConfig", "Found", "RoIAttention", "RoIs", "Run", "shallow_copy"]
+__all__ = ["Computed", "Detector", "DetectorConfig", "Found", "RoIAttention", "Run", "shallow_copy"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -21,22 +20,6 @@ Found = tuple[Tensor, Tensor, Tensor]
 
 Run = Callable[..., Tensor | tuple[Tensor, ...]]
 """Computes a part: tensors to a tensor, or to a tuple of tensors."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RoIs:
-    """The proposals of b images, filled up to m each, and their features in the layers of the RoI head.
-
-    Attributes:
-        boxes: [b, m, 4] xyxy px, network input, best first.
-        layers: [b, m, d_i] what `RoIAttention.remember` makes of each layer of the head that RoI attention follows, as
-            if there were no attention.
-        mask: [b, m] bool, False where a place is empty.
-    """
-
-    boxes: Tensor
-    layers: tuple[Tensor, ...]
-    mask: Tensor
 
 
 class RoIAttention(nn.Module):
@@ -58,22 +41,35 @@ class RoIAttention(nn.Module):
         return pooled
 
     def remember(self, layer: int, features: Tensor) -> Tensor:
-        """Returns what is kept of RoI features [n, d] after a layer, for `RoIs.layers`: the features themselves."""
+        """Returns what is kept of RoI features [n, d] after a layer, for `RoIs.memory`: the features themselves."""
         del layer
         return features
 
-    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: object) -> Tensor:
+    def attend(self, layer: int, features: Tensor, own: Tensor, counts: Sequence[int], support: object) -> Tensor:
         """Returns RoI features [n, d] after a layer of the head that know of the support.
 
         Args:
             layer: Number of the layer, from 0.
             features: [n, d] of b images, one image after the other, before the activation.
-            plain: [n, d] the same as if there were no attention: the frame's own RoIs as support.
+            own: [n, ...] what `remember` makes of the same RoIs without attention: the frame's own RoIs as support.
             counts: The number of RoIs of each of the b images.
             support: The support of b streams.
         """
-        del layer, plain, counts, support
+        del layer, own, counts, support
         return features
+
+    def weights(self, features: Tensor, own: Tensor, support: object) -> Tensor:
+        """Returns how much RoIs attend to others after the first layer of the head, for drawing; rows sum to one.
+
+        Args:
+            features: [n, d] after that layer, before the activation.
+            own: [k, ...] what `remember` makes of the RoIs of their frame.
+            support: The support of one stream, of m RoIs.
+
+        Returns:
+            [n, m + k], those of the frame itself last.
+        """
+        raise NotImplementedError
 
 
 class Detector(nn.Module, ABC):
@@ -132,7 +128,23 @@ class Detector(nn.Module, ABC):
             ConfigError: The detector has no proposals.
         """
         del maps, geometries
-        raise ConfigError(f"{type(self).__name__} has no proposals; RoI-level methods need a two-stage detector")
+        raise self._without_proposals()
+
+    def attended(self, features: FrameFeatures, boxes: Tensor) -> Tensor:
+        """Returns how much boxes attend to the RoIs of other frames, for drawing; see `RoIAttention.weights`.
+
+        Args:
+            features: Of one stream.
+            boxes: [n, 4] xyxy px, original image.
+
+        Raises:
+            ConfigError: The detector has no proposals.
+        """
+        del features, boxes
+        raise self._without_proposals()
+
+    def _without_proposals(self) -> ConfigError:
+        return ConfigError(f"{type(self).__name__} has no proposals; RoI-level methods need a two-stage detector")
 
 
 class DetectorConfig(ABC):

@@ -16,7 +16,6 @@ from flowdet.detectors.base import (
     DetectorConfig,
     Found,
     RoIAttention,
-    RoIs,
     Run,
     shallow_copy,
 )
@@ -28,7 +27,7 @@ from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
 from flowdet.ops.devices import constant
 from flowdet.ops.sampling import roi_align
-from flowdet.types import FrameFeatures, Geometry, Maps, Targets
+from flowdet.types import FrameFeatures, Geometry, Maps, RoIs, Targets
 
 __all__ = [
     "RPN",
@@ -225,15 +224,30 @@ class RoIHead(nn.Module):
             found.append(layer(F.relu(found[-1]) if found else pooled.flatten(1)))
         return found
 
-    def attend(self, pooled: Tensor, rois: Sequence[Tensor], maps: Maps, support: object) -> tuple[Tensor, Tensor]:
+    def attend(self, rois: RoIs, maps: Maps, support: object) -> tuple[Tensor, Tensor]:
         """As `forward`, with the attention to the support before the shared layers and after each, see there."""
         assert self.attention is not None
-        plain, counts = self.layers(pooled), [len(of_image) for of_image in rois]
-        own, x = pooled, self.attention.pool(pooled, rois, maps, support)
+        pooled, proposals = rois.pooled[rois.mask], rois.proposals
+        counts = [len(boxes) for boxes in proposals]
+        x = self.attention.pool(pooled, proposals, maps, support)
         for number, layer in enumerate(self._shared):
-            x = plain[0] if x is own else layer(x.flatten(1))
-            x = F.relu(self.attention.attend(number, x, plain[number], counts, support))
+            x = rois.layers[0][rois.mask] if x is pooled else layer(x.flatten(1))
+            x = F.relu(self.attention.attend(number, x, rois.memory[number][rois.mask], counts, support))
         return self._predict(x)
+
+    def attended(self, pooled: Tensor, boxes: Tensor, own: RoIs, maps: Maps, support: object) -> Tensor:
+        """Returns how much RoIs of one image attend to others, see `RoIAttention.weights`.
+
+        Args:
+            pooled: [n, c, bins, bins] RoI features.
+            boxes: [n, 4] xyxy px, network input.
+            own: The proposals of the image.
+            maps: Its maps.
+            support: What the RoIs of the image attend to.
+        """
+        assert self.attention is not None
+        x = self._shared[0](self.attention.pool(pooled, [boxes], maps, support).flatten(1))
+        return self.attention.weights(x, own.memory[0][own.mask], support)
 
     @property
     def _shared(self) -> list[nn.Module]:
@@ -267,8 +281,11 @@ class FasterRCNN(Detector):
 
     def detect(self, features: FrameFeatures, score: float = 0.0) -> list[Found]:
         """Returns the detections of each image that have at least this score."""
-        proposals = self._propose(features.maps, features.geometries, self.config.rpn.post_nms_top_n)
-        logits, deltas = self._classify(features, proposals)
+        if features.rois is None:
+            proposals = self._propose(features.maps, features.geometries, self.config.rpn.post_nms_top_n)
+        else:
+            proposals = features.rois.proposals
+        logits, deltas = self._classify(features, proposals, features.rois)
         counts = [len(boxes) for boxes in proposals]
         rows = zip(logits.split(counts), deltas.split(counts), proposals, features.geometries, strict=True)
         return [_detections(self.config.roi_head, *parts, score=score) for parts in rows]
@@ -287,17 +304,17 @@ class FasterRCNN(Detector):
         return losses | _roi_losses(config.roi_head, logits, moves, batch, background=self.classes)
 
     def rois(self, maps: Maps, geometries: Sequence[Geometry]) -> RoIs:
-        """Returns the proposals at test, and their features in the shared layers."""
-        proposals = self._propose(maps, geometries, self.config.rpn.post_nms_top_n)
+        """Returns the proposals at test, and their features."""
+        return self._rois_of(maps, self._propose(maps, geometries, self.config.rpn.post_nms_top_n))
+
+    def attended(self, features: FrameFeatures, boxes: Tensor) -> Tensor:
+        """Returns how much boxes of the original image attend to the RoIs of other frames."""
         assert isinstance(self.roi_head, RoIHead)
-        layers, attention = self.roi_head.layers(self._pool(maps, proposals)), self.roi_head.attention
-        if attention:
-            layers = [attention.remember(number, layer) for number, layer in enumerate(layers)]
-        counts = [len(boxes) for boxes in proposals]
-        filled = [nn.utils.rnn.pad_sequence(list(layer.split(counts)), batch_first=True) for layer in layers]
-        boxes = nn.utils.rnn.pad_sequence(proposals, batch_first=True)
-        places = torch.arange(boxes.shape[1], device=boxes.device)
-        return RoIs(boxes, tuple(filled), places < places.new_tensor(counts)[:, None])
+        assert features.rois is not None
+        x, y = features.geometries[0].scale
+        rois = boxes * constant((x, y, x, y), boxes.dtype, boxes.device)
+        pooled = self._pool(features.maps, [rois])
+        return self.roi_head.attended(pooled, rois, features.rois, features.maps, features.support)
 
     def parts(self) -> dict[str, nn.Module]:
         """Returns "features" (backbone and neck), "rpn", and "roi_head" unless it attends to support."""
@@ -320,12 +337,33 @@ class FasterRCNN(Detector):
     def _pool(self, maps: Maps, boxes: Sequence[Tensor]) -> Tensor:
         return roi_align(maps[0], boxes, self.config.roi_head.bins, FEATURE_STRIDE)
 
-    def _classify(self, features: FrameFeatures, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        pooled, head = self._pool(features.maps, boxes), self.roi_head
+    def _rois_of(self, maps: Maps, boxes: Sequence[Tensor]) -> RoIs:
+        head, counts, pooled = self.roi_head, [len(of_image) for of_image in boxes], self._pool(maps, boxes)
+        assert isinstance(head, RoIHead)
+        layers, attention = head.layers(pooled), head.attention
+        memory = [attention.remember(number, layer) for number, layer in enumerate(layers)] if attention else []
+
+        def filled(rows: Tensor) -> Tensor:
+            return nn.utils.rnn.pad_sequence(list(rows.split(counts)), batch_first=True)
+
+        places = torch.arange(max(counts), device=pooled.device)
+        return RoIs(
+            boxes=filled(torch.cat(list(boxes))),
+            mask=places < places.new_tensor(counts)[:, None],
+            pooled=filled(pooled),
+            layers=tuple(map(filled, layers)),
+            memory=tuple(map(filled, memory)),
+        )
+
+    def _classify(
+        self, features: FrameFeatures, boxes: Sequence[Tensor], rois: RoIs | None = None
+    ) -> tuple[Tensor, Tensor]:
+        head = self.roi_head
         if isinstance(head, RoIHead) and head.attention and features.support is not None:
-            logits, deltas = head.attend(pooled, boxes, features.maps, features.support)
+            rois = rois or self._rois_of(features.maps, boxes)
+            logits, deltas = head.attend(rois, features.maps, features.support)
         else:
-            logits, deltas = head(pooled)
+            logits, deltas = head(self._pool(features.maps, boxes))
         return logits.float(), deltas.float()
 
 

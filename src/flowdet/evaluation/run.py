@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
 
@@ -19,16 +18,19 @@ from safetensors.torch import load
 from flowdet.backends.choice import with_backend
 from flowdet.data.cocovid import CocoVID, ImageRecord
 from flowdet.data.image_files import read_picture
-from flowdet.errors import ConfigError, DataError, some
+from flowdet.errors import ConfigError, DataError, FlowdetError, some
 from flowdet.files import replacing
 from flowdet.metrics.detections import ClassMap, DetectionTable, map_classes
 from flowdet.ops.devices import threads as torch_threads
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_to_json
 from flowdet.systems.detector import VideoDetector
+from flowdet.systems.stream import spread_evenly
 from flowdet.types import Detections, Frame
 from flowdet.video.reader import read_ahead
 from flowdet.weights.native import packed_weights, weights_digest
+from flowdet.work.cluster import Cluster, spread_over
+from flowdet.work.jobs import Advance, Advanced, Do, Event, Failed, hear
 from flowdet.work.pool import device_of, spread
 
 __all__ = ["DataSetDetections", "detect_data_set"]
@@ -121,6 +123,7 @@ def detect_data_set(
     *,
     processes: int = 1,
     threads: int | None = None,
+    cluster: Cluster | None = None,
     class_map: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> DataSetDetections:
@@ -138,7 +141,9 @@ def detect_data_set(
         folder: The folder for the files; created if it does not exist.
         processes: With 1, this process does everything. More are spawned, which needs the usual
             `if __name__ == "__main__":` in a script. Each holds the system and the window of one video.
-        threads: Threads of torch in each process; by default they share those of this process.
+        threads: Threads of torch in each process; by default they share those of this process, and a worker of a
+            cluster has one.
+        cluster: Its workers do the videos, in place of processes of this machine; they see the same files.
         class_map: Names of the system's classes, and what the data set calls them, where they differ.
         progress: Called at the start and after every frame with the number of finished frames, earlier calls included.
 
@@ -147,11 +152,12 @@ def detect_data_set(
             a name in `class_map` does not exist.
         DataError: An image is missing, cannot be read, or differs in size from the data set; the system and the data
             set have no class in common.
-        FlowdetError: A process was killed.
+        FlowdetError: The processes or workers of a video died, each time that it was tried; the others are done.
     """
     if system.training:
         raise ValueError("a system detects in evaluation mode: call its eval() first")
-    threads = max(1, torch.get_num_threads() // max(1, processes)) if threads is None else threads
+    if threads is None:
+        threads = 1 if cluster else max(1, torch.get_num_threads() // max(1, processes))
     if processes < 1 or threads < 1:
         raise ConfigError(f"processes and threads must be 1 or more, not {processes} and {threads}")
     classes = map_classes(system.config.class_names, data, class_map)
@@ -168,18 +174,26 @@ def detect_data_set(
         record["backend"] = system.backend
     if system.precision != "float32":
         record["precision"] = system.precision
+    if cluster:
+        images, folder = images.absolute(), folder.absolute()
     origin = _Origin(data.path, images, record)
     jobs = _jobs_of(data, folder)
     missing = [job for job in jobs if not _is_done(job, origin)]
     _check_images(missing, origin)
     done = sum(map(len, jobs)) - sum(map(len, missing))
-    if processes == 1:
-        ticks = _alone(system, missing, origin, threads)
+    progress(done)
+
+    def advance(frames: int) -> None:
+        nonlocal done
+        done += frames
+        progress(done)
+
+    if processes == 1 and cluster is None:
+        with torch_threads(threads):
+            for job in missing:
+                _finish(system, origin, job, advance)
     else:
-        ticks = _spread(system, missing, origin, processes, threads)
-    with closing(ticks):
-        for frames in accumulate(ticks, initial=done):
-            progress(frames)
+        _share(system, missing, origin, advance, processes=processes, threads=threads, cluster=cluster)
     return _collected(jobs, classes, system.config.class_names)
 
 
@@ -235,35 +249,59 @@ def _check_images(jobs: Sequence[_Job], origin: _Origin) -> None:
         )
 
 
-def _alone(system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, threads: int) -> Generator[int, None, None]:
-    """Does the jobs in this process; yields 1 after every frame."""
-    with torch_threads(threads):
-        for job in jobs:
-            yield from _finish(system, origin, job)
+def _share(
+    system: VideoDetector,
+    jobs: Sequence[_Job],
+    origin: _Origin,
+    advance: Advance,
+    *,
+    processes: int,
+    threads: int,
+    cluster: Cluster | None,
+) -> None:
+    """Does the jobs in several processes or workers, the longest first.
 
-
-def _spread(
-    system: VideoDetector, jobs: Sequence[_Job], origin: _Origin, processes: int, threads: int
-) -> Generator[int, None, None]:
-    """Does the jobs in several processes, the longest first; yields 1 after every frame."""
+    Raises:
+        FlowdetError: A job cannot be done, whatever the reason. Only after the deaths of workers the others are done.
+    """
     device = next(system.parameters()).device
     any_device = torch.device("cuda") if device.type == "cuda" else device
     packed = _WorkerSystem(system.config, packed_weights(system), any_device, system.backend, system.precision, origin)
+    lost: list[Failed[_Job]] = []
+
+    def tell(event: Event[_Job, None]) -> None:
+        match event:
+            case Advanced(frames):
+                advance(frames)
+            case Failed(_, DataError() | ConfigError() as error):
+                raise error
+            case Failed() as failed:
+                lost.append(failed)
+
     longest_first = sorted(jobs, key=len, reverse=True)
-    with closing(spread(longest_first, partial(_worker, packed), processes, threads=threads)) as ticks:
-        yield from ticks
+    make = partial(_worker, packed)
+    if cluster:
+        hear(spread_over(cluster, longest_first, make, threads=threads), tell)
+    else:
+        hear(spread(longest_first, make, processes=processes, threads=threads), tell)
+    if lost:
+        names = some([failed.job.path.stem for failed in lost])
+        raise FlowdetError(
+            f"{names}: {lost[0].error}; what is finished is kept, so the same call continues, perhaps with fewer "
+            "processes or workers"
+        )
 
 
-def _worker(packed: _WorkerSystem, number: int) -> Callable[[_Job], Iterator[int]]:
-    """Builds the system in a worker process; returns the function that does a job."""
+def _worker(packed: _WorkerSystem, number: int) -> Do[_Job, None]:
+    """Builds the system in a worker; returns the function that does a job."""
     system = build(packed.config)
     system.load_state_dict(load(packed.weights))
     system = with_backend(system.to(device_of(packed.device, number)), packed.backend, packed.precision)
     return partial(_finish, system, packed.origin)
 
 
-def _finish(system: VideoDetector, origin: _Origin, job: _Job) -> Iterator[int]:
-    """Does a job and writes its file; yields 1 after every frame.
+def _finish(system: VideoDetector, origin: _Origin, job: _Job, advance: Advance) -> None:
+    """Does a job and writes its file.
 
     Raises:
         DataError: An image cannot be read, or differs in size from the data set.
@@ -272,11 +310,12 @@ def _finish(system: VideoDetector, origin: _Origin, job: _Job) -> Iterator[int]:
     found: list[Detections] = []
     seconds: list[float] = []
     for stream in job.streams:
-        with closing(read_ahead(_frames(stream, origin))) as frames:
-            for detections, took in _timed(partial(_detections, system), frames):
+        pictures = _Pictures(stream, origin)
+        with closing(read_ahead(pictures)) as frames:
+            for detections, took in _timed(system, _Fed(frames, pictures)):
                 found.append(detections)
                 seconds.append(took)
-                yield 1
+                advance(1)
     arrays = {
         "frames": np.repeat(np.arange(len(found)), [len(detections) for detections in found]),
         "labels": np.concatenate([detections.labels for detections in found]),
@@ -288,37 +327,57 @@ def _finish(system: VideoDetector, origin: _Origin, job: _Job) -> Iterator[int]:
         partial_file.write_bytes(save(arrays, metadata={_RECORD_KEY: json.dumps(origin.record_of(job))}))
 
 
-def _frames(stream: Sequence[ImageRecord], origin: _Origin) -> Iterator[Frame]:
-    for index, record in enumerate(stream):
-        where = f"{origin.annotations}: image {record.id}"
-        image = read_picture(origin.images / record.file_name, (record.height, record.width), where)
-        yield Frame(index, float(index), image)
+@dataclass(frozen=True)
+class _Pictures:
+    """The frames of a stream, read when they are wanted."""
+
+    stream: Sequence[ImageRecord]
+    origin: _Origin
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __getitem__(self, index: int) -> Frame:
+        record = self.stream[index]
+        where = f"{self.origin.annotations}: image {record.id}"
+        image = read_picture(self.origin.images / record.file_name, (record.height, record.width), where)
+        return Frame(index, float(index), image)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[index] for index in range(len(self)))
 
 
-def _detections(system: VideoDetector, frames: Iterable[Frame]) -> Iterator[Detections]:
-    return (outcome.detections for outcome in system.detect_many([frames], ahead=True))
+@dataclass
+class _Fed:
+    """The frames of a stream, read ahead, and the seconds for which they were waited for."""
 
+    frames: Iterator[Frame]
+    pictures: _Pictures
+    waited: float = 0.0
 
-def _timed(
-    detect: Callable[[Iterable[Frame]], Iterator[Detections]], frames: Iterator[Frame]
-) -> Iterator[tuple[Detections, float]]:
-    """Yields detections with the seconds since the previous ones, without the time that frames took to come."""
-    waited = 0.0
-
-    def feed() -> Iterator[Frame]:
-        nonlocal waited
+    def __iter__(self) -> Iterator[Frame]:
         while True:
             asked = perf_counter()
-            frame = next(frames, None)
-            waited += perf_counter() - asked
+            frame = next(self.frames, None)
+            self.waited += perf_counter() - asked
             if frame is None:
                 return
             yield frame
 
+    def preview(self, count: int) -> list[Frame]:
+        """Returns frames spread evenly over the stream; reading them is waiting, too."""
+        asked = perf_counter()
+        frames = spread_evenly(self.pictures, count)
+        self.waited += perf_counter() - asked
+        return frames
+
+
+def _timed(system: VideoDetector, fed: _Fed) -> Iterator[tuple[Detections, float]]:
+    """Yields detections with the seconds since the previous ones, without the time that frames took to come."""
     began = perf_counter()
-    for detections in detect(feed()):
-        yield detections, perf_counter() - began - waited
-        began, waited = perf_counter(), 0.0
+    for outcome in system.detect_many([fed], ahead=True):
+        yield outcome.detections, perf_counter() - began - fed.waited
+        began, fed.waited = perf_counter(), 0.0
 
 
 def _collected(jobs: Sequence[_Job], classes: ClassMap, class_names: Sequence[str]) -> DataSetDetections:

@@ -10,7 +10,7 @@ from torchvision import ops
 
 from flowdet.ops.devices import constant
 
-__all__ = ["WarpConvention", "resize_flow", "roi_align", "taps", "warp", "warp_maps", "weighted_cells"]
+__all__ = ["WarpConvention", "resize_flow", "roi_align", "roi_taps", "taps", "warp", "warp_maps", "weighted_cells"]
 
 WarpConvention = Literal["identity", "published"]
 """`identity`: zero flow changes nothing. `published`: zero flow shrinks the sampling positions by (n - 1) / n towards
@@ -135,9 +135,25 @@ def roi_align(features: Tensor, boxes: Sequence[Tensor], window: int, stride: in
     if features.device.type != "cpu" or torch.is_grad_enabled():
         pooled: Tensor = ops.roi_align(features, list(boxes), window, 1 / stride, _SAMPLES, aligned=True)
         return pooled
-    batch, channels, height, width = features.shape
-    counts = torch.tensor([len(of_image) for of_image in boxes], device=features.device)
-    image = torch.arange(batch, device=features.device).repeat_interleave(counts)
+    cells, shares = roi_taps(boxes, features.shape[2:], window, stride)
+    return weighted_cells(features, cells, shares).view(-1, window, window, features.shape[1]).permute(0, 3, 1, 2)
+
+
+def roi_taps(boxes: Sequence[Tensor], size: Sequence[int], window: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Returns the cells whose weighted sum `roi_align` is, for `weighted_cells`.
+
+    Args:
+        boxes: For each of b images [k, 4] xyxy px.
+        size: (height, width) of the maps.
+        window: Bins along each side.
+        stride: Pixels from one feature cell to the next.
+
+    Returns:
+        Positions [n * window * window, 16] int64 in b * height * width, bins row by row, and their shares.
+    """
+    height, width = size
+    counts = torch.tensor([len(of_image) for of_image in boxes], device=boxes[0].device)
+    image = torch.arange(len(boxes), device=counts.device).repeat_interleave(counts)
     # Half a cell, as "aligned" means: a cell's value belongs to its centre.
     corners = torch.cat(list(boxes)) / stride - 0.5
     samples = torch.arange(window * _SAMPLES, dtype=corners.dtype, device=corners.device)
@@ -148,8 +164,7 @@ def roi_align(features: Tensor, boxes: Sequence[Tensor], window: int, stride: in
     cells = cells + columns[:, None, :, None, :]
     shares = y_shares[:, :, None, :, None] * x_shares[:, None, :, None, :]
     taken = (2 * _SAMPLES) ** 2
-    summed = weighted_cells(features, cells.reshape(-1, taken), shares.reshape(-1, taken))
-    return summed.view(-1, window, window, channels).permute(0, 3, 1, 2)
+    return cells.reshape(-1, taken), shares.reshape(-1, taken)
 
 
 def _roi_taps(positions: Tensor, length: int, window: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from flowdet.class_names import check_class_names
 from flowdet.detectors.base import Detector, Run
@@ -15,9 +17,9 @@ from flowdet.flow.flownet_s import FlowNetS
 from flowdet.flow.matching import MatchingFlow
 from flowdet.ops.boxes import Chooser, choose_randomly
 from flowdet.systems.config import SystemConfig
-from flowdet.systems.stream import Outcome, stream
+from flowdet.systems.stream import Outcome, computing, stream
 from flowdet.temporal.base import MethodParts, TemporalMethod
-from flowdet.types import ClipBatch, Detections, Frame
+from flowdet.types import ClipBatch, Detections, Frame, FrameFeatures
 
 __all__ = ["PRECISIONS", "FlowModule", "Parts", "VideoDetector"]
 
@@ -168,6 +170,20 @@ class VideoDetector(nn.Module):
             ahead=ahead,
         )
         return (replace(each, detections=each.detections.select(score, classes)) for each in outcomes)
+
+    def attended(self, features: FrameFeatures, boxes: NDArray[np.float32]) -> Tensor:
+        """Returns how much boxes attend to RoIs of other frames and of their own, for drawing.
+
+        Args:
+            features: Of one stream, of a RoI-level method; their origin says which RoIs.
+            boxes: [n, 4] xyxy px, original image.
+
+        Returns:
+            [n, m + k] float32 on the CPU: weights of the m RoIs of the origin, then of the k RoIs of the frame itself.
+        """
+        maps = features.maps[0]
+        with computing(maps.device, PRECISIONS[self.precision]):
+            return self.parts.detector.attended(features, torch.from_numpy(boxes).to(maps.device)).cpu()
 
     def losses(self, clips: ClipBatch, choosers: Sequence[Chooser] | None = None) -> dict[str, Any]:
         """Returns the losses of a batch of training clips by name, each the mean over the clips.

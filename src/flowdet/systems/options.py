@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from cyclopts import Parameter
 
@@ -50,6 +50,12 @@ class SystemOptions:
     agnostic_nms: Annotated[bool, Parameter(negative=())] = False
     backend: str = "auto"
     precision: Precision = "float32"
+
+    def absolute(self) -> Self:
+        """Returns the same options for other machines that see the same files: paths are whole."""
+        weights = self.weights.absolute() if self.weights and self.weights.exists() else self.weights
+        backend = str(Path(self.backend).absolute()) if Path(self.backend).is_dir() else self.backend
+        return replace(self, weights=weights, backend=backend)
 
 
 def apply_options(config: SystemConfig, options: SystemOptions) -> SystemConfig:

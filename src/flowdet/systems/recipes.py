@@ -44,6 +44,7 @@ __all__ = [
     "fgfa_x101",
     "fgfa_yolox",
     "recipe",
+    "selsa_lite",
     "selsa_r50",
     "selsa_r50_fp16",
     "selsa_r101",
@@ -205,6 +206,11 @@ def dff_lite() -> SystemConfig:
     return replace(fgfa_lite(), name="dff-lite", method=DFFConfig())
 
 
+def selsa_lite() -> SystemConfig:
+    """SELSA with the detector of fgfa-lite; its RoI head takes weights of its own."""
+    return replace(single_lite(), name="selsa-lite", method=SELSAConfig(heads=8))
+
+
 def single_lite() -> SystemConfig:
     """The detector of fgfa-lite on every frame by itself; takes the same weights."""
     return single_frame(fgfa_lite(), "single-lite")
@@ -279,6 +285,7 @@ RECIPES: dict[str, Callable[[], SystemConfig]] = {
     },
     "fgfa-lite": fgfa_lite,
     "dff-lite": dff_lite,
+    "selsa-lite": selsa_lite,
     "single-lite": single_lite,
     "fgfa-r50": fgfa_r50,
     "fgfa-r101": fgfa_r101,

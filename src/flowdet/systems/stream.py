@@ -18,7 +18,7 @@ from flowdet.ops.devices import constant
 from flowdet.temporal.base import TemporalMethod
 from flowdet.types import Detections, Frame, FrameFeatures, Geometry
 
-__all__ = ["Outcome", "Rereadable", "select_streams", "stream"]
+__all__ = ["Indexed", "Outcome", "Rereadable", "computing", "fitting", "select_streams", "spread_evenly", "stream"]
 
 Value = TypeVar("Value")
 
@@ -29,6 +29,14 @@ class Rereadable(Protocol):
 
     def preview(self, count: int) -> list[Frame]:
         """Returns frames that are spread evenly over the video, its first and last one among them."""
+
+
+class Indexed(Protocol):
+    """Frames that can be had by their number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Frame: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,7 +95,7 @@ def stream(
     """
     _check_weights(detector)
     device = torch.device(device)
-    computing = partial(_computing, device, dtype)
+    in_mode = partial(computing, device, dtype)
     detect = partial(detector.detect, score=score)
     lag = 1 if ahead and device.type == "cuda" else 0
     started: deque[list[_Started]] = deque()
@@ -105,16 +113,16 @@ def stream(
             except FlowdetError as error:
                 failures.append(error)
                 del live[number]
-        with computing():
+        with in_mode():
             started.append([group.leave(method, arrived) for group in groups])
         groups = [group for group in groups if group.streams]
-        for streams in _new_streams(groups, arrived):
-            with computing():
+        for streams in _new_streams(groups, arrived, previews):
+            with in_mode():
                 shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
-            with computing():
+            with in_mode():
                 network_input = prepare([frame.image for frame in frames], inputs, device)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
@@ -122,7 +130,7 @@ def stream(
             started[-1].append((group.streams, features))
         while len(started) > (lag if live else 0):
             for streams, features in started.popleft():
-                yield from _finish(streams, features, detect, class_names, computing)
+                yield from _finish(streams, features, detect, class_names, in_mode)
     if failures:
         raise failures[0]
 
@@ -137,7 +145,7 @@ def _check_weights(detector: Detector) -> None:
 
 
 @contextmanager
-def _computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Without gradients, and in this type whatever autocast the caller is in."""
     with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         yield
@@ -180,38 +188,50 @@ _Started = tuple[list[_Stream], list[FrameFeatures]]
 """Features whose computation was started, and the streams that they are of, in the order of their rows."""
 
 
-def _new_streams(groups: Sequence[_Group], arrived: Mapping[int, Frame]) -> list[list[_Stream]]:
-    """Streams for the frames whose sources have none yet, grouped by size."""
+def _new_streams(
+    groups: Sequence[_Group], arrived: Mapping[int, Frame], previews: Mapping[int, Sequence[Frame]]
+) -> list[list[_Stream]]:
+    """Streams for the frames whose sources have none yet, grouped by size and by whether a preview fits them."""
     known = {each.source for group in groups for each in group.streams}
-    by_shape: dict[tuple[int, ...], list[_Stream]] = {}
+    alike: dict[tuple[tuple[int, ...], bool], list[_Stream]] = {}
     for source, frame in arrived.items():
         if source not in known:
-            by_shape.setdefault(frame.image.shape, []).append(_Stream(source, frame.image.shape))
-    return list(by_shape.values())
+            shape = frame.image.shape
+            key = (shape, bool(fitting(previews.get(source, ()), shape)))
+            alike.setdefault(key, []).append(_Stream(source, shape))
+    return list(alike.values())
 
 
 def _preview(source: Iterable[Frame], count: int) -> list[Frame]:
     if isinstance(source, Rereadable):
         return source.preview(count)
     if isinstance(source, Sequence):
-        last = len(source) - 1
-        return [source[round(number * last / max(count - 1, 1))] for number in range(count)]
+        return spread_evenly(source, count) if source else []
     raise ConfigError(
         "this method sees frames of the whole video first, and this source can be read only once: name a file, or take "
-        "the causal form"
+        "the causal form (--causal, in Python causal=True)"
     )
 
 
+def spread_evenly(frames: Indexed, count: int) -> list[Frame]:
+    """Returns the frames round(i (n - 1) / (count - 1)) of n, for i from 0 to count - 1; each is taken once."""
+    places = [round(number * (len(frames) - 1) / max(count - 1, 1)) for number in range(count)]
+    taken = {place: frames[place] for place in dict.fromkeys(places)}
+    return [taken[place] for place in places]
+
+
 def _previews_of(streams: Sequence[_Stream], previews: Mapping[int, Sequence[Frame]]) -> list[list[Any]]:
-    """The images of each preview frame, one of each stream; those of another size than the stream's are replaced."""
+    """The images of each preview frame, one of each stream; none if no frame has the size of the streams."""
     if not previews:
         return []
-    rows = []
-    for each in streams:
-        fitting = [frame.image for frame in previews[each.source] if frame.image.shape == each.shape]
-        count = len(previews[each.source])
-        rows.append([fitting[number * len(fitting) // count] for number in range(count)] if fitting else [])
-    return [list(images) for images in zip(*rows, strict=True)]
+    rows = [fitting(previews[each.source], each.shape) for each in streams]
+    return [[frame.image for frame in frames] for frames in zip(*rows, strict=True)]
+
+
+def fitting(preview: Sequence[Frame], shape: tuple[int, ...]) -> list[Frame]:
+    """Returns as many frames as the preview has, those of another shape replaced; none if no frame has this shape."""
+    same = [frame for frame in preview if frame.image.shape == shape]
+    return [same[number * len(same) // len(preview)] for number in range(len(preview))] if same else []
 
 
 def _finish(
@@ -219,11 +239,11 @@ def _finish(
     ready: Sequence[FrameFeatures],
     detect: Callable[[FrameFeatures], list[Found]],
     class_names: tuple[str, ...],
-    computing: Callable[[], AbstractContextManager[None]],
+    in_mode: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Outcome]:
     """The outcomes of frames whose features are ready, for streams in the order of their rows."""
     for features in ready:
-        with computing():
+        with in_mode():
             found = _to_host(detect(features))
             rows = [select_streams(features, [row]) for row in range(len(found))] if len(found) > 1 else [features]
         for each, own, (boxes, scores, labels) in zip(streams, rows, found, strict=True):

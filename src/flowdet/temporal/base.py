@@ -12,17 +12,18 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from flowdet.data.sampling import ReferenceSampling
-from flowdet.detectors.base import RoIAttention, RoIs
+from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError
 from flowdet.flow.base import FlowNet
-from flowdet.types import ClipBatch, FrameFeatures, Geometry, Maps, NetworkInput
+from flowdet.types import ClipBatch, FrameFeatures, Geometry, Maps, NetworkInput, RoIs
 
 __all__ = ["MapSource", "MethodConfig", "MethodParts", "Overlay", "TemporalMethod"]
 
 State = TypeVar("State")
 
-Overlay = Literal["flow", "weights", "key"]
-"""What can be drawn of a method: flow as colours, aggregation weights as heat maps, a mark on key frames."""
+Overlay = Literal["flow", "weights", "key", "references"]
+"""What can be drawn of a method: flow as colours, aggregation weights as heat maps, a mark on key frames, the RoIs of
+reference frames that objects attend to."""
 
 
 class MapSource(Protocol):
@@ -134,6 +135,14 @@ class MethodConfig(ABC):
     def reach(self) -> int:
         """The number of frames before the current one to which its references go back."""
         return self.window[0]
+
+    def first_needed(self, frame: int) -> int:
+        """Returns where a stream may begin that finds in this frame what it would find from the first one on.
+
+        0 stands for a method that remembers all that went by.
+        """
+        del frame
+        return 0
 
     @property
     def preview(self) -> int:

@@ -42,6 +42,10 @@ class DFFConfig(MethodConfig):
         """A key frame, then the others."""
         return ("key", *["other"] * (self.key_frame_interval - 1))
 
+    def first_needed(self, frame: int) -> int:
+        """The last key frame."""
+        return frame - frame % self.key_frame_interval
+
     def build(self, parts: MethodParts) -> "DFF":
         """Returns the method over these parts."""
         return DFF(parts.detector, parts.flow_net, self)

@@ -107,6 +107,10 @@ class FGFAConfig(MethodConfig):
         """The number of frames to which the window goes back, from a frame just before a multiple of the stride."""
         return (self.past + 1) * self.stride - 1
 
+    def first_needed(self, frame: int) -> int:
+        """The first frame of the window, and a multiple of the stride."""
+        return max(0, frame - self.reach) // self.stride * self.stride
+
     def modules(self, channels: Sequence[int]) -> dict[str, nn.Module]:
         """The embedding of each map."""
         return embedding_modules(channels, self.embedding_channels)

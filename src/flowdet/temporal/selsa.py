@@ -12,7 +12,7 @@ from flowdet.data.sampling import ReferenceSampling
 from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError, check_positive
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
-from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput
+from flowdet.types import Attention, ClipBatch, FrameFeatures, Maps, NetworkInput, RoIs
 
 __all__ = ["SELSA", "SELSAAttention", "SELSAConfig", "SELSAState", "Support"]
 
@@ -36,13 +36,19 @@ class SELSAConfig(MethodConfig):
     uses_flow = False
     references = ReferenceSampling(count=2, reach=9, both_sides=True)
     kinds = ("frame",)
-    overlays: ClassVar[frozenset[Overlay]] = frozenset()
+    overlays: ClassVar[frozenset[Overlay]] = frozenset(("references",))
+    window = (6, 0)  # of the references, those with the largest weights
     keeps_maps: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_positive(self, "memory", "heads")
         if self.stride < 0 or (self.stride and self.source == "video"):
             raise ConfigError(f"a stride of 1 or more goes with references of the past, not {self.stride}")
+
+    @property
+    def reach(self) -> int:
+        """As many frames of the past as there are references, or strides between them; 0 if the whole video is seen."""
+        return self.memory * max(self.stride, 1) if self.source == "past" else 0
 
     @property
     def preview(self) -> int:
@@ -70,14 +76,16 @@ class Support:
     """What the RoIs of the current frame attend to.
 
     Attributes:
-        layers: [b, m, 2 d_i] keys and values of the m reference RoIs after each layer of the head.
+        memory: [b, m, 2 d_i] keys and values of the m reference RoIs after each layer of the head.
         mask: [b, m] bool, False where a place is empty.
+        origin: The RoIs themselves.
         maps: [b, c, h, w] of each reference, if the method keeps them.
         with_own: Whether the current frame is the last of the references.
     """
 
-    layers: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...]
     mask: Tensor
+    origin: Attention
     maps: Maps
     with_own: bool = True
 
@@ -107,19 +115,20 @@ class SELSA:
         """References of the whole video; those that repeat in a short one weigh as often, and are computed once."""
         references: list[Support] = []
         for number, inputs in enumerate(preview):
-            repeats = number > 0 and torch.equal(inputs.images, preview[number - 1].images)
-            references.append(
-                references[-1] if repeats else self._reference(self.detector.extract(inputs.images), inputs)
-            )
+            if number and torch.equal(inputs.images, preview[number - 1].images):
+                references.append(references[-1])
+            else:
+                references.append(self._seen(number, inputs))
         return SELSAState(0, (), _joined(references) if references else None)
 
     def step(self, inputs: NetworkInput, state: SELSAState) -> tuple[list[FrameFeatures], SELSAState]:
         """Returns the maps of this frame with the references as support; the frame attends to itself, too."""
         now, maps = state.received, self.detector.extract(inputs.images)
+        rois = self.detector.rois(maps, inputs.geometries)
         past, support = state.past, state.support or _none(inputs.images)
-        output = FrameFeatures(now, maps, inputs.geometries, support=support)
+        output = FrameFeatures(now, maps, inputs.geometries, support.origin, support, rois)
         if self.config.source == "past":
-            past = self._with_past(now, past, maps, inputs)
+            past = self._with_past(now, past, self._reference(now, maps, rois))
             support = support if past is state.past else _joined([each for _, each in past])
         return [output], SELSAState(now + 1, past, support)
 
@@ -131,16 +140,20 @@ class SELSA:
     def training_features(self, clips: ClipBatch) -> FrameFeatures:
         """Returns the maps of the current frames, with the reference frames alone as support."""
         maps = self.detector.extract(clips.current.images)
-        references = [self._reference(self.detector.extract(each.images), each) for each in clips.references]
+        references = [self._seen(number, each) for number, each in enumerate(clips.references)]
         support = replace(_joined(references), with_own=False)
         return FrameFeatures(0, maps, clips.current.geometries, support=support)
 
-    def _reference(self, maps: Maps, inputs: NetworkInput) -> Support:
-        rois = self.detector.rois(maps, inputs.geometries)
-        return Support(rois.layers, rois.mask, maps if self.config.keeps_maps else ())
+    def _seen(self, number: int, inputs: NetworkInput) -> Support:
+        maps = self.detector.extract(inputs.images)
+        return self._reference(number, maps, self.detector.rois(maps, inputs.geometries))
+
+    def _reference(self, number: int, maps: Maps, rois: RoIs) -> Support:
+        origin = Attention(torch.full_like(rois.mask, number, dtype=torch.int64), rois.boxes)
+        return Support(rois.memory, rois.mask, origin, maps if self.config.keeps_maps else ())
 
     def _with_past(
-        self, now: int, past: tuple[tuple[int, Support], ...], maps: Maps, inputs: NetworkInput
+        self, now: int, past: tuple[tuple[int, Support], ...], reference: Support
     ) -> tuple[tuple[int, Support], ...]:
         """The references after this frame.
 
@@ -154,21 +167,26 @@ class SELSA:
         if now % spacing:
             return past
         kept = [(index, each) for index, each in past if index % spacing == 0]
-        return (*kept, (now, self._reference(maps, inputs)))[-most:]
+        return (*kept, (now, reference))[-most:]
 
 
 def _joined(references: Sequence[Support]) -> Support:
-    layers = zip(*(each.layers for each in references), strict=True)
+    memory = zip(*(each.memory for each in references), strict=True)
     return Support(
-        tuple(torch.cat(layer, dim=1) for layer in layers),
+        tuple(torch.cat(layer, dim=1) for layer in memory),
         torch.cat([each.mask for each in references], dim=1),
+        Attention(
+            torch.cat([each.origin.frames for each in references], dim=1),
+            torch.cat([each.origin.boxes for each in references], dim=1),
+        ),
         tuple(maps for each in references for maps in each.maps),
     )
 
 
 def _none(images: Tensor) -> Support:
     """No references: a frame attends to itself."""
-    return Support((), torch.zeros(len(images), 0, dtype=torch.bool, device=images.device), ())
+    frames = torch.zeros(len(images), 0, dtype=torch.int64, device=images.device)
+    return Support((), frames.bool(), Attention(frames, images.new_zeros(len(images), 0, 4)), ())
 
 
 class _Aggregator(nn.Module):
@@ -199,11 +217,21 @@ class _Aggregator(nn.Module):
         """A mask that is False throughout finds zeros."""
         if not queries.numel() or not seen.numel():
             return torch.zeros_like(queries)
-        query, key, value = (
-            each.unflatten(1, (self._heads, -1)).transpose(0, 1)[None] for each in (queries, *seen.chunk(2, dim=1))
-        )
+        query, key, value = (self._by_head(each)[None] for each in (queries, *seen.chunk(2, dim=1)))
         found = F.scaled_dot_product_attention(query, key, value, mask[None, None, None])
         return found[0].transpose(0, 1).flatten(1)
+
+    def weights(self, features: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """Returns the weights [n, m] with which RoI features [n, d] of an image read [m, 2 d], mean over the heads."""
+        query, key = self._by_head(self.query(features)), self._by_head(seen.chunk(2, dim=1)[0])
+        logits = query @ key.transpose(1, 2) / query.shape[2] ** 0.5
+        weights: Tensor = logits.float().masked_fill(~mask, -torch.inf).softmax(dim=2).mean(dim=0)
+        return weights
+
+    def _by_head(self, features: Tensor) -> Tensor:
+        """[n, d] to [heads, n, d / heads]."""
+        by_head: Tensor = features.unflatten(1, (self._heads, -1)).transpose(0, 1)
+        return by_head
 
 
 class SELSAAttention(RoIAttention):
@@ -224,19 +252,28 @@ class SELSAAttention(RoIAttention):
         """Returns keys and values [n, 2 d], side by side."""
         return self._aggregator(layer).remember(features)
 
-    def attend(self, layer: int, features: Tensor, plain: Tensor, counts: Sequence[int], support: Any) -> Tensor:
+    def attend(self, layer: int, features: Tensor, own: Tensor, counts: Sequence[int], support: Any) -> Tensor:
         """Returns the features with what they found in the support."""
-        aggregator, masks = self._aggregator(layer), list(support.mask)
-        nothing = plain.new_zeros(0, 2 * plain.shape[1])
-        seen = list(support.layers[layer]) if support.layers else [nothing] * len(counts)
-        if support.with_own:
-            own = aggregator.remember(plain).split(list(counts))
-            seen = [torch.cat(pair) for pair in zip(seen, own, strict=True)]
-            masks = [F.pad(mask, (0, count), value=True) for mask, count in zip(masks, counts, strict=True)]
-        found: Tensor = aggregator(features, counts, seen, masks)
+        found: Tensor = self._aggregator(layer)(features, counts, *_seen(layer, own, counts, support))
         return features + found
+
+    def weights(self, features: Tensor, own: Tensor, support: Any) -> Tensor:
+        """Returns the weights of the first attention, mean over its heads."""
+        (seen,), (mask,) = _seen(0, own, [len(own)], support)
+        return self._aggregator(0).weights(features, seen, mask)
 
     def _aggregator(self, layer: int) -> _Aggregator:
         aggregator = self.aggregators[layer]
         assert isinstance(aggregator, _Aggregator)
         return aggregator
+
+
+def _seen(layer: int, own: Tensor, counts: Sequence[int], support: Support) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values [m, 2 d] and masks [m] of all RoIs that those of each image attend to, its own ones last."""
+    nothing = own.new_zeros(0, own.shape[1])
+    seen = list(support.memory[layer]) if support.memory else [nothing] * len(counts)
+    masks = list(support.mask)
+    if support.with_own:
+        seen = [torch.cat(pair) for pair in zip(seen, own.split(list(counts)), strict=True)]
+        masks = [F.pad(mask, (0, count), value=True) for mask, count in zip(masks, counts, strict=True)]
+    return seen, masks

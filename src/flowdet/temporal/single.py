@@ -23,6 +23,10 @@ class SingleFrameConfig(MethodConfig):
         """Returns the method."""
         return SingleFrame(parts.detector)
 
+    def first_needed(self, frame: int) -> int:
+        """The frame itself."""
+        return frame
+
     def causal(self) -> Never:
         """A single frame is causal as it is."""
         raise self._already_causal("a single-frame system")

@@ -11,13 +11,15 @@ from torch.nn import functional as F
 
 from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.sampling import weighted_cells
+from flowdet.inputs import FEATURE_STRIDE
+from flowdet.ops.sampling import roi_taps
 from flowdet.temporal.selsa import SELSAAttention, SELSAConfig
 from flowdet.types import Maps
 
 __all__ = ["TemporalRoIAlignConfig", "TemporalRoIAttention"]
 
-_ROIS_AT_ONCE = 16
+_ROIS_AT_ONCE, _BINS_AT_ONCE = 16, 800  # of which products fit the caches
+_SHORTEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -64,25 +66,59 @@ class TemporalRoIAttention(SELSAAttention):
         found = []
         for row, own in enumerate(pooled.split([len(of_image) for of_image in rois])):
             references = [each[row] for each in (*support.maps, *(maps if support.with_own else ()))]
-            if references and len(own):
-                units = [F.normalize(each.flatten(1), dim=0) for each in references]
-                found += [self._aggregate(some, references, units) for some in own.split(_ROIS_AT_ONCE)]
-            else:
-                found.append(own)
+            found.append(self._aligned(own, rois[row], maps[0][row], references) if references and len(own) else own)
         return torch.cat(found)
 
-    def _aggregate(self, own: Tensor, references: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
-        """RoI features [n, c, k, k], averaged with those of maps [c, h, w]; `units` [c, h * w] are normalised maps."""
-        cells = own.flatten(2).transpose(1, 2).flatten(0, 1)
-        unit = F.normalize(cells, dim=1)
-        slots = [cells]
-        for reference, of_reference in zip(references, units, strict=True):
-            similarities, places = _best(unit @ of_reference, self._config.similar)
-            slots.append(weighted_cells(reference[None], places, similarities.softmax(dim=1)))
-        features, blocks = torch.stack(slots, dim=1), self._config.blocks
-        weights = self._weights(own, features)
-        averaged = torch.einsum("nsbd,nsb->nbd", features.unflatten(2, (blocks, -1)), weights)
-        return averaged.reshape(len(own), -1, own.shape[1]).transpose(1, 2).reshape(own.shape)
+    def _aligned(self, own: Tensor, boxes: Tensor, current: Tensor, references: Sequence[Tensor]) -> Tensor:
+        """Returns RoI features averaged with their like in the references.
+
+        Args:
+            own: [n, c, k, k] RoI features.
+            boxes: [n, 4] xyxy px, network input, that they were pooled from.
+            current: [c, h, w], the map that they were pooled from.
+            references: [c, h, w] each.
+        """
+        side, cells = own.shape[2], _cells(current)
+        bins = own.permute(0, 2, 3, 1).flatten(0, 2)
+        taps, shares = roi_taps([boxes], current.shape[1:], side, FEATURE_STRIDE)
+        shares = shares / _lengths(bins)
+        gathered = []
+        for reference in map(_cells, references):
+            lengths = _lengths(reference)
+            units = reference / lengths
+            places, weights = self._most_similar(taps, shares, cells, units)
+            gathered.append((places, weights * lengths[places, 0], units))
+        averaged = []
+        for number, some in enumerate(own.split(_ROIS_AT_ONCE)):
+            part = slice(number * _ROIS_AT_ONCE * side**2, (number + 1) * _ROIS_AT_ONCE * side**2)
+            slots = [bins[part], *(_summed(units, places[part], each[part]) for places, each, units in gathered)]
+            averaged.append(self._average(some, torch.stack(slots, dim=1)))
+        return torch.cat(averaged)
+
+    def _most_similar(self, taps: Tensor, shares: Tensor, cells: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells [p, similar] of a reference that are most like each of p bins, and their weights.
+
+        A bin is a weighted sum of cells of its map, and so its cosine with a cell of the reference is one of products
+        of cells. These are computed once for all bins.
+
+        Args:
+            taps: [p, t] the cells of the current map that make up each bin.
+            shares: [p, t] of them, over the length of the bin.
+            cells: [h w, c] all cells of the current map.
+            units: [h w, c] cells of the reference, normalised.
+        """
+        products = (cells @ units.T).float()
+        parts = zip(taps.split(_BINS_AT_ONCE), shares.split(_BINS_AT_ONCE), strict=True)
+        best = [_best(_summed(products, *part), self._config.similar) for part in parts]
+        cosines, places = (torch.cat(each) for each in zip(*best, strict=True))
+        return places, cosines.softmax(dim=1)
+
+    def _average(self, own: Tensor, slots: Tensor) -> Tensor:
+        """RoI features [n, c, k, k], as the weighted mean of slots [n k k, s, c], their own first."""
+        blocks, side = self._config.blocks, own.shape[2]
+        weights = self._weights(own, slots)
+        averaged: Tensor = (slots.unflatten(2, (blocks, -1)) * weights[..., None]).sum(dim=1)
+        return averaged.view(-1, side, side, own.shape[1]).permute(0, 3, 1, 2).to(own.dtype)
 
     def _weights(self, own: Tensor, features: Tensor) -> Tensor:
         """The weight [n k k, s, blocks] of each of s slots, the RoI's own first, in each of its cells.
@@ -104,6 +140,22 @@ class TemporalRoIAttention(SELSAAttention):
         logits = F.fold(products.transpose(1, 2), (side, side), 3, padding=1) / math.sqrt(wide)
         weights: Tensor = logits.view(count, -1, blocks, side * side).softmax(dim=1).permute(0, 3, 1, 2)
         return weights.flatten(0, 1)
+
+
+def _cells(features: Tensor) -> Tensor:
+    """A map [c, h, w] as its cells [h w, c]."""
+    return features.float().flatten(1).T.contiguous()
+
+
+def _lengths(cells: Tensor) -> Tensor:
+    """The lengths [n, 1] of cells [n, c]."""
+    lengths: Tensor = torch.linalg.vector_norm(cells.float(), dim=1, keepdim=True)
+    return lengths.clamp(min=_SHORTEST)
+
+
+def _summed(rows: Tensor, places: Tensor, shares: Tensor) -> Tensor:
+    """Weighted sums [n, d] of rows [m, d]: of those at places [n, k], with these shares."""
+    return F.embedding_bag(places, rows, mode="sum", per_sample_weights=shares)
 
 
 def _best(similarities: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -163,21 +163,14 @@ def count_gif_pictures(file: Path) -> int | None:
 
 
 def is_unbroken(file: Path, format_name: str) -> bool:
-    """Whether the pieces of MPEG streams, Matroska and WebM follow one another from the first byte to the last.
+    """Whether the pieces of MPEG streams, Matroska, WebM and AVI follow one another from the first byte to the last.
 
     Args:
         file: The file.
         format_name: FFmpeg's name of its format; any other is taken for unbroken.
     """
-    match format_name:
-        case "mpegts":
-            return _is_unbroken_transport(np.memmap(file, np.uint8, "r"))
-        case "mpeg":
-            return _is_unbroken_program(np.memmap(file, np.uint8, "r"))
-        case "matroska,webm":
-            return _is_unbroken_matroska(np.memmap(file, np.uint8, "r"))
-        case _:
-            return True
+    walk = _WALKS.get(format_name)
+    return walk is None or walk(np.memmap(file, np.uint8, "r"))
 
 
 def _is_unbroken_transport(data: NDArray[np.uint8]) -> bool:
@@ -218,6 +211,25 @@ def _is_unbroken_matroska(data: NDArray[np.uint8]) -> bool:
         if name not in _MATROSKA_FOLDERS:  # what these contain is walked through, whatever size they state
             place += int.from_bytes(head[name_length : name_length + size_length], "big") - (1 << 7 * size_length)
     return place == len(data)
+
+
+def _is_unbroken_avi(data: NDArray[np.uint8]) -> bool:
+    place = 0
+    while place < len(data):
+        head = data[place : place + 8].tobytes()
+        name, size = head[:4], int.from_bytes(head[4:], "little")
+        if not name.isascii():
+            return False
+        place += 12 if name in (b"RIFF", b"LIST") else 8 + size + size % 2
+    return place == len(data)
+
+
+_WALKS = {
+    "mpegts": _is_unbroken_transport,
+    "mpeg": _is_unbroken_program,
+    "matroska,webm": _is_unbroken_matroska,
+    "avi": _is_unbroken_avi,
+}
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -1,4 +1,4 @@
-"""What happens inside a temporal method, drawn with its frame: flow, aggregation weights, key frames."""
+"""What happens inside a temporal method, drawn with its frame: flow, aggregation weights, key frames, references."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from flowdet.types import Aggregation, Detections, FrameFeatures, Geometry, Propagation
+from flowdet.types import Aggregation, Attention, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.colors import color_wheel, flow_colors, heat_bar, heat_colors, round_up
 from flowdet.video.draw import Color, Trails, draw_detections, font_of, text_height, write_label
 
-__all__ = ["Overlay", "Panel", "Part", "draw_overlay", "panels_of", "spread"]
+__all__ = ["STRIPS", "Crop", "Overlay", "Panel", "Part", "Strip", "draw_overlay", "panels_of", "spread"]
 
-Part = Literal["flow", "weights", "key"]
-"""Flow as colours, weights as heat maps, a mark on key frames."""
+Part = Literal["flow", "weights", "key", "references"]
+"""Flow as colours, weights as heat maps, a mark on key frames, what objects attend to in reference frames."""
+
+STRIPS = 3
+"""The number of objects whose references are drawn."""
 
 _Picture = NDArray[np.uint8]
 _Map = NDArray[np.float32]
@@ -40,7 +43,8 @@ class Overlay:
     """What is drawn, and how far the window of the method reaches.
 
     Attributes:
-        parts: What to show. Flow and weights get a panel for each reference frame; of more than 6, for 6 of them.
+        parts: What to show. Flow and weights get a panel for each reference frame; of more than 6, for 6 of them. Each
+            of the objects whose references are shown gets a row.
         past: The number of reference frames before the current one; 1 where a key frame is the only one.
         future: The number of reference frames after it.
     """
@@ -66,7 +70,8 @@ class _Layout:
 
     def __init__(self, overlay: Overlay, size: tuple[int, int]) -> None:
         rows: list[Part] = [part for part in ("flow", "weights") if part in overlay.parts]
-        self.zoom = max(1, round(_SMALLEST / max(size) + 0.25)) if rows else 1
+        strips = STRIPS if "references" in overlay.parts else 0
+        self.zoom = max(1, round(_SMALLEST / max(size) + 0.25)) if rows or strips else 1
         self.frame = (self.zoom * size[0], self.zoom * size[1])
         self.width = self.frame[1]
         self.font = font_of(max(12, round(self.width / 60)))
@@ -82,7 +87,9 @@ class _Layout:
         row = self.line + self.cell[0]
         self.rows = {part: self.frame[0] + number * row for number, part in enumerate(rows)}
         self.foot = self.frame[0] + len(rows) * row
-        self.height = self.foot + (self.line if rows else 0)
+        head = self.foot + (self.line if rows else 0)
+        self.strips = [head + self.line + number * row for number in range(strips)]
+        self.height = head + (self.line + strips * row if strips else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +107,26 @@ class Panel:
     weight: _Map | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A part of a frame, [h, w, 3] uint8 RGB of at least one pixel, and what stands below it."""
+
+    picture: _Picture
+    label: str
+
+
+Strip = Sequence[Crop]
+"""An object, then the RoIs of reference frames that it attends to."""
+
+
 def draw_overlay(
-    image: _Picture, detections: Detections, features: FrameFeatures, overlay: Overlay, trails: Trails | None = None
+    image: _Picture,
+    detections: Detections,
+    features: FrameFeatures,
+    overlay: Overlay,
+    *,
+    trails: Trails | None = None,
+    strips: Sequence[Strip] = (),
 ) -> _Picture:
     """Draws the detections of a frame and, below it, how other frames took part in its features.
 
@@ -114,6 +139,7 @@ def draw_overlay(
         features: The features of this frame, of one stream.
         overlay: What to draw.
         trails: Lines to draw below the boxes.
+        strips: Of at most `STRIPS` objects, if references are shown.
 
     Returns:
         [H, W, 3] uint8 RGB of the overlay's `picture_size`; a small picture is enlarged if there are panels.
@@ -130,6 +156,8 @@ def draw_overlay(
             _draw_flow(canvas, layout, panels, shade)
         if "weights" in layout.rows:
             _draw_weights(canvas, layout, panels, shade)
+    if layout.strips:
+        _draw_strips(canvas, layout, strips)
     if "key" in overlay.parts and features.origin is not None:
         # A method that has key frames and aggregates does so on them.
         key_frame = features.origin.key_frame if isinstance(features.origin, Propagation) else features.index
@@ -191,9 +219,23 @@ def _draw_row(canvas: Image.Image, layout: _Layout, part: Part, pictures: Sequen
 def _write_caption(canvas: Image.Image, layout: _Layout, part: Part, text: str, left: int | None = None) -> int:
     """Writes above a row; returns where the text ends."""
     x = layout.columns[0] if left is None else left
-    place = (x, layout.rows[part] + layout.line / 2)
+    place = (x, (layout.strips[0] - layout.line if part == "references" else layout.rows[part]) + layout.line / 2)
     ImageDraw.Draw(canvas).text(place, text, font=layout.font, fill=_INK, anchor="lm")
     return x + round(layout.font.getlength(text)) + layout.gap
+
+
+def _draw_strips(canvas: Image.Image, layout: _Layout, strips: Sequence[Strip]) -> None:
+    text = "what each object attends to most: number of the frame, share of its attention"
+    _write_caption(canvas, layout, "references", text)
+    pen = ImageDraw.Draw(canvas)
+    height, width = layout.cell
+    for top, strip in zip(layout.strips, strips, strict=False):
+        for left, crop in zip(layout.columns, strip, strict=False):
+            picture = ImageOps.contain(Image.fromarray(crop.picture), (width, height), Image.Resampling.BICUBIC)
+            canvas.paste(_EMPTY, (left, top, left + width, top + height))
+            canvas.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+            middle = (left + width / 2, top + height + layout.line / 2)
+            pen.text(middle, crop.label, font=layout.font, fill=_INK, anchor="mm")
 
 
 def _mark_key_frame(canvas: Image.Image, layout: _Layout, distance: int) -> None:
@@ -223,7 +265,7 @@ def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, 
             label = f"key frame, {back} back" if back else "this is the key frame"
             panel = Panel(label, _flow(flow[0], features.geometries[0], size) if flow is not None else None)
             return [panel, *[Panel()] * sum(sides)]
-        case None:
+        case Attention() | None:
             return [Panel()] * (1 + sum(sides))
 
 

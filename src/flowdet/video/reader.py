@@ -20,6 +20,7 @@ from flowdet.video.containers import container_duration, open_container
 from flowdet.video.description import SourceDescription, describe_source
 from flowdet.video.images import ImageSource, PageSource, image_files
 from flowdet.video.pictures import page_count
+from flowdet.video.remote import RemoteSource, is_remote
 from flowdet.video.sound import Sound
 from flowdet.video.source import Selection, Source
 from flowdet.video.streams import FileSource, LiveSource, camera_device
@@ -154,7 +155,8 @@ def open_video(
 
     Args:
         source: A video file; a folder of images or a pattern such as "shots/*.png", both read in natural
-            order; an image with one or several pages; the number of a camera; or an address (rtsp, http, ...).
+            order; an image with one or several pages; the number of a camera; or an address: rtsp, http and others
+            that FFmpeg reads, or s3, gs and others that fsspec knows, whose videos are copied first.
         start: Seconds at which to begin; None: at the beginning.
         end: Seconds at which to stop; None: at the end.
         every: Keep every n-th frame, beginning with the first.
@@ -292,6 +294,8 @@ def _stream(text: str, label: str, name: str) -> Source:
     if text.isdecimal():
         device, format_name = camera_device(int(text), sys.platform)
         return LiveSource(partial(open_container, device, label, format_name=format_name), label, name)
+    if is_remote(text):
+        return RemoteSource(text, label, name)
     if "://" not in text:
         return LiveSource(partial(open_container, text, label, format_name="v4l2"), label, name)
     connect = partial(open_container, text, label, network=True)

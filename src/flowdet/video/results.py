@@ -1,4 +1,4 @@
-"""Detections of a video as a file: CocoVID JSON, JSON lines that can be followed while they grow, or a CSV table."""
+"""Detections of a video as a file: CocoVID JSON, JSON lines that can be followed while they grow, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol, Self
 from flowdet.errors import ConfigError, VideoError
 from flowdet.files import replacing
 from flowdet.types import Detections
+from flowdet.video.parquet import read_parquet_info, write_parquet
 
 __all__ = ["ResultsWriter", "VideoInfo", "annotation_entries", "image_entries", "read_finished"]
 
@@ -21,7 +22,7 @@ _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousan
 _DOCUMENT_START = b'{"info": '
 _FORMAT = {"format": "flowdet detections", "version": 2}  # version 1 had labels from 0 in place of category ids
 
-
+_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet"}
 _COLUMNS = ("frame_index", "time", "category_id", "category_name", "score", "x1", "y1", "x2", "y2", "track_id")
 
 
@@ -52,14 +53,14 @@ class VideoInfo(Protocol):
 class ResultsWriter:
     """Writes the detections of one video, frame by frame; use it in a `with` statement.
 
-    The suffix of the path chooses the format; docs/results.md describes both. `.jsonl` is written in place, so that
+    The suffix of the path chooses the format; docs/results.md describes them. `.jsonl` is written in place, so that
     it can be followed: a header, a line for each frame, a footer. `.json` becomes one CocoVID document: the lines go to
     `<path>.partial.jsonl` first and are converted when the `with` statement ends, also by an exception ("complete"
-    is false then). `.csv` becomes a table of all detections beside the JSON lines, which keep the settings. Memory is
-    the same for any length of video.
+    is false then). So does `.parquet`, a table of all detections. `.csv` becomes one beside the JSON lines, which keep
+    the settings. Memory is the same for any length of video.
 
     Args:
-        path: The file to write, `.json`, `.jsonl` or `.csv`; one that exists is replaced.
+        path: The file to write, `.json`, `.jsonl`, `.csv` or `.parquet`; one that exists is replaced.
         video: What the detections belong to.
         class_names: The names of the labels, in order.
         settings: Whatever made this result; saved with it. Values that JSON does not know become text.
@@ -73,11 +74,11 @@ class ResultsWriter:
         self, path: str | Path, *, video: VideoInfo, class_names: Sequence[str], settings: Mapping[str, Any]
     ) -> None:
         self.path = Path(path)
-        if self.path.suffix not in {".json", ".jsonl", ".csv"}:
-            raise ConfigError(f"results are written to a .json, .jsonl or .csv file, not '{self.path}'")
+        if self.path.suffix not in _SUFFIXES:
+            raise ConfigError(f"results are written to a .json, .jsonl, .csv or .parquet file, not '{self.path}'")
         self.frame_count = 0
         self._video = video
-        self._keeps_lines = self.path.suffix != ".json"
+        self._keeps_lines = self.path.suffix in {".jsonl", ".csv"}
         partial = self.path.with_name(self.path.name + ".partial.jsonl")
         self._lines_path = self.path.with_suffix(".jsonl") if self._keeps_lines else partial
         self._is_closed = False
@@ -159,14 +160,18 @@ class ResultsWriter:
     def _convert(self, footer: Mapping[str, Any]) -> None:
         """Turns the lines into one document, reading them twice instead of holding them."""
         try:
-            with (
-                replacing(self.path, error=VideoError) as partial,
-                partial.open("w", encoding="utf-8", newline="") as document,
-            ):
-                if self.path.suffix == ".csv":
-                    _write_table(document, self._lines_path)
+            with replacing(self.path, error=VideoError) as partial:
+                if self.path.suffix == ".parquet":
+                    header = _header(self._lines_path)
+                    info = {**footer, **{key: header[key] for key in ("settings", "video", "categories")}}
+                    source = header["settings"].get("source", header["video"]["name"])
+                    write_parquet(partial, ({"source": source, **row} for row in _rows(self._lines_path)), info)
                 else:
-                    _write_document(document, self._lines_path, footer)
+                    with partial.open("w", encoding="utf-8", newline="") as document:
+                        if self.path.suffix == ".csv":
+                            _write_table(document, self._lines_path)
+                        else:
+                            _write_document(document, self._lines_path, footer)
         except VideoError as error:
             raise self._failure(str(error)) from error
         if not self._keeps_lines:
@@ -190,6 +195,8 @@ def read_finished(path: str | Path) -> dict[str, Any] | None:
     if path.suffix == ".csv":
         return read_finished(path.with_suffix(".jsonl")) if path.exists() else None
     try:
+        if path.suffix == ".parquet":
+            return _known(read_parquet_info(path)) if path.exists() else None
         with path.open("rb") as file:
             first = file.readline(_LONGEST_LINE)
             if first.startswith(_DOCUMENT_START):
@@ -197,9 +204,13 @@ def read_finished(path: str | Path) -> dict[str, Any] | None:
             else:
                 file.seek(max(0, file.seek(0, SEEK_END) - _LONGEST_LINE))
                 found = {**json.loads(file.readlines()[-1]), "settings": json.loads(first)["settings"]}
-        known = {key: found[key] for key in ("complete", "frames", "problems", "settings")}
+        return _known(found)
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _known(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    known = {key: found[key] for key in ("complete", "frames", "problems", "settings")}
     return known if known["complete"] is True else None
 
 
@@ -212,9 +223,14 @@ def _categories(class_names: Sequence[str]) -> list[dict[str, Any]]:
     return [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
 
 
-def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -> None:
+def _header(lines: Path) -> dict[str, Any]:
     with lines.open(encoding="utf-8") as file:
-        header = json.loads(file.readline())
+        header: dict[str, Any] = json.loads(file.readline())
+    return header
+
+
+def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -> None:
+    header = _header(lines)
     name = header["video"]["name"]
     # "info" alone on the first line, so that it can be read without the rest.
     document.write(f'{{"info": {_dump({**footer, "settings": header["settings"]})},\n')
@@ -228,13 +244,19 @@ def _write_document(document: IO[str], lines: Path, footer: Mapping[str, Any]) -
 
 
 def _write_table(document: IO[str], lines: Path) -> None:
-    table = csv.writer(document)
-    table.writerow(_COLUMNS)
+    table = csv.DictWriter(document, _COLUMNS)
+    table.writeheader()
+    table.writerows(_rows(lines))
+
+
+def _rows(lines: Path) -> Iterator[dict[str, Any]]:
+    """Yields the detections, by column; the track id is None where there are no tracks."""
     for frame in _frames(lines):
-        ids = frame.get("track_ids", [""] * len(frame["boxes"]))
+        ids = frame.get("track_ids", [None] * len(frame["boxes"]))
         columns = (frame["category_ids"], frame["category_names"], frame["scores"], frame["boxes"], ids)
         for category, name, score, box, track in zip(*columns, strict=True):
-            table.writerow((frame["frame_index"], frame["time"], category, name, score, *box, track))
+            values = (frame["frame_index"], frame["time"], category, name, score, *box, track)
+            yield dict(zip(_COLUMNS, values, strict=True))
 
 
 def _write_items(document: IO[str], items: Iterator[dict[str, Any]]) -> None:

@@ -33,6 +33,7 @@ __all__ = [
 
 _CONFIG_KEY = "flowdet.config"
 _DETECTOR = "detector"
+_ATTENTION = "detector.roi_head.attention"
 _FLOW_NET = "flow_net"
 
 
@@ -128,7 +129,8 @@ def read_system(
     weights = _with_flow_net(weights, flow_net)
     system = build(adapt(config.with_classes(class_names or config.class_names)))
     wanted = system.state_dict().keys()
-    given = _of_parts(weights, _parts(wanted))
+    # A RoI head that was trained with attention is no good without it.
+    given = _of_parts(weights, [*_parts(wanted), _ATTENTION])
     # Where they are not enough, the message names all that the file has.
     fill(system, given if wanted <= given.keys() else weights, path, system.config.name)
     return system
@@ -144,7 +146,7 @@ class StartedSystem:
         new_classes: Not known to the file; their rows are random.
         dropped_classes: Known to the file and not wanted.
         taken: The number of tensors that were filled from the file, in whole or in part.
-        fresh: Parts that the file does not have, random: "flow_net", "embedding".
+        fresh: Parts that the file does not have, random: "flow_net", "embedding", "detector.roi_head.attention".
         unused: Parts of the file that the system does not have.
     """
 
@@ -161,8 +163,8 @@ def start_from(path: Path, config: SystemConfig, *, flow_net: Path | None = None
     """Builds a system for training and fills it with all that fits of a trained one, for other classes or methods too.
 
     The rows of the classifier, and of boxes that each class has of its own, are carried over by class name, those of
-    the background too. Where one of the two has no flow net or no embedding, that part stays random or unused. All else
-    has to fit.
+    the background too. Where one of the two has no flow net, no embedding or no attention in the RoI head, that part
+    stays random or unused. All else has to fit.
 
     Args:
         path: ".safetensors" is read as a native file, anything else as a checkpoint of mmtracking or YOLOX.
@@ -224,7 +226,7 @@ def _read_with_classes(path: Path, config: SystemConfig) -> tuple[dict[str, Tens
 
 
 def _part(key: str) -> str:
-    return key.partition(".")[0]
+    return _ATTENTION if key.startswith(f"{_ATTENTION}.") else key.partition(".")[0]
 
 
 def _parts(keys: Iterable[str]) -> dict[str, None]:

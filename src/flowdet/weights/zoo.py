@@ -65,7 +65,7 @@ class PublishedWeights(WeightFile):
         training_memory_gb: Peak of the CUDA allocator in training, GB.
         parameters: The number of parameters, frozen ones included.
         gflop: 10^9 multiplications and additions for a frame of 608x1008: with FGFA any frame once its window is full,
-            with DFF a frame between two key frames.
+            with DFF a frame between two key frames, with SELSA any frame after the references.
         gflop_key: The same for a key frame of DFF; None with the other methods.
 
     Raises:
@@ -95,13 +95,13 @@ _RUNS: Mapping[str, tuple[str, str, float, float | None, float, int, float, floa
     "fgfa-r50": ("R-50-DC5", "20201228_022657-f42016f3", 74.7, 6.9, 4.10, 103_267_171, 1361, None),
     "fgfa-r101": ("R-101-DC5", "20201219_011831-9c9d8183", 77.8, 6.4, 5.80, 122_259_299, 1452, None),
     "fgfa-x101": ("X-101-DC5", "20210818_223334-8723c594", 79.6, None, 9.74, 161_165_411, 1676, None),
-    "selsa-r50": ("R-50-DC5", "20201227_204835-2f5a4952", 78.4, 7.5, 3.49, 70_628_627, 257, None),
-    "selsa-r50-fp16": ("R-50-DC5", "20210728_193846-dce6eb09", 78.7, None, 2.71, 70_628_627, 257, None),
-    "selsa-r101": ("R-101-DC5", "20201218_172724-aa961bcc", 81.5, 7.2, 5.18, 89_620_755, 347, None),
-    "selsa-x101": ("X-101-DC5", "20210825_205641-10252965", 83.1, None, 9.15, 128_526_867, 572, None),
-    "troia-r50": ("R-50-DC5", "20210820_162714-939fd657", 79.8, None, 4.14, 78_236_435, 954, None),
-    "troia-r101": ("R-101-DC5", "20210822_111621-22cb96b9", 82.6, None, 5.83, 97_228_563, 1045, None),
-    "troia-x101": ("X-101-DC5", "20210822_164036-4471ac42", 84.1, None, 9.74, 136_134_675, 1269, None),
+    "selsa-r50": ("R-50-DC5", "20201227_204835-2f5a4952", 78.4, 7.5, 3.49, 70_628_627, 241, None),
+    "selsa-r50-fp16": ("R-50-DC5", "20210728_193846-dce6eb09", 78.7, None, 2.71, 70_628_627, 241, None),
+    "selsa-r101": ("R-101-DC5", "20201218_172724-aa961bcc", 81.5, 7.2, 5.18, 89_620_755, 332, None),
+    "selsa-x101": ("X-101-DC5", "20210825_205641-10252965", 83.1, None, 9.15, 128_526_867, 556, None),
+    "troia-r50": ("R-50-DC5", "20210820_162714-939fd657", 79.8, None, 4.14, 78_236_435, 501, None),
+    "troia-r101": ("R-101-DC5", "20210822_111621-22cb96b9", 82.6, None, 5.83, 97_228_563, 592, None),
+    "troia-x101": ("X-101-DC5", "20210822_164036-4471ac42", 84.1, None, 9.74, 136_134_675, 816, None),
 }
 
 

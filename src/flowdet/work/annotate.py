@@ -20,19 +20,20 @@ from flowdet.tracking.online import TrackerConfig, TrackerState, step
 from flowdet.tracking.seq_nms import seq_nms_video
 from flowdet.types import Detections, Frame, FrameFeatures
 from flowdet.video.draw import Trails, draw_detections
-from flowdet.video.overlay import Overlay, draw_overlay
+from flowdet.video.overlay import Overlay, Strip, draw_overlay
 from flowdet.video.reader import Video, read_ahead
 from flowdet.video.results import ResultsWriter
 from flowdet.video.sound import Sound
 from flowdet.video.writer import VideoWriter, write_picture
+from flowdet.work.attended import References
 
 __all__ = ["Annotated", "Shown", "annotate", "overlay_of"]
 
-_PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames"}
+_PARTS = {"flow": "flow", "weights": "aggregation weights", "key": "key frames", "references": "references"}
 _BARE = Overlay(frozenset(), 0, 0)
 _SEQ_NMS_SCORE = 0.01  # Seq-NMS raises the scores of what is weak for a few frames
 _Write = Callable[[NDArray[np.uint8], float], None]
-_Found = tuple[Frame, Detections, FrameFeatures | None]
+_Found = tuple[Frame | None, Detections, FrameFeatures | None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def overlay_of(config: SystemConfig, parts: Collection[str]) -> Overlay:
 
     Args:
         config: The system's configuration.
-        parts: What to show: "flow", "weights", "key"; may be empty.
+        parts: What to show: "flow", "weights", "key", "references"; may be empty.
 
     Raises:
         ConfigError: There is no such part, or the system has none.
@@ -103,6 +104,7 @@ def annotate(
     settings: dict[str, Any],
     shown: Shown | None = None,
     progress: Callable[[int], None] = lambda frames: None,
+    found: Sequence[Detections] | None = None,
 ) -> Annotated:
     """Detects, draws and writes frame by frame; decoding runs ahead and writing behind, each in its own thread.
 
@@ -117,39 +119,49 @@ def annotate(
         settings: What made the result, saved with it.
         shown: Which detections become results, and what is drawn; by default all, and they alone.
         progress: Is called after every frame with the number of frames done; with Seq-NMS both passes count.
+        found: What was found in the frames before, one by one; nothing is detected then, and the frames are read only
+            if they are drawn.
 
     Raises:
-        ConfigError: Seq-NMS is asked for with an overlay, or for a live source.
+        ConfigError: Seq-NMS is asked for with an overlay, or for a live source; or the method wants a preview of one.
         VideoError: The video holds no frame or ends in an error, or a file cannot be written.
     """
     shown = shown or Shown()
     if shown.seq_nms and (video.is_live or shown.overlay.parts):
         reason = f"{video.name} is live" if video.is_live else "an overlay shows the video as it is read"
         raise ConfigError(f"Seq-NMS looks at the whole video before it writes, but {reason}")
-    done = found = 0
-    trails = _Trails(shown.trail)
-    with ExitStack() as stack:
-        frames = stack.enter_context(closing(read_ahead(video, drop_oldest=video.is_live)))
-        first = next(frames, None)
-        if first is None:
-            raise VideoError(f"{video.name} holds no frame")
-        source = _Frames(video, chain([first], frames))
-        outcomes: Iterator[_Found] = (
-            (outcome.frame, outcome.detections, outcome.features)
-            for outcome in system.detect_many(
-                [source], score=shown.least_score, classes=shown.classes, ahead=not video.is_live
-            )
+    if system.config.method.preview and video.is_live:
+        raise ConfigError(
+            f"{system.config.name} first looks at frames of the whole video, but {video.name} is live and can be read "
+            "only once: take the causal form (--causal, in Python causal=True)"
         )
-        looked_at: list[Detections] = []
-        if shown.seq_nms:
-            for _, detections, _ in outcomes:
-                looked_at.append(detections)
-                progress(len(looked_at))
-            outcomes = _rescored(video, looked_at, stack)
+    looked_at = frames_done = objects = 0
+    trails = _Trails(shown.trail)
+    first: Frame | None
+    with ExitStack() as stack:
+        if found is None:
+            first, frames = _opened(video, stack)
+            source = _Frames(video, frames)
+            outcomes: Iterator[_Found] = (
+                (outcome.frame, outcome.detections, outcome.features)
+                for outcome in system.detect_many(
+                    [source], score=shown.least_score, classes=shown.classes, ahead=not video.is_live
+                )
+            )
+            if shown.seq_nms:
+                found = []
+                for _, detections, _ in outcomes:
+                    found.append(detections)
+                    progress(len(found))
+                looked_at = len(found)
+        if found is not None:
+            found = seq_nms_video(found) if shown.seq_nms else found
+            first, outcomes = _found_before(video, found, stack, reads=video_path is not None)
         lines = stack.enter_context(
             ResultsWriter(results, video=video, class_names=system.config.class_names, settings=settings)
         )
-        size = shown.overlay.picture_size((first.image.shape[0], first.image.shape[1]))
+        references = References(system, video) if "references" in shown.overlay.parts and video_path else None
+        size = shown.overlay.picture_size((first.image.shape[0], first.image.shape[1])) if first else (0, 0)
         sound = video.open_sound() if video_path and video_path.suffix == ".mp4" else None
         write = _writer(video_path, size, video, sound, stack)
         behind = stack.enter_context(_behind())
@@ -159,27 +171,43 @@ def annotate(
             detections = tracked.select(shown.score)
             lines.write(detections)
             if write:
-                behind(partial(_draw, write, (frame, detections, features), shown.overlay, trails.after(detections)))
-            done += 1
-            found += len(detections)
-            progress(len(looked_at) + done)
+                strips = references.strips(frame, detections, features) if references and frame and features else ()
+                drawn = (frame, detections, features)
+                behind(partial(_draw, write, drawn, shown.overlay, trails.after(detections), strips))
+            frames_done += 1
+            objects += len(detections)
+            progress(looked_at + frames_done)
     silent = (sound.problem,) if sound and sound.problem else ()
-    return Annotated(done, found, (*video.problems, *silent))
+    return Annotated(frames_done, objects, (*video.problems, *silent))
 
 
-def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails) -> None:
+def _draw(write: _Write, found: _Found, overlay: Overlay, trails: Trails, strips: Sequence[Strip]) -> None:
     frame, detections, features = found
+    assert frame is not None
     if features is None:
         write(draw_detections(frame.image, detections, trails), frame.time)
     else:
-        write(draw_overlay(frame.image, detections, features, overlay, trails), frame.time)
+        write(draw_overlay(frame.image, detections, features, overlay, trails=trails, strips=strips), frame.time)
 
 
-def _rescored(video: Video, found: Sequence[Detections], stack: ExitStack) -> Iterator[_Found]:
-    """Returns the frames of a video, read again, with the detections after Seq-NMS."""
-    frames = stack.enter_context(closing(read_ahead(video)))
+def _opened(video: Video, stack: ExitStack) -> tuple[Frame, Iterator[Frame]]:
+    """Returns the first frame of a video, and all of them."""
+    frames = stack.enter_context(closing(read_ahead(video, drop_oldest=video.is_live)))
+    first = next(frames, None)
+    if first is None:
+        raise VideoError(f"{video.name} holds no frame")
+    return first, chain([first], frames)
+
+
+def _found_before(
+    video: Video, found: Sequence[Detections], stack: ExitStack, *, reads: bool
+) -> tuple[Frame | None, Iterator[_Found]]:
+    """Returns the first frame of a video, and its frames with what is known of them; no frames unless it is read."""
+    if not reads:
+        return None, ((None, each, None) for each in found)
+    first, frames = _opened(video, stack)
     # A file that was cut meanwhile ends earlier.
-    return ((frame, new, None) for frame, new in zip(frames, seq_nms_video(found), strict=False))
+    return first, ((frame, each, None) for frame, each in zip(frames, found, strict=False))
 
 
 class _Trails:

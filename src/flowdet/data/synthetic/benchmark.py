@@ -1,7 +1,7 @@
 """The synthetic benchmark on disk: JPEG frames and CocoVID annotations, the same bytes on every run."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,6 +16,7 @@ from flowdet.data.synthetic.config import SPEC, SyntheticConfig
 from flowdet.data.synthetic.scene import draw_scene
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import replacing, write_text
+from flowdet.work.jobs import Do, results
 from flowdet.work.pool import spread
 
 __all__ = ["CLIPS", "FRAMES", "SEED", "Benchmark", "clip_count", "synthesize"]
@@ -116,8 +117,9 @@ def _records(
 ) -> dict[Split, list[dict[str, Any]]]:
     """Returns the record of each clip by split, in the order of the clips."""
     done: dict[tuple[Split, int], dict[str, Any]] = {}
-    alone = (each for job in todo for each in _written(out, job))
-    with closing(alone if processes == 1 else spread(todo, partial(_worker, out), processes)) as ready:
+    alone = (_written(out, job) for job in todo)
+    shared = results(spread(todo, partial(_worker, out), processes=processes))
+    with closing(alone if processes == 1 else shared) as ready:
         for split, number, record in ready:
             done[split, number] = record
             progress(len(done))
@@ -127,12 +129,12 @@ def _records(
     return by_split
 
 
-def _worker(out: Path, number: int) -> Callable[[tuple[Benchmark, int]], Iterable[tuple[Split, int, dict[str, Any]]]]:
+def _worker(out: Path, number: int) -> Do[tuple[Benchmark, int], tuple[Split, int, dict[str, Any]]]:
     del number
-    return partial(_written, out)
+    return lambda job, advance: _written(out, job)
 
 
-def _written(out: Path, job: tuple[Benchmark, int]) -> list[tuple[Split, int, dict[str, Any]]]:
+def _written(out: Path, job: tuple[Benchmark, int]) -> tuple[Split, int, dict[str, Any]]:
     """Returns split, number and record of a clip, which is written unless it is there.
 
     Raises:
@@ -140,7 +142,7 @@ def _written(out: Path, job: tuple[Benchmark, int]) -> list[tuple[Split, int, di
     """
     benchmark, number = job
     try:
-        return [(benchmark.split, number, _write_clip(benchmark, number, out))]
+        return benchmark.split, number, _write_clip(benchmark, number, out)
     except OSError as error:
         raise DataError(f"{out} cannot be written to: {error.strerror}") from error
 
