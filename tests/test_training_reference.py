@@ -77,13 +77,19 @@ def check_losses(losses: dict[str, Tensor], recorded: dict[str, float], toleranc
         assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=tolerance)
 
 
-RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_150x216", "troia_r50_160x224_still")
-MORE_RUNS = ("selsa_r50_160x224_still", "selsa_r50_160x224", "troia_r50_160x224", "troia_r50_150x216")
+RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_150x216")
+MORE_RUNS = (
+    "selsa_r50_160x224_still",
+    "selsa_r50_160x224",
+    "troia_r50_160x224",
+    "troia_r50_160x224_still",
+    "troia_r50_150x216",
+)
 
 
 @pytest.mark.parametrize("run", MORE_RUNS)
 def test_more_steps_of_mmtracking(run: str, reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    del reference  # they take half a minute, so only where all is compared
+    del reference  # they take a minute, so only where all is compared
     test_steps_of_mmtracking(run, monkeypatch)
 
 

@@ -83,12 +83,18 @@ def test_logits_are_those_of_the_papers(
     inputs = [prepare([image], system.config.inputs) for image in video(4, size=size)]
     (geometry,) = inputs[0].geometries
     assert (geometry.valid == geometry.padded) == (size == (64, 96))
-    with torch.inference_mode():
-        method = system.method
-        (features,), _ = method.step(inputs[3], method.initial_state(inputs[:3]))
-        assert features.rois
-        found = detector._classify(features, features.rois.proposals, features.rois)
-        logits, deltas = logits_of(detector, inputs[3], inputs[:3])
+    method = system.method
+    (features,), _ = method.step(inputs[3], method.initial_state(inputs[:3]))
+    assert features.rois
+    found = detector._classify(features, features.rois.proposals, features.rois)
+    logits, deltas = logits_of(detector, inputs[3], inputs[:3])
     torch.testing.assert_close(found[0], logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1].flatten(1), deltas, rtol=1e-4, atol=1e-5)
     assert len(logits) > 10
+    parameters = dict(detector.roi_head.named_parameters())
+    # The bias of the keys adds the same to all logits of a softmax, that of the embedding to those of all slots.
+    parameters = {name: each for name, each in parameters.items() if not name.endswith(("key.bias", "embedding.bias"))}
+    ours = torch.autograd.grad(found[0].square().sum() + found[1].square().sum(), list(parameters.values()))
+    theirs = torch.autograd.grad(logits.square().sum() + deltas.square().sum(), list(parameters.values()))
+    for name, mine, yours in zip(parameters, ours, theirs, strict=True):
+        assert (mine - yours).abs().max() <= 1e-3 * yours.abs().max(), name
