@@ -8,7 +8,8 @@ run on a GPU yet; a test runs it on a pretended one. Ends with 1 where a check f
 parity    every tensor of the recorded frames of mmtracking, as the tests compare them on a CPU, with TF32 off; with
           --reference all that is recorded (its folder holds `goldens`)
 stalls    how often the host waits for the GPU in a frame of the steady state
-speed     frames a second, forward and post-processing, in every precision, beside the published ones of a V100
+speed     frames a second, forward and post-processing, in every precision and with cudnn.benchmark, beside the
+          published ones of a V100
 training  seconds and memory of a step at this size; then whether the loss falls
 """
 
@@ -20,7 +21,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -138,6 +139,28 @@ def check_stalls(settings: Settings, device: torch.device) -> dict[str, Any]:
     return {"systems": found, "ok": all(each["most_in_a_frame"] <= _MOST_WAITS for each in found.values())}
 
 
+def _speed(system: VideoDetector, settings: Settings, device: torch.device) -> dict[str, float]:
+    torch.cuda.reset_peak_memory_stats(device)
+    frames = _steady(system, settings.size)
+    next(frames)
+    began = clock(device)
+    for _ in range(settings.frames):
+        next(frames)
+    rate = settings.frames / (clock(device) - began)
+    return {"frames_per_s": rate, "memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
+
+
+@contextmanager
+def _fastest_algorithms() -> Iterator[None]:
+    """Lets cuDNN try all algorithms for each size; flowdet itself leaves this setting of PyTorch alone."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def measure_speed(settings: Settings, device: torch.device) -> dict[str, Any]:
     """Returns frames a second and the most memory of each system in each precision."""
     found: dict[str, Any] = {}
@@ -145,14 +168,10 @@ def measure_speed(settings: Settings, device: torch.device) -> dict[str, Any]:
         published = PUBLISHED[name].fps_v100 if name in PUBLISHED else None
         found[name] = {"published_v100": published}
         for precision in PRECISIONS:
-            torch.cuda.reset_peak_memory_stats(device)
-            frames = _steady(_system(name, device, precision), settings.size)
-            next(frames)
-            began = clock(device)
-            for _ in range(settings.frames):
-                next(frames)
-            rate = settings.frames / (clock(device) - began)
-            found[name][precision] = {"frames_per_s": rate, "memory_mb": torch.cuda.max_memory_allocated(device) / 1e6}
+            found[name][precision] = _speed(_system(name, device, precision), settings, device)
+        with _fastest_algorithms():
+            tried = _speed(_system(name, device, "float32"), settings, device)
+        found[name]["float32, cudnn.benchmark"] = tried
     return {"systems": found, "size": settings.size, "v100": "https://github.com/open-mmlab/mmtracking", "ok": True}
 
 

@@ -44,9 +44,8 @@ _MARGIN = 64
 _OBJECTS = 5
 
 
-@cache
 def seeded_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The parameter of a published checkpoint with this name; the same tensor each time, so leave it as it is."""
+    """The parameter of a published checkpoint with this name."""
     kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.int64)
@@ -77,9 +76,12 @@ def _kernel(name: str, normal: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
+_drawn_once = cache(seeded_tensor)  # most systems have most of their parameters in common
+
+
 def seeded_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """A whole state dict under flowdet's names, from the published ones."""
-    return {published_to_native(name): seeded_tensor(name, shape) for name, shape in shapes.items()}
+    """A whole state dict under flowdet's names, from the published ones; leave its tensors as they are."""
+    return {published_to_native(name): _drawn_once(name, shape) for name, shape in shapes.items()}
 
 
 def seeded_system(name: str) -> VideoDetector:

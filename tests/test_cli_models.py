@@ -62,7 +62,7 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
     for name in ("flowdet.cli.models.fetch", "flowdet.weights.download.download"):
         monkeypatch.setattr(name, fetch)
     monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
-    for system in set(RECIPES) - set(SHIPPED):
+    for system in set(RECIPES) - set(SHIPPED) - {"selsa-lite"}:  # which everyone trains for themselves
         with pytest.raises(CheckpointError, match="run `flowdet models download") as missing:
             weights_of(system)
         command = re.findall(r"`flowdet (.*)`", str(missing.value))[0]

@@ -136,7 +136,7 @@ def in_order(own: Array, wanted: Array) -> NDArray[np.intp]:
     return order
 
 
-def check_detections(found: tuple[Array, Array, Array], wanted: Array, tolerance: float) -> None:
+def check_detections(found: tuple[Array, Array, NDArray[Any]], wanted: Array, tolerance: float) -> None:
     boxes, scores, labels = found
     far = np.array([1e6, 1, 1, 1, 1])
     order = in_order(np.column_stack([labels, boxes]) * far, wanted[:, :5] * far)

@@ -14,8 +14,9 @@ from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.single import SingleFrameConfig
+from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig, TemporalRoIAttention
 from tests.benchmark.systems import FGFA, inputs_for, narrow_system
-from tests.tiny import lite_config, run
+from tests.tiny import lite_config, lite_detector_config, run
 
 
 def with_statistics(system: VideoDetector) -> VideoDetector:
@@ -72,3 +73,19 @@ def test_a_system_has_them() -> None:
     fast = optimise(system)
     assert any(isinstance(module, ConvBySize) for module in fast.modules())
     assert any(isinstance(module, TransposedConvBySize) for module in fast.modules())
+
+
+def test_the_embedding_of_temporal_roi_align_is_optimised_too() -> None:
+    torch.manual_seed(0)
+    detector = replace(lite_detector_config(), neck=MergeNeckConfig(channels=128))
+    system = build(replace(lite_config(), detector=detector, method=TemporalRoIAlignConfig(heads=4)))
+    own, slots = torch.randn(16, 128, 7, 7), torch.randn(16 * 49, 3, 128)
+    attentions: list[TemporalRoIAttention] = []
+    for each in (system, optimise(system)):
+        attention = each.detector.get_submodule("roi_head.attention")
+        assert isinstance(attention, TemporalRoIAttention)
+        attentions.append(attention)
+    assert [type(attention.embedding) for attention in attentions] == [nn.Conv2d, ConvBySize]
+    with torch.inference_mode():
+        usual, fast = (attention._weights(own, slots) for attention in attentions)
+    torch.testing.assert_close(fast, usual, rtol=1e-4, atol=1e-5)

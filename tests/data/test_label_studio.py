@@ -13,7 +13,7 @@ from flowdet.data.labels import Box, LabelledVideo, Labels, Picture
 from flowdet.errors import ConfigError, DataError
 
 
-def key(frame: int, x: float = 10, *, enabled: bool = True, **more: object) -> dict[str, Any]:
+def key(frame: int, x: object = 10, *, enabled: bool = True, **more: object) -> dict[str, Any]:
     """A key frame as Label Studio writes it; frames count from 1, sides are percent."""
     return {"frame": frame, "enabled": enabled, "rotation": 0, "x": x, "y": 50, "width": 20, "height": 25, **more}
 

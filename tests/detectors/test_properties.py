@@ -105,7 +105,7 @@ def test_what_is_not_wanted_may_be_left_out_and_changes_nothing_else(kind: str) 
     torch.manual_seed(0)
     detector = config.build(CLASSES).eval()
     for parameter in detector.parameters():
-        parameter += 0.05 * torch.randn_like(parameter)
+        parameter.add_(torch.randn_like(parameter), alpha=0.05)
     features = image_features(detector)
     whole = detector.detect(features)
     score = torch.cat([scores for _, scores, _ in whole]).median().item()

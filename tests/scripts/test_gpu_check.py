@@ -25,7 +25,9 @@ def test_all_checks_run_and_hold_on_a_pretended_gpu() -> None:
     assert set(report["parity"]["cases"]) == {"dff_r50_b113x200pad128x208"}
     assert report["parity"]["ok"], report["parity"]
     assert report["stalls"]["systems"]["single-lite"]["most_in_a_frame"] == 3, report["stalls"]
-    assert list(report["speed"]["systems"]["single-lite"]) == ["published_v100", "float32", "bf16", "fp16"]
+    speeds = list(report["speed"]["systems"]["single-lite"])
+    assert speeds == ["published_v100", "float32", "bf16", "fp16", "float32, cudnn.benchmark"]
+    assert not torch.backends.cudnn.benchmark
     assert report["training"]["steps"] == 3, report["training"]
     assert "error" not in report["training"]
 

@@ -63,7 +63,7 @@ def logits_of(detector: FasterRCNN, current: NetworkInput, references: Sequence[
     x, seen = pooled[-1], torch.cat(pooled)
     if isinstance(head.attention, TemporalRoIAttention):
         x = align(head.attention, x, [own[0] for own in maps], blocks=4)
-    for number, layer in enumerate((head.fc1, head.fc2)):
+    for number, layer in enumerate(map(head.get_submodule, ("fc1", "fc2"))):
         aggregator = head.attention.aggregators[number]
         assert isinstance(aggregator, _Aggregator)
         x, seen = layer(x.flatten(1)), layer(seen.flatten(1))

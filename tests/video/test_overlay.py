@@ -144,7 +144,7 @@ def test_six_references_at_most_have_panels(past: int, future: int, sides: tuple
 
 
 def test_the_parts() -> None:
-    assert get_args(Part) == ("flow", "weights", "key")
+    assert get_args(Part) == ("flow", "weights", "key", "references")
 
 
 def test_the_rows_stand_one_below_the_other() -> None:

@@ -334,6 +334,18 @@ def test_several_frames_that_a_transport_stream_lost_are_told(tmp_path: Path) ->
     assert video.problems == ["4 frames seem to be missing from the stream, first near 0.2 s"]
 
 
+def test_the_first_frames_are_missed_where_their_header_is_damaged(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mpg", list(noise(30)), codec="mpeg2video", b_frames=2)
+    content = bytearray(clip.read_bytes())
+    header = content.index(b"\0\0\1\xb3")
+    content[header + 6 : header + 8] = b"\xff\xff"  # a height and a frame rate that do not exist
+    clip.write_bytes(content)
+    video = open_video(clip)
+    count = len(list(video))
+    assert count < 30
+    assert f"{30 - count} frames seem to be missing from the stream, first near 0.0 s" in video.problems
+
+
 BROKEN = "pieces of the file are damaged, or it begins or ends within one: frames may be missing"
 
 

@@ -76,7 +76,7 @@ def test_frames_that_went_by_are_kept_while_they_are_references() -> None:
 
 def test_the_strips_of_a_system_stand_below_the_frame() -> None:
     system, clip = system_of(SELSAConfig(heads=4, memory=3)), Clip(frames_of(video(3, size=SIZE)))
-    nn.init.normal_(system.detector.get_submodule("roi_head.attention.aggregators.0.query").weight)
+    nn.init.normal_(system.detector.get_parameter("roi_head.attention.aggregators.0.query.weight"))
     overlay, references = Overlay(frozenset({"references"}), 6, 0), References(system, clip)
     for outcome in system.detect_many([clip]):
         strips = references.strips(outcome.frame, outcome.detections, outcome.features)

@@ -105,7 +105,7 @@ def detect(
     Args:
         sources: Video files, pictures, folders of frames or videos, patterns such as "frames/*.jpg", camera numbers, or
             addresses: rtsp://, http://, and s3://, gs:// and others that fsspec knows.
-        system: One of `flowdet models`. [default: fgfa-nano]
+        system: One of `flowdet models`, or hf://owner/name on the Hugging Face Hub. [default: fgfa-nano]
         options: Which system, and how it detects.
         score: Leave out detections below this score.
         classes: Keep only these classes; name several by repeating the option or with commas.

@@ -52,7 +52,8 @@ class _Task:
         Raises:
             DataError: The task does not say how many there are.
         """
-        first, count, step = (self.info.get(name) for name in ("first_frame", "frames", "step"))
+        numbers: list[Any] = [self.info.get(name) for name in ("first_frame", "frames", "step")]
+        first, count, step = numbers
         if is_whole(first, 0, LARGEST_FRAME) and is_whole(count, 1, LARGEST_FRAME) and is_whole(step, 1, LARGEST_FRAME):
             return range(first, first + count * step, step)
         counts = [region["value"].get("framesCount") for region in self.regions]
@@ -63,7 +64,8 @@ class _Task:
 
     def size(self) -> tuple[int, int] | None:
         """Returns (width, height) px of the video; None if the task does not say."""
-        width, height = self.info.get("width"), self.info.get("height")
+        sides: list[Any] = [self.info.get("width"), self.info.get("height")]
+        width, height = sides
         if is_whole(width, 1, LARGEST_PIXELS) and is_whole(height, 1, LARGEST_PIXELS):
             return width, height
         return None
@@ -132,7 +134,7 @@ def _tasks(path: Path) -> Iterator[_Task]:
         data, annotations = task.get("data"), _annotations(task)
         if not isinstance(data, dict) or not isinstance(data.get("video"), str):
             raise DataError(f'{where}: "data" with the address of a "video" was expected; "JSON-MIN" is not read')
-        info = data.get("flowdet") if isinstance(data.get("flowdet"), dict) else {}
+        info: dict[str, Any] = data["flowdet"] if isinstance(data.get("flowdet"), dict) else {}
         name = info.get("name")
         if not isinstance(name, str) or not name:
             name = Path(unquote(data["video"].rpartition("?d=")[2].partition("?")[0])).stem
@@ -202,9 +204,9 @@ def _track_numbers(regions: Sequence[dict[str, Any]]) -> list[int | None]:
         found = re.fullmatch(r"track-([0-9]{1,9})", name)
         number = int(found[1]) if found else -1
         numbers.append(None if is_alone else -1 if number in numbers else number)
-    following = max((number for number in numbers if number is not None), default=-1) + 1
-    for place, number in enumerate(numbers):
-        if number == -1:
+    following = max((taken for taken in numbers if taken is not None), default=-1) + 1
+    for place, taken in enumerate(numbers):
+        if taken == -1:
             numbers[place], following = following, following + 1
     return numbers
 
@@ -222,8 +224,8 @@ def _keys(
     sequence = sorted(sequence, key=lambda key: key["frame"] if is_whole(key.get("frame")) else 0)
     for key, following in pairwise([*sequence, None]):
         assert key is not None
-        number, rotation = key.get("frame"), key.get("rotation", 0)
-        sides = [key.get(side) for side in _SIDES]
+        values: list[Any] = [key.get("frame"), key.get("rotation", 0), *(key.get(side) for side in _SIDES)]
+        number, rotation, *sides = values
         where = f"rectangle {str(region.get('id'))[:40]}, frame {str(number)[:20]}"
         if not is_whole(number, 1, LARGEST_FRAME) or not all(map(is_pixels, (*sides, rotation))) or min(sides[2:]) < 0:
             problems.append(f"{where}: a frame from 1 on, x, y, and a width and height of 0 or more were expected")

@@ -230,7 +230,8 @@ class _Aggregator(nn.Module):
 
     def _by_head(self, features: Tensor) -> Tensor:
         """[n, d] to [heads, n, d / heads]."""
-        return features.unflatten(1, (self._heads, -1)).transpose(0, 1)
+        by_head: Tensor = features.unflatten(1, (self._heads, -1)).transpose(0, 1)
+        return by_head
 
 
 class SELSAAttention(RoIAttention):

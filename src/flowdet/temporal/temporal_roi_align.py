@@ -117,8 +117,8 @@ class TemporalRoIAttention(SELSAAttention):
         """RoI features [n, c, k, k], as the weighted mean of slots [n k k, s, c], their own first."""
         blocks, side = self._config.blocks, own.shape[2]
         weights = self._weights(own, slots)
-        averaged = (slots.unflatten(2, (blocks, -1)) * weights[..., None]).sum(dim=1).flatten(1)
-        return averaged.unflatten(0, (-1, side, side)).permute(0, 3, 1, 2).to(own.dtype)
+        averaged: Tensor = (slots.unflatten(2, (blocks, -1)) * weights[..., None]).sum(dim=1)
+        return averaged.view(-1, side, side, own.shape[1]).permute(0, 3, 1, 2).to(own.dtype)
 
     def _weights(self, own: Tensor, features: Tensor) -> Tensor:
         """The weight [n k k, s, blocks] of each of s slots, the RoI's own first, in each of its cells.
@@ -149,7 +149,8 @@ def _cells(features: Tensor) -> Tensor:
 
 def _lengths(cells: Tensor) -> Tensor:
     """The lengths [n, 1] of cells [n, c]."""
-    return cells.float().norm(dim=1, keepdim=True).clamp(min=_SHORTEST)
+    lengths: Tensor = torch.linalg.vector_norm(cells.float(), dim=1, keepdim=True)
+    return lengths.clamp(min=_SHORTEST)
 
 
 def _summed(rows: Tensor, places: Tensor, shares: Tensor) -> Tensor:

@@ -233,6 +233,7 @@ class Timeline:
         self._order = order
         self._step = step
         self._origin = origin
+        self._begins_at_0 = origin is not None and floor is None
         self._one_to_one = one_to_one
         self._next = first
         self._floor = floor
@@ -335,11 +336,13 @@ class Timeline:
         self._shift = self.end - self._step + gap
 
     def _watch_step(self, before: float) -> None:
-        """Counts the pictures that would fit between the last two."""
-        fitting = 0 if before == -math.inf else round((self._time - before) / self._step) - 1 if self._step else 0
+        """Counts the pictures that would fit between the last two, or before the first."""
+        if before == -math.inf:
+            before = -self._step if self._begins_at_0 else self._time
+        fitting = round((self._time - before) / self._step) - 1 if self._step else 0
         if fitting > 0:
             self._missing += fitting
-            self._first_hole = before if self._first_hole is None else self._first_hole
+            self._first_hole = max(before, 0.0) if self._first_hole is None else self._first_hole
         else:
             self._regular_steps += 1
 

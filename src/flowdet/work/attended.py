@@ -1,6 +1,6 @@
 """Which RoIs of reference frames objects attend to most, cut out of those frames."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +52,12 @@ def _original(features: FrameFeatures) -> NDArray[np.float32]:
     """The boxes [m, 4] of the references in px of the original image."""
     assert isinstance(features.origin, Attention)
     x, y = features.geometries[0].scale
-    found: NDArray[np.float32] = features.origin.boxes[0].float().cpu().numpy() / np.float32((x, y, x, y))
+    boxes = features.origin.boxes[0]
+    found: NDArray[np.float32] = (boxes.float() / boxes.new_tensor((x, y, x, y))).cpu().numpy()
     return found
 
 
-def _best(shares: NDArray[np.float32], numbers: Sequence[int]) -> Iterator[int]:
+def _best(shares: NDArray[np.float32], numbers: NDArray[np.int64]) -> Iterator[int]:
     """The places of the RoIs with the largest shares, the largest first, and no second one of a frame."""
     met = set()
     for place in np.argsort(-shares, kind="stable").tolist():
