@@ -27,8 +27,11 @@ TWO = Cluster(workers=2)
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match="no Ray cluster answers at auto"):
+    def nowhere(*_: object, **__: object) -> None:
+        raise ConnectionError("could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "init", nowhere)  # "auto" would find any Ray on this machine
+    with pytest.raises(ConfigError, match="no Ray cluster answers at auto: could not find any"):
         hear(spread_over(Cluster(address="auto"), [], make), Heard())
 
 
