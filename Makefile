@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@echo "Open demo/output/street.mp4"
 
 test: $(VENV)/installed-dev check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python scripts/site_pages.py build/pages
