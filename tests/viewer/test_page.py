@@ -186,7 +186,7 @@ def test_pictures_layers_score_and_classes(tab: "Page", tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / "clip").mkdir(exist_ok=True)
         Image.new("RGB", (64, 48), (60 * number,) * 3).save(tmp_path / "clip" / f"{number + 1}.png")
-    source = f"the folder '{tmp_path / 'clip'}"
+    source = str(tmp_path / "clip")
     paths = [write_result(tmp_path / name / "clip.json", source=source, system=name) for name in ("one", "two")]
     page = tmp_path / "page.html"
     assert write_page(page, read_clips(paths), [], "link") == []
