@@ -329,8 +329,10 @@ def _read(path: Path) -> None:
         raise SystemExit(1) from error
     hidden = 0
     with suppress(av.FFmpegError), av.open(str(path), metadata_errors="ignore") as container:
-        for packet in demuxed(container, video_stream(container)):
-            hidden += packet.is_discard
+        stream = video_stream(container)
+        for packet in demuxed(container, stream):
+            is_vp8 = packet.size > 0 and stream.codec_context.name in ("vp8", "libvpx")
+            hidden += packet.is_discard or (is_vp8 and not bytes(packet)[0] & 0x10)
     sys.stdout.write(json.dumps({"frames": frames, "problems": video.problems, "hidden": hidden}))
 
 
@@ -456,7 +458,7 @@ def _faults_of_frames(path: Path, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"frame numbers do not rise: {indices}"
     if list(times) != sorted(times):
         yield f"times fall: {times}"
-    wanted = FRAMES - found["hidden"]  # by an edit list of an mp4, damaged or not
+    wanted = FRAMES - found["hidden"]  # by the edit list of an mp4 or the head of a VP8 frame, damaged or not
     if len(indices) < wanted and not found["problems"]:
         yield f"frames lost in silence ({path.suffix}): {wanted - len(indices)}"
     if len(indices) > FRAMES + 20 and not found["problems"]:
