@@ -252,7 +252,7 @@ def test_a_source_that_is_too_large_for_the_memory_stops_no_other(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return open_video(source, **options)
 
-    monkeypatch.setattr("flowdet.cli.detect.open_video", opened)
+    monkeypatch.setattr("flowdet.work.detection.open_video", opened)
     assert run("large.mp4", "small.mp4") == 1
     assert "'large.mp4': too little memory (CUDA out of memory)" in capsys.readouterr().err
     assert Path("o/small.json").exists()

@@ -90,12 +90,12 @@ def test_detection_has_the_results_of_the_cpu_and_seldom_waits(name: str, varian
     assert max(waits[STEADY], key=Counter.total).total() == WAITS[name, variant], waits[STEADY]
 
 
-def noted(done: list[str], letter: str, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def noted(done: list[str], letter: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """The same call, which writes a letter down."""
 
-    def run(given: Any) -> Any:
+    def run(*given: Any, **options: Any) -> Any:
         done.append(letter)
-        return call(given)
+        return call(*given, **options)
 
     return run
 

@@ -171,9 +171,11 @@ class OneStage(Detector):
 
     def _select(self, predictions: Tensor, cells: Cells, geometry: Geometry, score: float) -> Found:
         config, scores = self.config, self.scores(predictions)
-        best = scores.amax(dim=1)
-        strong = ((best > config.score_threshold) & (best >= score)).nonzero().flatten()
-        boxes, scores = self.boxes(predictions[strong], cells.at(strong)), scores[strong]
+        if scores.device.type == "cpu":  # a GPU decodes all cells sooner than it tells the host which ones are needed
+            best = scores.amax(dim=1)
+            strong = ((best > config.score_threshold) & (best >= score)).nonzero().flatten()
+            predictions, cells, scores = predictions[strong], cells.at(strong), scores[strong]
+        boxes = self.boxes(predictions, cells)
         places, labels = ((scores > config.score_threshold) & (scores >= score)).nonzero(as_tuple=True)
         scores, order = scores[places, labels].sort(descending=True, stable=True)
         boxes, labels = boxes[places[order]], labels[order]
