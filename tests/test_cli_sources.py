@@ -277,3 +277,42 @@ def test_what_is_left_becomes_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
             main([])
         assert ended.value.code == 1
         assert expected in capsys.readouterr().err
+
+
+def test_a_run_in_another_format_replaces_no_video_of_other_settings(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_clip(tmp_path / "clip.mp4", [quadrants()] * 3)
+    assert run("clip.mp4") == 0
+    before = Path("o/clip.mp4").read_bytes()
+    assert run("clip.mp4", "--results", "jsonl", "--every", "2") == 1
+    assert "clip.json was made with other settings (every)" in capsys.readouterr().err.replace("\n", " ")
+    assert Path("o/clip.mp4").read_bytes() == before
+    assert run("clip.mp4", "--results", "jsonl") == 0
+
+
+def test_an_address_of_a_local_file_is_that_file(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "o").mkdir()
+    kept = make_clip(tmp_path / "o" / "clip.mp4", [quadrants()] * 2).read_bytes()
+    assert run(f"file://{tmp_path}/o/clip.mp4") == 1
+    assert "would replace its source" in capsys.readouterr().err.replace("\n", " ")
+    assert (tmp_path / "o" / "clip.mp4").read_bytes() == kept
+
+
+def test_patterns_of_one_name_are_different_sources(run: Run, tmp_path: Path) -> None:
+    for folder, count in (("a", 2), ("b", 3)):
+        (tmp_path / folder / "shots").mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (32, 24)).save(tmp_path / folder / "shots" / f"{number}.png")
+    for _ in range(2):
+        for folder in ("b", "a"):
+            assert run(f"{folder}/shots/*.png", "--no-video") == 0
+    frames = [len(json.loads(path.read_text())["images"]) for path in sorted(Path("o").glob("*.json"))]
+    assert sorted(frames) == [2, 3]
+
+
+def test_passwords_of_addresses_stay_out_of_the_manifest(run: Run) -> None:
+    assert run("http://user:secret@127.0.0.1:9/clip.mp4?token=secret", "--processes", "2") == 1
+    manifest = Path("o/_manifest.ndjson").read_text()
+    assert "http://127.0.0.1:9/clip.mp4" in manifest
+    assert "secret" not in manifest

@@ -22,11 +22,11 @@ from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
-from flowdet.video.description import describe_source
+from flowdet.video.description import SourceDescription, describe_source, public_name
 from flowdet.video.parquet import need_parquet
 from flowdet.video.reader import Video, check_selection, open_video
 from flowdet.video.remote import is_remote
-from flowdet.video.results import read_finished
+from flowdet.video.results import RESULTS_SUFFIXES, read_finished
 from flowdet.work.annotate import overlay_of
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
@@ -267,9 +267,10 @@ def _jobs(
             job = _job(source, settings, outputs)
             frames = None if overwrite else _frames_done(job)
         except FlowdetError as error:
-            report.failed(source, error)
+            report.failed(public_name(source), error)
         except OSError as error:  # it vanished meanwhile
-            report.failed(source, VideoError(f"'{source}' cannot be read: {error.strerror}"))
+            shown = public_name(source)
+            report.failed(shown, VideoError(f"'{shown}' cannot be read: {error.strerror}"))
         else:
             if frames is None:
                 yield job
@@ -308,13 +309,12 @@ def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:
     described = describe_source(source)
     first = name = output_name(described, source)
     number = outputs.taken.get(first.casefold(), 1)
-    is_rereadable = described.path is not None or described.pattern or is_remote(source)
-    while name.casefold() in outputs.taken or (not is_rereadable and _is_recording(source, outputs.results(name))):
+    while name.casefold() in outputs.taken or _is_of_another(source, described, outputs.results(name)):
         number += 1
         name = f"{first}-{number}"
     outputs.taken.update({name.casefold(): 1, first.casefold(): number})
     still = described.path if described.path and is_still(described.path) else None
-    if outputs.absolute and (described.path or described.pattern):
+    if outputs.absolute and "://" not in source and (described.path or described.pattern):
         source = str(Path(source).expanduser().absolute())
     job = SourceJob(source, described, outputs.results(name), outputs.video(name, still), settings)
     for file in (job.results, job.video):
@@ -323,10 +323,13 @@ def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:
     return job
 
 
-def _is_recording(source: str, results: Path) -> bool:
-    """Whether this file holds something that went by live and cannot be had again."""
-    if not results.exists():
+def _is_of_another(source: str, described: SourceDescription, results: Path) -> bool:
+    """Whether this file holds what another address or pattern shows, or what went by live and cannot be had again."""
+    if described.path or not results.exists():
         return False
+    if described.pattern or is_remote(source):
+        finished = read_finished(results)
+        return finished is not None and finished["settings"].get("source", described.text) != described.text
     with open_video(source) as video:
         return video.is_live
 
@@ -338,17 +341,32 @@ def _frames_done(job: SourceJob) -> int | None:
         ConfigError: It was finished with others.
     """
     finished = read_finished(job.results)
-    if finished is None or (job.video and not job.video.exists()):
+    if job.video and job.video.exists():
+        for suffix in RESULTS_SUFFIXES:  # the video belongs to the results of another format, too
+            _check_settings(job, job.results.with_suffix(suffix))
+    elif finished is None or job.video:
         return None
+    _check_settings(job, job.results)
+    return int(finished["frames"]) if finished else None
+
+
+def _check_settings(job: SourceJob, results: Path) -> None:
+    """Refuses to replace results that are finished and were made with other settings.
+
+    Raises:
+        ConfigError: They are.
+    """
+    finished = read_finished(results)
+    if finished is None:
+        return
     before = _in_todays_words(finished["settings"])
     now = job.record
     differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
     if differing:
         raise ConfigError(
-            f"{job.results} was made with other settings ({', '.join(differing)}); "
+            f"{results} was made with other settings ({', '.join(differing)}); "
             "name another folder with --out, or replace it with --overwrite"
         )
-    return int(finished["frames"])
 
 
 def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:

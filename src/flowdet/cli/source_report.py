@@ -86,7 +86,7 @@ class SourceReport:
             self._manifest.add(job.name, "done", results=job.results.name, frames=frames)
         self._count("skipped", job.name, {"results": str(job.results), "frames": frames})
         if not self._as_json:
-            console.out.print(f"{job.source}: finished before, skipped ({job.results})")
+            console.out.print(f"{job.name}: finished before, skipped ({job.results})")
 
     def failed(self, source: str, error: FlowdetError) -> None:
         """Takes a source that cannot be done."""

@@ -43,7 +43,7 @@ def expanded(sources: Sequence[str]) -> Iterator[str]:
 def sources_in(file: Path) -> list[str]:
     """Returns the sources that a file lists: a line each in a text, or those of a column in a .csv or .parquet file.
 
-    The column is "source", or the only one. In a text, blank lines and those that begin with # are left out.
+    The column is "source". In a text, blank lines and those that begin with # are left out.
 
     Raises:
         DataError: The text cannot be read.
@@ -75,10 +75,8 @@ def _in_parquet(file: Path) -> list[str]:
 def _source_column(names: Sequence[str], file: Path) -> str:
     if "source" in names:
         return "source"
-    if len(names) == 1:
-        return names[0]
     found = ", ".join(names) or "none"
-    raise ConfigError(f"--list: {file} has no column named source, and not only one; its columns are: {found}")
+    raise ConfigError(f"--list: {file} has no column named source; its columns are: {found}")
 
 
 def output_name(described: SourceDescription, source: str) -> str:

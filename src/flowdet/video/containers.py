@@ -184,8 +184,14 @@ def _is_unbroken_program(data: NDArray[np.uint8]) -> bool:
     place = 0
     while place < len(data):
         head = data[place : place + 14].tobytes().ljust(14, b"\0")
-        if head[:3] != b"\0\0\1":
-            return not data[place:].any()  # some files are filled up with zeros
+        if head[:3] != b"\0\0\1":  # sectors of video CDs and the ends of some files are filled up with zeros
+            filled = data[place : place + _LONGEST_FILLING].nonzero()[0]
+            if len(filled) == 0:
+                return not data[place:].any()
+            place += int(filled[0]) - 2
+            if data[place : place + 3].tolist() != [0, 0, 1]:
+                return False
+            continue
         match head[3]:
             case 0xBA if head[4] >> 6 == 1:  # a pack of MPEG-2, then one of MPEG-1
                 place += 14 + (head[13] & 7)
@@ -224,6 +230,7 @@ def _is_unbroken_avi(data: NDArray[np.uint8]) -> bool:
     return place == len(data)
 
 
+_LONGEST_FILLING = 4096  # bytes of zeros between the packs of an MPEG stream; a sector of a video CD has 2324 in all
 _WALKS = {
     "mpegts": _is_unbroken_transport,
     "mpeg": _is_unbroken_program,

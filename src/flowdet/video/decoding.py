@@ -206,7 +206,6 @@ class Timeline:
     Attributes:
         damage: What was lost or broken.
         packets: The number of packets read.
-        repeats: The number of empty packets, which repeat a picture.
         last: Stamp of the last picture.
         restarts: How often the stamps began again.
         reorders: Some packet is shown before one that was decoded earlier.
@@ -225,7 +224,6 @@ class Timeline:
     ) -> None:
         self.damage = Damage()
         self.packets = 0
-        self.repeats = 0
         self.restarts = 0
         self.reorders = False
         self.last: int | None = None
@@ -397,8 +395,6 @@ def packets(container: InputContainer, stream: VideoStream, timeline: Timeline) 
                 if packet.size:  # an empty one would tell the decoder that the stream has ended
                     timeline.packet(packet, may_restart=may_restart)
                     yield packet
-                elif packet.dts is not None:  # AVI: the picture before is shown once more
-                    timeline.repeats += 1
         except av.error.InvalidDataError:
             failures += 1
         except av.error.ExitError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flowdet.errors import ConfigError, VideoError
 
-__all__ = ["VIDEO_SUFFIXES", "SourceDescription", "describe_source"]
+__all__ = ["VIDEO_SUFFIXES", "SourceDescription", "describe_source", "public_name"]
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"}
@@ -57,10 +57,11 @@ def describe_source(source: str | Path | int) -> SourceDescription:
     text = str(source)
     if not text.strip():
         raise VideoError("a source has no name: name a file, a folder, a camera or an address")
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+    local = re.fullmatch(r"(?:file|local)://(/.*)", text)
+    if not local and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
         return _address(text)
     try:
-        path = Path(text).expanduser()
+        path = Path(local[1] if local else text).expanduser()
         if path.exists():
             return _existing(text, path)
     except (OSError, RuntimeError, ValueError) as error:  # too long, not allowed, no such user, a null byte
@@ -96,8 +97,15 @@ def _camera(number: int) -> SourceDescription:
     return SourceDescription(f"camera {number}", f"camera {number}", f"camera{number}")
 
 
+def public_name(source: str) -> str:
+    """Returns a source as records call it: printable, an address without password and query."""
+    if "://" in source:
+        source = re.split(r"[?#]", re.sub(r"//[^/]*@", "//", source), maxsplit=1)[0]
+    return _printable(source)
+
+
 def _address(address: str) -> SourceDescription:
-    public = _printable(re.split(r"[?#]", re.sub(r"//[^/]*@", "//", address), maxsplit=1)[0])
+    public = public_name(address)
     host, *rest = public.split("://", maxsplit=1)[1].rstrip("/").split("/")
     name = "_".join([host, *(Path(part).stem for part in rest[-1:])])
     short = _shortened(re.sub(r"(?:[^\w.-]|_)+", "_", name).strip("._-") or "stream")

@@ -16,13 +16,13 @@ from flowdet.files import replacing
 from flowdet.types import Detections
 from flowdet.video.parquet import read_parquet_info, write_parquet
 
-__all__ = ["ResultsWriter", "VideoInfo", "annotation_entries", "image_entries", "read_finished"]
+__all__ = ["RESULTS_SUFFIXES", "ResultsWriter", "VideoInfo", "annotation_entries", "image_entries", "read_finished"]
 
 _LONGEST_LINE = 1 << 20  # bytes; that of a header or a footer has a few thousand
 _DOCUMENT_START = b'{"info": '
 _FORMAT = {"format": "flowdet detections", "version": 2}  # version 1 had labels from 0 in place of category ids
 
-_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet"}
+RESULTS_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 _COLUMNS = ("frame_index", "time", "category_id", "category_name", "score", "x1", "y1", "x2", "y2", "track_id")
 
 
@@ -74,7 +74,7 @@ class ResultsWriter:
         self, path: str | Path, *, video: VideoInfo, class_names: Sequence[str], settings: Mapping[str, Any]
     ) -> None:
         self.path = Path(path)
-        if self.path.suffix not in _SUFFIXES:
+        if self.path.suffix not in RESULTS_SUFFIXES:
             raise ConfigError(f"results are written to a .json, .jsonl, .csv or .parquet file, not '{self.path}'")
         self.frame_count = 0
         self._video = video

@@ -35,6 +35,7 @@ __all__ = ["FileSource", "LiveSource", "camera_device"]
 # Codecs with one picture in each packet: what numbering by stamps needs. VP8, for one, has hidden pictures.
 _ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "prores"})
 _PROBED_PACKETS = 60
+_MATROSKA = "matroska,webm"
 _ENDLESS = frozenset({"mpjpeg", "v4l2", "video4linux2,v4l2", "dshow", "avfoundation", "rtsp"})
 _RETRY_SECONDS = (1.0, 2.0, 4.0)  # before each try to reach a lost live source again
 _STEADY_SECONDS = 10.0  # of pictures, after which the tries count anew
@@ -83,7 +84,6 @@ class FileSource:
             self._by_stamp = self._one_to_one and self._order == "presentation"
             self._declared = stream.frames if "mp4" in container.format.name else 0
             self._format = "" if network else container.format.name
-            self._declared_steps = stream.frames if container.format.name == "avi" else 0
             self._duration = stream_duration(container, stream)
             self.fps = frame_rate(stream)
             self.total = _total(stream.frames, self._duration or container_duration(container), self.fps)
@@ -209,10 +209,10 @@ class FileSource:
         if self._format == "gif":
             return self._gif_shortage(packets_read)
         missing = (self._duration or 0.0) - end
-        if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
+        is_short = self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration
+        # Matroska's durations end with the last picture, however late the first one is and however long that one stays.
+        if is_short and not (self._format == _MATROSKA and is_unbroken(self._file, self._format)):
             return f"the file seems to be cut short: it announces {self._duration:.1f} s, {end:.1f} s are there"
-        if (missing_steps := self._declared_steps - packets_read - timeline.repeats) > 0:
-            return f"{missing_steps} of {self._declared_steps} frames are missing from the file"
         return ""
 
     def _gif_shortage(self, packets_read: int) -> str:
