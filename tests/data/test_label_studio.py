@@ -10,6 +10,7 @@ from flowdet.data.cocovid import find_problems
 from flowdet.data.cocovid_writer import Written
 from flowdet.data.label_studio import export_label_studio, import_label_studio
 from flowdet.data.labels import Box, LabelledVideo, Labels, Picture
+from flowdet.data.shapes import numbered
 from flowdet.errors import ConfigError, DataError
 
 
@@ -153,3 +154,8 @@ def test_stills_are_left_out(tmp_path: Path) -> None:
     assert export_label_studio(Labels(("a",), (still, video)), tmp_path / "out").remarks == {"stills, left out": 1}
     with pytest.raises(DataError, match="there is no video to write"):
         export_label_studio(Labels(("a",), (still,)), tmp_path / "other")
+
+
+def test_numbered_names_differ_from_those_that_are_given() -> None:
+    assert numbered(["cam-2", "cam", "cam", "cam"]) == ["cam-2", "cam", "cam-3", "cam-4"]
+    assert numbered(["cam", "cam", "cam-2"]) == ["cam", "cam-2", "cam-2-2"]

@@ -41,9 +41,13 @@ models = App(name="models", help="List and show the systems; download and conver
 def list_models() -> None:
     """List every system: published AP50 and speed, size, cost, and where its weights are."""
     table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
-    for system in RECIPES:
-        if known := _known(system):
-            table.add_row(system, known.backbone, *_published(known), f"{known.parameters / 1e6:.1f} M", _cost(known))
+    for system, make in RECIPES.items():
+        known, config = _known(system), make()
+        # Sizes of YOLOX are those of the detector alone; DFF has a flow net beside it.
+        count = known.parameters if known and not isinstance(known, YOLOXWeights) else _parameters(config)
+        published = _published(known) if known else ("-", "-")
+        cost = _cost(known, config) if known else "-"
+        table.add_row(system, known.backbone if known else "-", *published, f"{count / 1e6:.1f} M", cost)
     console.out.print(table)
     console.out.print(
         "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
@@ -66,7 +70,9 @@ def _published(known: _Known) -> tuple[str, str]:
     return (f"{known.ap50}", f"{known.fps_v100 or '-'}") if isinstance(known, PublishedWeights) else ("-", "-")
 
 
-def _cost(known: _Known) -> str:
+def _cost(known: _Known, config: SystemConfig) -> str:
+    if isinstance(known, YOLOXWeights) and config.flow_net:
+        return f"key {known.gflop:g}"
     return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g}, key {known.gflop_key:g}"
 
 
@@ -105,7 +111,7 @@ def show(system: str) -> None:
     elif not is_file:
         rows.append(("AP50", "none published"))
     if known:
-        rows.append(("cost", f"{_cost(known)} GFLOP a frame"))
+        rows.append(("cost", f"{_cost(known, config)} GFLOP a frame"))
     rows.append(("weights", system if is_file else _weights_file(system)))
     for file in () if is_file else STARTING.get(system, ()):
         rows.append(("training", f"starts from the {file.part.replace('_', ' ')} {file.url}"))

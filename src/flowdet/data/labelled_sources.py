@@ -34,16 +34,26 @@ def read_labels(paths: Sequence[Path], *, score: float = 0.0) -> Labels:
     classes: dict[str, int] = {}
     videos: list[LabelledVideo] = []
     for path in paths:
+        if path.suffix in {".csv", ".parquet"}:
+            raise DataError(
+                f"{path}: expected .json or .jsonl; the results that were written as .csv lie beside it as .jsonl"
+            )
         document = _document_of_lines(path) if path.suffix == ".jsonl" else read_json(path)
         problem = next(find_problems(document), None)
         if problem:
             more = "" if path.suffix == ".jsonl" else f"; `flowdet data check {path}` lists all"
             raise DataError(f"{path}: {problem.sentence}{more}")
         videos += _videos(path, document, classes, score)
-    names = [video.folder.casefold() for video in videos]
-    for place, name in enumerate(names):
-        if (same := names[:place].count(name)) and videos[place].name is not None:
-            videos[place] = replace(videos[place], name=f"{videos[place].name}-{same + 1}")
+    taken: set[str] = set()
+    for place, video in enumerate(videos):
+        if video.name is None:
+            continue
+        own, number = video, 1
+        while own.folder.casefold() in taken:
+            number += 1
+            own = replace(video, name=f"{video.name}-{number}")
+        taken.add(own.folder.casefold())
+        videos[place] = own
     return Labels(tuple(classes), tuple(videos))
 
 

@@ -177,9 +177,12 @@ def frame_file(pattern: str, number: int) -> str:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """Returns names for videos, numbered where two are the same."""
+    """Returns names for videos, numbered where two would be the same."""
     found: list[str] = []
     for name in names:
-        same = sum(re.fullmatch(rf"{re.escape(name)}(-[0-9]+)?", other) is not None for other in found)
-        found.append(f"{name}-{same + 1}" if same else name)
+        own, number = name, 1
+        while own in found:
+            number += 1
+            own = f"{name}-{number}"
+        found.append(own)
     return found

@@ -1,6 +1,7 @@
 """Long videos in segments, which several workers detect at the same time and which are joined to the whole."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -95,6 +96,7 @@ class SegmentDetector:
         """
         if _kept(segment) is not None:
             return
+        began = time.monotonic()
         found: list[Detections] = []
         shown = segment.job.settings.shown(self._system.config)
         with _frames(segment, self._system) as (origin, video, frames):
@@ -105,7 +107,7 @@ class SegmentDetector:
                 if outcome.detections.frame_index in wanted:
                     found.append(outcome.detections)
                     advance(1)
-            _keep(segment, found, video.problems)
+            _keep(segment, found, video.problems, time.monotonic() - began)
 
 
 class SegmentJoiner:
@@ -134,9 +136,10 @@ class SegmentJoiner:
         def watch(video: Video) -> AbstractContextManager[Callable[[int], None]]:
             return nullcontext(lambda done: advance(1 if found is None else 0))  # they were told when they were found
 
+        before = sum(float(kept["seconds"]) for each in segments if found is not None and (kept := _kept(each)))
         done = detect_source(self._system, job, watch, patience=self._patience, found=found)
         _forget(segments)
-        return done
+        return replace(done, seconds=before + done.seconds)
 
 
 def joined(segments: Sequence[Segment], class_names: tuple[str, ...]) -> list[Detections] | None:
@@ -150,11 +153,11 @@ def joined(segments: Sequence[Segment], class_names: tuple[str, ...]) -> list[De
         if kept is None or len(kept["problems"]):
             return None
         ends = kept["counts"].cumsum()
-        for place, (index, time, size) in enumerate(zip(kept["index"], kept["time"], kept["size"], strict=True)):
+        for place, (index, stamp, size) in enumerate(zip(kept["index"], kept["time"], kept["size"], strict=True)):
             rows = slice(ends[place] - kept["counts"][place], ends[place])
             boxes, scores, labels = (kept[name][rows] for name in ("boxes", "scores", "labels"))
             shape = int(size[0]), int(size[1])
-            found.append(Detections(int(index), float(time), boxes, scores, labels, class_names, shape))
+            found.append(Detections(int(index), float(stamp), boxes, scores, labels, class_names, shape))
     numbers = [each.frame_index for each in found]
     is_whole = numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else False
     return found if is_whole and len({each.image_size for each in found}) == 1 else None
@@ -194,7 +197,7 @@ def _frames(segment: Segment, system: VideoDetector) -> Iterator[tuple[int, Vide
         margin *= 4  # the frame rate varies
 
 
-def _keep(segment: Segment, found: Sequence[Detections], problems: Sequence[str]) -> None:
+def _keep(segment: Segment, found: Sequence[Detections], problems: Sequence[str], seconds: float) -> None:
     arrays: dict[str, Any] = {
         "index": [each.frame_index for each in found],
         "time": [each.time for each in found],
@@ -204,6 +207,7 @@ def _keep(segment: Segment, found: Sequence[Detections], problems: Sequence[str]
         "scores": np.concatenate([np.zeros(0, np.float32), *(each.scores for each in found)]),
         "labels": np.concatenate([np.zeros(0, np.int64), *(each.labels for each in found)]),
         "problems": np.array(problems, dtype=np.str_),
+        "seconds": np.array(seconds),
         "record": np.array(segment.record),
     }
     try:
