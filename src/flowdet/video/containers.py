@@ -121,7 +121,8 @@ def stream_duration(container: InputContainer, stream: VideoStream) -> float | N
     """Returns the seconds that the file announces for this track alone; None when unknown."""
     for key, value in stream.metadata.items():
         if key.startswith("DURATION") and (seconds := _tag_seconds(value)):
-            return seconds
+            # The tag holds the stamp at which the track ends, however late it begins.
+            return max(seconds - max(float((stream.start_time or 0) * (stream.time_base or 0)), 0.0), 0.0)
     if container.format.name == "avi" and stream.frames and stream.average_rate:
         return float(stream.frames / stream.average_rate)  # FFmpeg shortens the duration of a cut file
     if stream.duration and stream.time_base:

@@ -35,7 +35,6 @@ __all__ = ["FileSource", "LiveSource", "camera_device"]
 # Codecs with one picture in each packet: what numbering by stamps needs. VP8, for one, has hidden pictures.
 _ONE_TO_ONE = frozenset({"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1", "mjpeg", "prores"})
 _PROBED_PACKETS = 60
-_MATROSKA = "matroska,webm"
 _ENDLESS = frozenset({"mpjpeg", "v4l2", "video4linux2,v4l2", "dshow", "avfoundation", "rtsp"})
 _RETRY_SECONDS = (1.0, 2.0, 4.0)  # before each try to reach a lost live source again
 _STEADY_SECONDS = 10.0  # of pictures, after which the tries count anew
@@ -209,9 +208,7 @@ class FileSource:
         if self._format == "gif":
             return self._gif_shortage(packets_read)
         missing = (self._duration or 0.0) - end
-        is_short = self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration
-        # Matroska's durations end with the last picture, however late the first one is and however long that one stays.
-        if is_short and not (self._format == _MATROSKA and is_unbroken(self._file, self._format)):
+        if self.fps and self._duration and missing * self.fps > 2 and missing > 0.05 * self._duration:
             return f"the file seems to be cut short: it announces {self._duration:.1f} s, {end:.1f} s are there"
         return ""
 
