@@ -5,6 +5,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from flowdet.systems.build import build
+from flowdet.systems.recipes import single_lite
+from flowdet.weights.native import save_native
+
 settings.register_profile("flowdet", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("flowdet")
 # The tensors of tests are small: more threads wait for each other longer than they compute.
@@ -15,6 +19,15 @@ torch.set_num_threads(1)
 def torch_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is PyTorch, as if OpenVINO were not there: compiling takes seconds, which few tests are about."""
     monkeypatch.setattr("flowdet.backends.choice.find_spec", lambda name: None)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an untrained single-lite, which finds something everywhere."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_native(build(single_lite()), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -12,20 +12,9 @@ import pytest
 import torch
 
 from flowdet.cli import main
-from flowdet.systems.build import build
-from flowdet.systems.recipes import single_lite
-from flowdet.weights.native import save_native
 from tests.video.clips import cut, make_clip, noise, quadrants
 
 Run = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_native(build(single_lite()), path)
-    return path
 
 
 @pytest.fixture

@@ -6,26 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from flowdet.cli import main
 from flowdet.cli.sources import sources_in
 from flowdet.errors import ConfigError, DataError
-from flowdet.systems.build import build
-from flowdet.systems.recipes import single_lite
-from flowdet.weights.native import save_native
 from flowdet.work.manifest import open_manifest
 from tests.video.clips import make_clip, noise
 
 Run = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_native(build(single_lite()), path)
-    return path
 
 
 @pytest.fixture

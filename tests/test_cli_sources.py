@@ -20,23 +20,12 @@ from PIL import Image
 from flowdet.cli import main
 from flowdet.cli.sources import expanded
 from flowdet.errors import VideoError
-from flowdet.systems.build import build
-from flowdet.systems.recipes import single_lite
 from flowdet.video.description import describe_source
 from flowdet.video.reader import Video, open_video
-from flowdet.weights.native import save_native
 from tests.video.clips import make_clip, noise, quadrants
 
 Run = Callable[..., int]
 ESCAPE = "\x1b]0;clip.mp4"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_native(build(single_lite()), path)
-    return path
 
 
 @pytest.fixture

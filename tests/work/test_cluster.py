@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from flowdet.cli import main
 from flowdet.errors import ConfigError, FlowdetError
-from flowdet.systems.build import build
-from flowdet.systems.recipes import single_lite
-from flowdet.weights.native import save_native
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.jobs import Advanced, Event, hear
 from tests.video.clips import make_clip, noise
@@ -96,14 +92,6 @@ def test_a_worker_closes_its_files_when_the_caller_stops(tmp_path: Path) -> None
 def test_workers_that_never_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no worker with 1 CPUs and 0.5 GPUs fits"):
         hear(spread_over(Cluster(gpus_per_worker=0.5), [("a", Path())], make), Heard())
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_native(build(single_lite()), path)
-    return path
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from flowdet.video.description import describe_source
 from flowdet.video.reader import open_video
 from flowdet.weights.native import save_native
 from flowdet.work.detection import Settings, SourceJob
-from flowdet.work.segments import SegmentDetector, joined, segments_of
+from flowdet.work.segments import SegmentDetector, joined, kept_of, segments_of
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import damage_packets, make_clip, noise
 
@@ -66,11 +66,11 @@ def test_segments_are_joined_to_the_whole(method: str, start: float | None, tmp_
     assert len(segments) == (4 if start is None else 2)
     assert all(one.last == other.first for one, other in pairwise(segments))
     detect = SegmentDetector(SystemOptions(weights=tmp_path / "weights.safetensors", backend="torch"), 0)
-    assert joined(segments, system.config.class_names) is None
+    assert joined([kept_of(each) for each in segments], system.config.class_names) is None
     told: list[int] = []
     for segment in reversed(segments):
         detect(segment, told.append)
-    found = joined(segments, system.config.class_names)
+    found = joined([kept_of(each) for each in segments], system.config.class_names)
     wanted = whole(system, job)
     assert sum(told) == len(wanted)
     assert found is not None
@@ -95,7 +95,7 @@ def test_a_damaged_video_is_not_joined(tmp_path: Path) -> None:
     for segment in segments:
         detect(segment, lambda frames: None)
     assert all(segment.path.exists() for segment in segments)
-    assert joined(segments, system.config.class_names) is None
+    assert joined([kept_of(each) for each in segments], system.config.class_names) is None
 
 
 def test_a_short_video_has_no_segments(tmp_path: Path) -> None:

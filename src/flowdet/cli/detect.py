@@ -340,33 +340,24 @@ def _frames_done(job: SourceJob) -> int | None:
     Raises:
         ConfigError: It was finished with others.
     """
-    finished = read_finished(job.results)
-    if job.video and job.video.exists():
-        for suffix in RESULTS_SUFFIXES:  # the video belongs to the results of another format, too
-            _check_settings(job, job.results.with_suffix(suffix))
-    elif finished is None or job.video:
+    if job.video and not job.video.exists():
         return None
-    _check_settings(job, job.results)
-    return int(finished["frames"]) if finished else None
-
-
-def _check_settings(job: SourceJob, results: Path) -> None:
-    """Refuses to replace results that are finished and were made with other settings.
-
-    Raises:
-        ConfigError: They are.
-    """
-    finished = read_finished(results)
-    if finished is None:
-        return
-    before = _in_todays_words(finished["settings"])
-    now = job.record
-    differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
-    if differing:
-        raise ConfigError(
-            f"{results} was made with other settings ({', '.join(differing)}); "
-            "name another folder with --out, or replace it with --overwrite"
-        )
+    # The video belongs to the results of every format.
+    suffixes = RESULTS_SUFFIXES if job.video else (job.results.suffix,)
+    beside = {path: read_finished(path) for path in map(job.results.with_suffix, suffixes)}
+    for path, finished in beside.items():
+        if finished is None:
+            continue
+        before = _in_todays_words(finished["settings"])
+        now = job.record
+        differing = sorted(key for key in {*before, *now} - _NOT_COMPARED if before.get(key) != now.get(key))
+        if differing:
+            raise ConfigError(
+                f"{path} was made with other settings ({', '.join(differing)}); "
+                "name another folder with --out, or replace it with --overwrite"
+            )
+    own = beside[job.results]
+    return int(own["frames"]) if own else None
 
 
 def _in_todays_words(settings: dict[str, Any]) -> dict[str, Any]:

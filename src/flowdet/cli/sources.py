@@ -13,6 +13,7 @@ from flowdet.data.reading import read_text
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import IMAGE_SUFFIXES
 from flowdet.video.description import VIDEO_SUFFIXES, SourceDescription, describe_source
+from flowdet.video.parquet import need_parquet
 from flowdet.video.pictures import page_count
 from flowdet.video.remote import is_remote, remote_matches
 
@@ -61,10 +62,9 @@ def sources_in(file: Path) -> list[str]:
 
 
 def _in_parquet(file: Path) -> list[str]:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        raise ConfigError("--list with a .parquet file needs pyarrow: pip install pyarrow") from error
+    need_parquet()
+    from pyarrow import ArrowException, parquet  # noqa: PLC0415  (an extra)
+
     try:
         column = _source_column(parquet.read_schema(file).names, file)
         return [str(source) for source in parquet.read_table(file, columns=[column])[column].to_pylist() if source]

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from flowdet.data.cocovid_writer import Written, writing_cocovid
-from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, frame_range, make_folder
+from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, begin_videos, frame_range
 from flowdet.data.reading import LARGEST_FRAME, LARGEST_PIXELS, is_pixels, is_whole, read_json
 from flowdet.data.shapes import Shape, Shapes, Target, check_pattern, frame_file, numbered
 from flowdet.errors import ConfigError, DataError
@@ -259,13 +259,7 @@ def export_label_studio(labels: Labels, out: Path) -> Exported:
         ConfigError: The folder is not empty.
         DataError: It cannot be written, or there is no video.
     """
-    clips = [clip for clip in labels.videos if clip.name is not None]
-    if not clips:
-        raise DataError("there is no video to write: tasks about videos hold no stills")
-    make_folder(out)
-    done = Exported(out)
-    if stills := sum(len(clip.pictures) for clip in labels.videos if clip.name is None):
-        done.remarks["stills, left out"] = stills
+    clips, done = begin_videos(labels, out, "tasks about videos")
     tasks = []
     for clip in clips:
         for picture in clip.pictures:

@@ -11,7 +11,17 @@ from pathlib import Path
 from flowdet.data.cocovid_writer import object_entry, writing_cocovid
 from flowdet.errors import ConfigError, DataError
 
-__all__ = ["Box", "Exported", "LabelledVideo", "Labels", "Picture", "export_coco", "frame_range", "make_folder"]
+__all__ = [
+    "Box",
+    "Exported",
+    "LabelledVideo",
+    "Labels",
+    "Picture",
+    "begin_videos",
+    "export_coco",
+    "frame_range",
+    "make_folder",
+]
 
 _NOT_IN_NAMES = re.compile(r'[<>:"\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]+')
 
@@ -180,6 +190,28 @@ def make_folder(out: Path) -> None:
         raise ConfigError(f"{out} is a file: name a new folder with --out") from None
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}") from error
+
+
+def begin_videos(labels: Labels, out: Path, what: str) -> tuple[list[LabelledVideo], Exported]:
+    """Makes the folder of an export of videos alone, and counts the stills that are left out.
+
+    Args:
+        labels: What is exported.
+        out: The folder, new or empty.
+        what: What the format has in place of a video, for the message that there is none.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        DataError: It cannot be made, or there is no video.
+    """
+    videos = [video for video in labels.videos if video.name is not None]
+    if not videos:
+        raise DataError(f"there is no video to write: {what} hold no stills")
+    make_folder(out)
+    done = Exported(out)
+    if stills := sum(len(video.pictures) for video in labels.videos if video.name is None):
+        done.remarks["stills, left out"] = stills
+    return videos, done
 
 
 def frame_range(video: LabelledVideo) -> range:

@@ -12,7 +12,7 @@ from typing import Any
 from flowdet.data.cocovid import Problem
 from flowdet.data.cocovid_writer import Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
-from flowdet.data.labels import Exported, LabelledVideo, Labels, frame_range, make_folder
+from flowdet.data.labels import Exported, LabelledVideo, Labels, begin_videos, frame_range
 from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
 from flowdet.errors import DataError
 from flowdet.files import write_text
@@ -253,13 +253,7 @@ def export_mot(labels: Labels, out: Path) -> Exported:
         ConfigError: The folder is not empty.
         DataError: It cannot be written, or there is no video.
     """
-    videos = [video for video in labels.videos if video.name is not None]
-    if not videos:
-        raise DataError("there is no video to write: MOT folders hold no stills")
-    make_folder(out)
-    done = Exported(out)
-    if stills := sum(len(video.pictures) for video in labels.videos if video.name is None):
-        done.remarks["stills, left out"] = stills
+    videos, done = begin_videos(labels, out, "MOT folders")
     for video in videos:
         _write_sequence(video, labels.class_names, out / video.flat_name, done)
     return done

@@ -23,7 +23,7 @@ from flowdet.work.detection import Detected, SourceJob, detect_source
 from flowdet.work.jobs import Advance
 from flowdet.work.pool import device_of
 
-__all__ = ["Segment", "SegmentDetector", "SegmentJoiner", "joined", "segments_of"]
+__all__ = ["Segment", "SegmentDetector", "SegmentJoiner", "joined", "kept_of", "segments_of"]
 
 _MARGIN = 1.0  # seconds before the first frame that is wanted at which reading begins, for clocks that are not exact
 _FAR = 10**9
@@ -94,7 +94,7 @@ class SegmentDetector:
         Raises:
             FlowdetError: The source cannot be read, or the file not be written.
         """
-        if _kept(segment) is not None:
+        if kept_of(segment) is not None:
             return
         began = time.monotonic()
         found: list[Detections] = []
@@ -131,25 +131,29 @@ class SegmentJoiner:
     def __call__(self, job: SourceJob, advance: Advance) -> Detected:
         """Does a job; see `detect_source`."""
         segments = segments_of(job, self._seconds)
-        found = joined(segments, self._system.config.class_names)
+        kept = [kept_of(segment) for segment in segments]
+        found = joined(kept, self._system.config.class_names)
 
         def watch(video: Video) -> AbstractContextManager[Callable[[int], None]]:
             return nullcontext(lambda done: advance(1 if found is None else 0))  # they were told when they were found
 
-        before = sum(float(kept["seconds"]) for each in segments if found is not None and (kept := _kept(each)))
+        before = sum(float(each["seconds"]) for each in kept if each) if found is not None else 0.0
         done = detect_source(self._system, job, watch, patience=self._patience, found=found)
         _forget(segments)
         return replace(done, seconds=before + done.seconds)
 
 
-def joined(segments: Sequence[Segment], class_names: tuple[str, ...]) -> list[Detections] | None:
-    """Returns the detections of a whole source; None if segments of it are not what the whole would have been.
+def joined(segments: Sequence[dict[str, Any] | None], class_names: tuple[str, ...]) -> list[Detections] | None:
+    """Returns the detections of a whole source; None if its segments are not what the whole would have been.
 
     That is so where there are none, where one is missing, where frames are damaged, and where their size changes.
+
+    Args:
+        segments: What was kept of each, in their order.
+        class_names: Of the system.
     """
     found: list[Detections] = []
-    for segment in segments:
-        kept = _kept(segment)
+    for kept in segments:
         if kept is None or len(kept["problems"]):
             return None
         ends = kept["counts"].cumsum()
@@ -218,7 +222,8 @@ def _keep(segment: Segment, found: Sequence[Detections], problems: Sequence[str]
         np.savez(file, **arrays)
 
 
-def _kept(segment: Segment) -> dict[str, Any] | None:
+def kept_of(segment: Segment) -> dict[str, Any] | None:
+    """Returns what was kept of a segment; None if nothing was, or it is another's."""
     try:
         with np.load(segment.path) as file:
             arrays = dict(file)
