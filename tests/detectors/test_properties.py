@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from flowdet.backends.parts import system_parts, with_runs
 from flowdet.detectors.base import Detector, DetectorConfig, Run
+from flowdet.detectors.nanodet import NanoDetConfig
 from flowdet.detectors.one_stage import OneStageConfig
+from flowdet.errors import ConfigError
 from flowdet.inputs import InputConfig
 from flowdet.ops.boxes import choose_randomly
 from flowdet.systems.build import build
@@ -34,7 +36,15 @@ def smallest_of_each_kind() -> dict[str, SystemConfig]:
     return {kind.__name__: config for kind, (_, config) in found.items()}
 
 
+def with_predictions(config: SystemConfig) -> SystemConfig:
+    """The same, whose maps are the predictions."""
+    assert isinstance(config.detector, OneStageConfig)
+    return replace(config, detector=replace(config.detector, maps="predictions"))
+
+
 KINDS = smallest_of_each_kind()
+ONE_STAGE = [kind for kind, config in KINDS.items() if isinstance(config.detector, OneStageConfig)]
+KINDS |= {f"{kind}, predictions": with_predictions(KINDS[kind]) for kind in ONE_STAGE}
 EVERY_DETECTOR = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -191,3 +201,17 @@ def test_the_smallest_inputs_are_padded_to_what_every_stride_divides() -> None:
             coarsest = max(config.detector.build(CLASSES).strides)
         inputs: InputConfig = config.inputs
         assert inputs.multiple % coarsest == 0, name
+
+
+@pytest.mark.parametrize("kind", ONE_STAGE)
+@torch.inference_mode()
+def test_maps_of_predictions_lead_to_the_same_detections(kind: str) -> None:
+    usual, early = detector_of(kind), detector_of(f"{kind}, predictions")
+    for found, other in zip(usual.detect(image_features(usual)), early.detect(image_features(early)), strict=True):
+        for one, same in zip(found, other, strict=True):
+            assert torch.equal(one, same)
+
+
+def test_maps_are_features_or_predictions() -> None:
+    with pytest.raises(ConfigError, match='"features" or "predictions", not \'boxes\''):
+        NanoDetConfig(maps="boxes")  # type: ignore[arg-type]

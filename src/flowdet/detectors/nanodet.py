@@ -126,7 +126,7 @@ class NanoDet(OneStage):
     """NanoDet-g: in each cell class scores and the distances to the four sides of the box, as distributions."""
 
     def __init__(self, config: NanoDetConfig, classes: int) -> None:
-        super().__init__(config, _Body(), _Head(classes), (_CHANNELS,) * 3)
+        super().__init__(config, _Body(), _Head(classes), (_CHANNELS,) * 3, 4 * _BINS + classes)
 
     def scores(self, predictions: Tensor) -> Tensor:
         """Returns the sigmoid of the class logits."""

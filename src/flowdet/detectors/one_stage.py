@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +36,20 @@ class OneStageConfig(DetectorConfig):
         nms_iou: IoU above which the weaker of two detections is dropped.
         class_agnostic_nms: Whether detections of different classes suppress each other, too.
         max_detections: The largest number of detections in an image.
+        maps: What a temporal method carries or averages: the "features" of the body, or the "predictions" of the head.
+            With these DFF leaves out the head, too, between its key frames.
     """
 
     score_threshold: float = 0.01
     nms_iou: float = 0.6
     class_agnostic_nms: bool = False
     max_detections: int = 100
+    maps: Literal["features", "predictions"] = "features"
 
     def __post_init__(self) -> None:
         check_positive(self, "max_detections")
+        if self.maps not in {"features", "predictions"}:
+            raise ConfigError(f'the maps of a one-stage detector are "features" or "predictions", not {self.maps!r}')
 
     def build(self, classes: int, attention: Callable[[Sequence[int]], RoIAttention] | None = None) -> "OneStage":
         """Returns the detector with random weights.
@@ -104,16 +110,19 @@ class OneStage(Detector):
         body: Images [b, 3, H, W] to three maps.
         head: Three maps to three maps of k predictions, [b, k, h, w].
         channels: The number of channels of each map of the body.
+        predictions: k.
     """
 
     strides = (8, 16, 32)
 
-    def __init__(self, config: OneStageConfig, body: nn.Module, head: nn.Module, channels: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: OneStageConfig, body: nn.Module, head: nn.Module, channels: tuple[int, ...], predictions: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.body = body
         self.head = head
-        self.channels = channels
+        self.channels = channels if config.maps == "features" else (predictions,) * len(channels)
 
     @abstractmethod
     def scores(self, predictions: Tensor) -> Tensor:
@@ -130,6 +139,8 @@ class OneStage(Detector):
     def extract(self, images: Tensor) -> Maps:
         """Returns three maps of images [b, 3, H, W], at the strides 8, 16 and 32; H and W are multiples of 32."""
         maps: Maps = self.body(images)
+        if self.config.maps == "predictions":
+            maps = self.head(*maps)
         return maps
 
     @torch.no_grad()
@@ -164,7 +175,7 @@ class OneStage(Detector):
 
     def predict(self, maps: Maps) -> tuple[Tensor, Cells]:
         """Returns float32 predictions [b, n, k] and their cells."""
-        levels: tuple[Tensor, ...] = self.head(*maps)
+        levels: Maps = maps if self.config.maps == "predictions" else self.head(*maps)
         predictions = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2).float()
         sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return predictions, _cells(sizes, self.strides, predictions.device)

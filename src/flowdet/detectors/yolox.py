@@ -221,7 +221,7 @@ class YOLOX(OneStage):
 
     def __init__(self, config: YOLOXConfig, classes: int) -> None:
         body = _Body(config)
-        super().__init__(config, body, _Head(config, body.channels, classes), body.channels)
+        super().__init__(config, body, _Head(config, body.channels, classes), body.channels, 5 + classes)
         self.l1_loss = config.l1_loss
 
     def train(self, mode: bool = True) -> "YOLOX":
