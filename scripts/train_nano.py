@@ -265,6 +265,7 @@ def train_command(
     steps: int = 4000,
     batch: int = 6,
     rate: float = 3e-4,
+    share: float = 0.3,
     threads: int = 1,
 ) -> None:
     """Trains, and writes the weights.
@@ -278,6 +279,8 @@ def train_command(
         steps: Number of steps.
         batch: Clips a step.
         rate: Largest learning rate.
+        share: Of the way from the published weights to the trained ones; part of the way keeps what was known before
+            and most of what was learnt (WiSE-FT, Wortsman et al., CVPR 2022).
         threads: Of PyTorch.
     """
     torch.set_num_threads(threads)
@@ -304,6 +307,8 @@ def train_command(
     app.console.print(f"{len(stills)} photographs, videos of {[len(video) for video in feed.videos]} frames")
     trained = train(TrainingTask(student(), feed, losses_of(teachers)), plan, out, watch=_tell, say=app.console.print)
     assert isinstance(trained, VideoDetector)
+    pairs = zip(student().state_dict().items(), trained.state_dict().values(), strict=True)
+    trained.load_state_dict({name: torch.lerp(before, after, share) for (name, before), after in pairs})
     save_native(trained, out / "nano.safetensors", torch.float16)
 
 

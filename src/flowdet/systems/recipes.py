@@ -243,13 +243,15 @@ def single_nano() -> SystemConfig:
 
 
 def fgfa_nano() -> SystemConfig:
-    """NanoDet-g, its maps averaged over a window where they are, by their own similarity; no part is trained for it."""
-    return replace(single_nano(), name="fgfa-nano", method=_UNTRAINED_FGFA)
+    """NanoDet-g trained further for video, its maps averaged over a window where they are."""
+    method = replace(_UNTRAINED_FGFA, embedding_channels=32, embeds_early=True)
+    return replace(single_nano(), name="fgfa-nano", method=method)
 
 
 def dff_nano() -> SystemConfig:
-    """NanoDet-g on key frames, its maps carried along the flow of the shipped flow net."""
-    return replace(single_nano(), name="dff-nano", method=_UNTRAINED_DFF, flow_net=SHIPPED_FLOW)
+    """The detector of fgfa-nano on key frames, its predictions carried along the flow of the shipped flow net."""
+    detector = NanoDetConfig(maps="predictions")
+    return replace(single_nano(), name="dff-nano", detector=detector, method=_UNTRAINED_DFF, flow_net=SHIPPED_FLOW)
 
 
 def single_yolox(size: str) -> SystemConfig:

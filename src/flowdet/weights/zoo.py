@@ -143,7 +143,8 @@ class ShippedWeights:
 
 
 _LITE = ("EfficientNet-Lite0", "lite.safetensors")
-_NANO = ("NanoDet-g", "nanodet-g.safetensors")
+_NANO = ("NanoDet-g", "nano.safetensors")
+_NANO_AS_PUBLISHED = ("NanoDet-g", "nanodet-g.safetensors")
 
 FLOW_NET_FILE = _LITE[1]
 """The shipped file whose flow net serves every detector."""
@@ -151,7 +152,7 @@ FLOW_NET_FILE = _LITE[1]
 _SHIPPED = (
     ShippedWeights("fgfa-nano", *_NANO, 3_786_068, 2.6),
     ShippedWeights("dff-nano", *_NANO, 4_204_525, 1.2, gflop_key=2.7),
-    ShippedWeights("single-nano", *_NANO, 3_786_068, 2.6),
+    ShippedWeights("single-nano", *_NANO_AS_PUBLISHED, 3_786_068, 2.6),
     ShippedWeights("fgfa-lite", *_LITE, 4_705_735, 8.2),
     ShippedWeights("dff-lite", *_LITE, 4_631_943, 0.9, gflop_key=2.8),
     ShippedWeights("single-lite", *_LITE, 4_213_486, 2.6),
