@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "FLOW_NET_FILE",
+    "LITE_FILE",
     "ORIGIN",
     "PUBLISHED",
     "SHIPPED",
@@ -145,12 +146,15 @@ class ShippedWeights:
 _LITE = ("EfficientNet-Lite0", "lite.safetensors")
 _NANO = ("NanoDet-g", "nanodet-g.safetensors")
 
-FLOW_NET_FILE = _LITE[1]
-"""The shipped file whose flow net serves every detector."""
+FLOW_NET_FILE = "flow.safetensors"
+"""The shipped file with the flow net that serves every detector."""
+
+LITE_FILE = _LITE[1]
+"""The shipped file of the lite systems, with the flow net that they were trained with."""
 
 _SHIPPED = (
     ShippedWeights("fgfa-nano", *_NANO, 3_786_068, 2.6),
-    ShippedWeights("dff-nano", *_NANO, 4_204_525, 1.2, gflop_key=2.7),
+    ShippedWeights("dff-nano", *_NANO, 3_901_523, 0.8, gflop_key=2.6),
     ShippedWeights("single-nano", *_NANO, 3_786_068, 2.6),
     ShippedWeights("fgfa-lite", *_LITE, 4_705_735, 8.2),
     ShippedWeights("dff-lite", *_LITE, 4_631_943, 0.9, gflop_key=2.8),
