@@ -1,7 +1,7 @@
 """End-point errors of flow nets, on clips whose flow is known exactly."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,15 @@ from flowdet.flow.base import FlowNet
 from flowdet.inputs import FEATURE_STRIDE, InputConfig, prepare
 from flowdet.types import NetworkInput
 
-__all__ = ["EndPointErrors", "FlowPair", "ZeroFlow", "end_point_errors", "flow_pairs"]
+__all__ = [
+    "EndPointErrors",
+    "FlowPair",
+    "ZeroFlow",
+    "end_point_errors",
+    "error_differences",
+    "flow_pairs",
+    "pair_errors",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,6 +63,8 @@ class EndPointErrors:
 class ZeroFlow:
     """Predicts that nothing moves; every flow net must be better."""
 
+    stride = FEATURE_STRIDE
+
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """One value a feature cell, [b, 1, H / 16, W / 16]."""
         return inputs.images[:, :1, ::FEATURE_STRIDE, ::FEATURE_STRIDE]
@@ -89,8 +99,38 @@ def flow_pairs(benchmark: Benchmark, numbers: Iterable[int], gaps: Sequence[int]
             yield FlowPair(gap, current, clip.frame(now + gap).image, exact.flow, exact.visible)
 
 
-@torch.inference_mode()
 def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[FlowPair]) -> dict[int, EndPointErrors]:
+    """Returns the mean end-point errors of a flow net by gap, see `pair_errors`."""
+    return {gap: EndPointErrors(*_means(sums), len(sums)) for gap, sums in pair_errors(flow_net, inputs, pairs).items()}
+
+
+def error_differences(
+    one: Mapping[int, Tensor], other: Mapping[int, Tensor], samples: int = 2000, seed: int = 0
+) -> dict[int, tuple[float, float, float]]:
+    """Returns how much larger the mean error of one flow net is than that of another, everywhere, by gap.
+
+    Args:
+        one: As `pair_errors` returns them.
+        other: The same of the other flow net on the same pairs.
+        samples: Number of resamples of the pairs.
+        seed: Of the resampling.
+
+    Returns:
+        The difference px, and the ends of its 95 % interval, by paired bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    found = {}
+    for gap, sums in one.items():
+        draws = torch.from_numpy(rng.integers(len(sums), size=(samples, len(sums))))
+        whole = _means(sums)[0] - _means(other[gap])[0]
+        drawn = [_means(sums[rows])[0] - _means(other[gap][rows])[0] for rows in draws]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        found[gap] = whole, float(low), float(high)
+    return found
+
+
+@torch.inference_mode()
+def pair_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[FlowPair]) -> dict[int, Tensor]:
     """Returns the end-point errors of a flow net by gap, measured at the feature cells of 16x16 pixels.
 
     The flow of a cell is compared with the mean true flow of its pixels, or of its visible pixels, and weighted by the
@@ -100,6 +140,10 @@ def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[Flo
         flow_net: The flow net, in evaluation mode.
         inputs: How frames are prepared for it; they must keep their size.
         pairs: The pairs of frames.
+
+    Returns:
+        [n, 2, 2] of the n pairs of each gap: everywhere and where both frames show the point, the sum of the errors px
+        of the cells, weighted by their counted shares, and the sum of the shares.
 
     Raises:
         ValueError: Frames would be resized or padded.
@@ -111,10 +155,10 @@ def end_point_errors(flow_net: FlowNet, inputs: InputConfig, pairs: Iterable[Flo
         if not geometry.original == geometry.valid == geometry.padded:
             raise ValueError(f"flow is measured on frames that are not resized or padded, unlike {geometry}")
         prepared = flow_net.as_current(flow_net.prepare(current)), flow_net.as_reference(flow_net.prepare(reference))
-        found = flow_net(*prepared)[0] * FEATURE_STRIDE
+        found = F.avg_pool2d(flow_net(*prepared)[0], FEATURE_STRIDE // flow_net.stride) * flow_net.stride
         counted = torch.stack((torch.ones_like(pair.visible), pair.visible))
         sums[pair.gap].append(torch.stack([_sums(found, pair.flow, each) for each in counted]))
-    return {gap: EndPointErrors(*_means(of_pairs), len(of_pairs)) for gap, of_pairs in sums.items()}
+    return {gap: torch.stack(of_pairs) for gap, of_pairs in sums.items()}
 
 
 def _sums(found: Tensor, flow: Tensor, counted: Tensor) -> Tensor:
@@ -124,6 +168,6 @@ def _sums(found: Tensor, flow: Tensor, counted: Tensor) -> Tensor:
     return torch.stack((((found - means).norm(dim=0) * shares[0]).sum(), shares.sum()))
 
 
-def _means(of_pairs: list[Tensor]) -> tuple[float, float]:
-    everywhere, visible = torch.stack(of_pairs).sum(dim=0)
+def _means(of_pairs: Tensor) -> tuple[float, float]:
+    everywhere, visible = of_pairs.sum(dim=0)
     return float(everywhere[0] / everywhere[1]), float(visible[0] / visible[1])

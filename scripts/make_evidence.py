@@ -186,12 +186,12 @@ def degraded_frames(data: CocoVID) -> NDArray[np.bool_]:
 
 
 def flow_errors() -> dict[str, Any]:
-    """End-point errors of the shipped flow net, DIS and zero flow on pairs of held-out clips."""
+    """End-point errors of the flow net of the lite systems, DIS and zero flow on pairs of held-out clips."""
     system = load("fgfa-lite")
     pairs = list(flow_pairs(Benchmark("val", VID_CLASSES), range(0, 180, 3), _GAPS))
     assert system.flow_net
     inputs = system.config.inputs
-    nets = {"shipped": system.flow_net, "DIS": DISFlow(DISFlowConfig(), inputs), "no flow": ZeroFlow()}
+    nets = {"lite": system.flow_net, "DIS": DISFlow(DISFlowConfig(), inputs), "no flow": ZeroFlow()}
     return {name: end_point_errors(net, inputs, pairs) for name, net in nets.items()}
 
 

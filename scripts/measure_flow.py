@@ -182,7 +182,7 @@ def _one_thread() -> None:
 @cache
 def nets() -> tuple[VideoDetector, dict[str, FlowNet]]:
     """Returns the detector, and the flow nets by name."""
-    system, flow_net = load(system="single-nano"), load(system="dff-nano").flow_net
+    system, flow_net = load(system="single-nano"), load(system="dff-lite").flow_net
     assert flow_net is not None
     # Thousands of boxes below this score would take most of the time, and hardly change AP50.
     system.detector.config = replace(system.detector.config, score_threshold=_LEAST_SCORE)

@@ -57,8 +57,9 @@ def test_losses_in_bfloat16_need_no_gradients() -> None:
         assert all(torch.isfinite(loss) for loss in system.losses(one.clips, seeded_choosers(one.seeds)).values())
 
 
-def test_matching_in_bfloat16_finds_the_flow_of_float32() -> None:
-    flow_net, clips = load("fgfa-lite").flow_net, clip(0).clips
+@pytest.mark.parametrize(("system", "most"), [("fgfa-lite", 0.02), ("dff-nano", 0.08)])
+def test_flow_in_bfloat16_is_that_of_float32(system: str, most: float) -> None:
+    flow_net, clips = load(system).flow_net, clip(0).clips
     assert flow_net is not None
 
     def flow() -> Tensor:
@@ -71,7 +72,7 @@ def test_matching_in_bfloat16_finds_the_flow_of_float32() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             found = flow()
     assert found.dtype == torch.float32
-    assert (found - wanted).norm(dim=1).max() < 0.02  # cells
+    assert (found - wanted).norm(dim=1).max() < most  # cells
 
 
 @pytest.mark.parametrize("grad", [False, True])

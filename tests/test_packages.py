@@ -42,7 +42,8 @@ def test_the_wheel_holds_the_package_and_no_more(packages: tuple[Path, Path]) ->
     names = _contents(wheel).keys()
     source = {f"flowdet/{path.relative_to(ROOT / 'src/flowdet').as_posix()}" for path in _files(ROOT / "src/flowdet")}
     assert {name for name in names if not name.startswith("flowdet-")} == source
-    assert {"flowdet/weights/lite.safetensors", "flowdet/weights/nanodet-g.safetensors", "flowdet/py.typed"} <= source
+    shipped = {f"flowdet/weights/{name}.safetensors" for name in ("flow", "lite", "nanodet-g")}
+    assert {*shipped, "flowdet/py.typed"} <= source
     licences = {name.partition("/licenses/")[2] for name in names if "/licenses/" in name}
     pack, weights = "src/flowdet/data/synthetic/pack/LICENCES.md", "src/flowdet/weights/LICENCES.md"
     assert licences == {"LICENSE", "NOTICE", pack, weights}

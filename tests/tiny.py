@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -113,6 +113,8 @@ class Extract:
 @dataclass
 class Flow:
     """A flow net of one layer whose flows are a few cells long; counts frames and the rows of its calls."""
+
+    stride: ClassVar = 16
 
     prepared: int = 0
     as_references: int = 0

@@ -103,7 +103,7 @@ class Aggregation:
             video the current frame may be one of them.
         weights: [b, 1 + n, h, w], that of the current frame's own map first; they sum to one over 1 + n. Of several
             maps, those at the stride of the flow, else of the finest.
-        flows: [b, n, 2, h, w] (dx, dy) from the current frame to each of them, in cells; None if nothing was warped.
+        flows: [b, n, 2, h, w] (dx, dy) from the current frame to each, in its cells; None if nothing was warped.
         fallbacks: [b] how many flows were evaluated directly because composed ones had drifted; None if flows are not
             composed.
     """
@@ -120,7 +120,7 @@ class Propagation:
 
     Attributes:
         key_frame: Its number in the stream of inputs.
-        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in cells; None if the current frame is the key frame.
+        flow: [b, 2, h, w] (dx, dy) from the current frame to it, in its cells; None if the current frame is it.
     """
 
     key_frame: int

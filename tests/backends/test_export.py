@@ -12,6 +12,7 @@ from flowdet.backends.export import export_onnx
 from flowdet.backends.parts import FlowPreparation, FlowRoles, system_parts
 from flowdet.cli import main
 from flowdet.errors import ConfigError
+from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.systems.build import build
 from flowdet.systems.config import FlowConfig
@@ -32,7 +33,14 @@ def test_without_onnx_there_is_a_message(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flow_net", [lite_flow_config(), MatchingFlowConfig(encoder=(4, 6, 8), refinement=8)])
+@pytest.mark.parametrize(
+    "flow_net",
+    [
+        lite_flow_config(),
+        MatchingFlowConfig(encoder=(4, 6, 8), refinement=8),
+        CoarseToFineFlowConfig(encoder=(4, 6, 8), compared=(2, 3, 8), context=4, stage=6),
+    ],
+)
 def test_every_file_computes_what_its_module_does(flow_net: FlowConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     system = build(replace(lite_config(), method=FGFAConfig(embedding_channels=4), flow_net=flow_net))

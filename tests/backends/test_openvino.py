@@ -19,6 +19,7 @@ from flowdet.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from flowdet.detectors.necks import ConvNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError
+from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import prepare
@@ -105,7 +106,14 @@ def test_any_number_of_rois_goes_through(count: int) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("flow_net", [lite_flow_config(), MatchingFlowConfig(encoder=(4, 6, 8), refinement=8)])
+@pytest.mark.parametrize(
+    "flow_net",
+    [
+        lite_flow_config(),
+        MatchingFlowConfig(encoder=(4, 6, 8), refinement=8),
+        CoarseToFineFlowConfig(encoder=(4, 6, 8), compared=(2, 3, 8), context=4, stage=6),
+    ],
+)
 @pytest.mark.parametrize(("size", "valid"), [((64, 96), (64, 96)), ((48, 80), (41, 70)), ((80, 48), (80, 33))])
 def test_flow_is_that_of_the_modules(flow_net: FlowConfig, size: tuple[int, int], valid: tuple[int, int]) -> None:
     system = system_with_flow(flow_net)

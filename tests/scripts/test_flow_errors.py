@@ -8,20 +8,21 @@ from torch import Tensor
 from flowdet.data.synthetic.benchmark import Benchmark
 from flowdet.inputs import InputConfig
 from flowdet.types import NetworkInput
-from scripts.flow_errors import FlowPair, ZeroFlow, end_point_errors, flow_pairs
+from scripts.flow_errors import FlowPair, ZeroFlow, end_point_errors, error_differences, flow_pairs, pair_errors
 
 INPUTS = InputConfig(long_side=320, short_side=192, enlarge=False)
 SIZE = (32, 48)
 
 
 class Constant:
-    """The same flow everywhere, in cells."""
+    """The same flow everywhere, in cells of this stride."""
 
-    def __init__(self, flow: tuple[float, float]) -> None:
+    def __init__(self, flow: tuple[float, float], stride: int = 16) -> None:
         self.flow = flow
+        self.stride = stride
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
-        return inputs.images[:, :2, ::16, ::16]
+        return inputs.images[:, :2, :: self.stride, :: self.stride]
 
     def as_current(self, prepared: Tensor) -> Tensor:
         return prepared
@@ -49,8 +50,18 @@ def test_the_error_is_the_distance_in_pixels_of_the_image() -> None:
     assert found[1].everywhere == pytest.approx(2.5)
     assert found[1].visible == pytest.approx(2.5)
     assert (found[1].pairs, found[4].pairs) == (2, 1)
-    exact = end_point_errors(Constant((1, -2)), INPUTS, pairs[2:])[4]
-    assert exact.everywhere == pytest.approx(0, abs=1e-5)
+    for exact in (Constant((1, -2)), Constant((2, -4), stride=8)):
+        assert end_point_errors(exact, INPUTS, pairs[2:])[4].everywhere == pytest.approx(0, abs=1e-5)
+
+
+def test_the_difference_of_two_flow_nets_is_paired() -> None:
+    # The flow net is 2 px better on every pair, however large the errors of the pairs are.
+    pairs = [pair(even(x, 0)) for x in (10, 20, 40, 80)]
+    one, other = (pair_errors(net, INPUTS, pairs) for net in (Constant((2 / 16, 0)), ZeroFlow()))
+    assert one[1].shape == (4, 2, 2)
+    assert error_differences(one, other)[1] == pytest.approx((-2, -2, -2), abs=1e-4)
+    difference, low, high = error_differences(one, pair_errors(Constant((1, 0)), INPUTS, pairs))[1]
+    assert low < difference < high
 
 
 def test_a_cell_is_compared_with_its_mean_flow() -> None:

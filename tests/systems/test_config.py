@@ -7,6 +7,7 @@ import pytest
 
 from flowdet.class_names import COCO_CLASSES, VID_CLASSES
 from flowdet.errors import ConfigError
+from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.dis import DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -101,7 +102,13 @@ def test_what_is_no_configuration_is_refused_with_a_reason(text: str, reason: st
 
 
 @pytest.mark.parametrize(
-    "flow_net", [FlowNetConfig(decoder=(8, 8, 8, 8)), MatchingFlowConfig(rounds=2), DISFlowConfig("medium", stride=4)]
+    "flow_net",
+    [
+        FlowNetConfig(decoder=(8, 8, 8, 8)),
+        MatchingFlowConfig(rounds=2),
+        CoarseToFineFlowConfig(stage=8),
+        DISFlowConfig("medium", stride=4),
+    ],
 )
 def test_json_gives_every_kind_of_flow_net_back(flow_net: FlowConfig) -> None:
     config = replace(fgfa_lite(), flow_net=flow_net)

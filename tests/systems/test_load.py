@@ -11,12 +11,12 @@ from flowdet.class_names import COCO_CLASSES
 from flowdet.detectors.faster_rcnn import FasterRCNN
 from flowdet.errors import CheckpointError, ConfigError
 from flowdet.flow.dis import DISFlow, DISFlowConfig
-from flowdet.flow.matching import MatchingFlowConfig
+from flowdet.flow.matching import MatchingFlow, MatchingFlowConfig
 from flowdet.inputs import prepare
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import flow_net_of, load, starting_weights, weights_of
-from flowdet.systems.recipes import RECIPES, dff_nano, fgfa_lite, fgfa_nano, recipe, single_nano
+from flowdet.systems.recipes import RECIPES, dff_nano, fgfa_lite, fgfa_nano, recipe, single_lite, single_nano
 from flowdet.temporal.base import TemporalMethod
 from flowdet.temporal.dff import DFF
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
@@ -59,7 +59,7 @@ def test_the_lite_systems_read_one_file(name: str, weights: Path) -> None:
 def test_a_file_without_flow_net_is_completed_with_the_shipped_one(tmp_path: Path) -> None:
     torch.manual_seed(3)
     save_native(build(single_nano()), tmp_path / "own.safetensors")
-    own, shipped = load("dff-nano", weights=tmp_path / "own.safetensors"), load("dff-lite")
+    own, shipped = load("dff-nano", weights=tmp_path / "own.safetensors"), load("dff-nano")
     assert own.flow_net is not None
     assert shipped.flow_net is not None
     wanted = shipped.flow_net.state_dict()
@@ -68,6 +68,16 @@ def test_a_file_without_flow_net_is_completed_with_the_shipped_one(tmp_path: Pat
     begun = start_from(tmp_path / "own.safetensors", dff_nano(), flow_net=flow_net_of(dff_nano()))
     assert begun.fresh == ()
     assert flow_net_of(single_nano()) is None
+
+
+def test_the_lite_systems_keep_the_flow_net_that_they_were_trained_with(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    save_native(build(single_lite()), tmp_path / "own.safetensors")
+    own, shipped = load("dff-lite", weights=tmp_path / "own.safetensors"), load("dff-lite")
+    assert isinstance(own.flow_net, MatchingFlow)
+    assert isinstance(shipped.flow_net, MatchingFlow)
+    wanted = shipped.flow_net.state_dict()
+    assert all(torch.equal(wanted[key], tensor) for key, tensor in own.flow_net.state_dict().items())
 
 
 def test_the_default_knows_the_classes_of_coco_and_needs_no_flow() -> None:

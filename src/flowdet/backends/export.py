@@ -34,7 +34,7 @@ _MEANING: Mapping[str, str] = MappingProxyType(
         "prepared": "what the flow net needs of a frame, computed once for all its pairs",
         "current": "what the flow net needs of the current frame",
         "reference": "what it needs of the reference frame",
-        "flow": "(dx, dy) from the current to the reference frame, in feature cells of 16 px",
+        "flow": "(dx, dy) from the current to the reference frame, in cells of its own",
         "embedding": "maps whose cosine similarity weighs features",
         "objectness": "logits of the anchors of each cell, ratio by ratio and in it scale by scale",
         "anchor_deltas": "(dx, dy, dw, dh) of each anchor in the same order, relative to its size",

@@ -148,6 +148,7 @@ class ComputedFlow:
     def __init__(
         self, flow_net: FlowNet, prepare: Callable[[NetworkInput], Tensor], pair: Callable[[Tensor, Tensor], Tensor]
     ) -> None:
+        self.stride = flow_net.stride
         self.prepare = prepare
         self.as_current = flow_net.as_current
         self.as_reference = flow_net.as_reference

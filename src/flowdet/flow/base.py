@@ -12,6 +12,10 @@ __all__ = ["FlowNet"]
 class FlowNet(Protocol):
     """Flow from a current to a reference frame, for warping features."""
 
+    @property
+    def stride(self) -> int:
+        """Network-input pixels from one cell of the flow to the next: 16 or a divisor of it."""
+
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """Returns what the flow net needs of one frame, [b, ...]."""
 
@@ -22,7 +26,7 @@ class FlowNet(Protocol):
         """Returns what it needs of a prepared frame in the role of a reference, [b, ...]."""
 
     def __call__(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Returns flow [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in cells of 16 px.
+        """Returns flow [b, 2, H / stride, W / stride] (dx, dy) from the current to the reference frame, in its cells.
 
         Args:
             current: As `as_current` returns it.

@@ -51,6 +51,8 @@ class DISFlow(nn.Module):
         ConfigError: OpenCV is not installed.
     """
 
+    stride = FEATURE_STRIDE
+
     def __init__(self, config: DISFlowConfig, inputs: InputConfig) -> None:
         super().__init__()
         _opencv()

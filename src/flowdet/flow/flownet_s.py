@@ -47,6 +47,8 @@ def _inside(inputs: NetworkInput) -> Tensor:
 class FlowNetS(nn.Module):
     """Flow from the current to a reference frame, seen at half the image's size."""
 
+    stride = FEATURE_STRIDE
+
     def __init__(self, config: FlowNetConfig, inputs: InputConfig) -> None:
         super().__init__()
         c1, c2, c3, c4, c5, c6 = config.encoder

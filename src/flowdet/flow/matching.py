@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError, check_positive
+from flowdet.inputs import FEATURE_STRIDE
 from flowdet.types import NetworkInput
 
 __all__ = ["MatchingFlow", "MatchingFlowConfig"]
@@ -62,6 +63,8 @@ class MatchingFlow(nn.Module):
     similarities (as in GMFlow, CVPR 2022, section 3.1). Convolutions say how far to trust that and correct it, and
     the next round looks for the match near the flow of the one before; the first begins with no motion.
     """
+
+    stride = FEATURE_STRIDE
 
     def __init__(self, config: MatchingFlowConfig) -> None:
         super().__init__()

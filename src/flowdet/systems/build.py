@@ -4,6 +4,7 @@ from typing import assert_never
 
 import torch
 
+from flowdet.flow.coarse_to_fine import CoarseToFineFlow, CoarseToFineFlowConfig
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
 from flowdet.flow.matching import MatchingFlow, MatchingFlowConfig
@@ -34,6 +35,8 @@ def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
             return FlowNetS(config, inputs)
         case MatchingFlowConfig():
             return MatchingFlow(config)
+        case CoarseToFineFlowConfig():
+            return CoarseToFineFlow(config)
         case DISFlowConfig():
             return DISFlow(config, inputs)
         case _:

@@ -18,6 +18,7 @@ import flowdet.temporal
 from flowdet.detectors.base import DetectorConfig
 from flowdet.detectors.faster_rcnn import BackboneConfig, NeckConfig
 from flowdet.errors import ConfigError
+from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.dis import DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -38,7 +39,7 @@ __all__ = [
 
 Structured = TypeVar("Structured")
 
-FlowConfig = FlowNetConfig | MatchingFlowConfig | DISFlowConfig
+FlowConfig = FlowNetConfig | MatchingFlowConfig | CoarseToFineFlowConfig | DISFlowConfig
 
 
 @dataclass(frozen=True)

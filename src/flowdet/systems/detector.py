@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowdet.class_names import check_class_names
 from flowdet.detectors.base import Detector, Run
 from flowdet.flow.base import FlowNet
+from flowdet.flow.coarse_to_fine import CoarseToFineFlow
 from flowdet.flow.dis import DISFlow
 from flowdet.flow.flownet_s import FlowNetS
 from flowdet.flow.matching import MatchingFlow
@@ -26,7 +27,7 @@ __all__ = ["PRECISIONS", "FlowModule", "Parts", "VideoDetector"]
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What detection can compute in."""
 
-FlowModule = FlowNetS | MatchingFlow | DISFlow
+FlowModule = FlowNetS | MatchingFlow | CoarseToFineFlow | DISFlow
 """The flow nets that a system can have."""
 
 

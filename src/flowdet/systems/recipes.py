@@ -18,6 +18,7 @@ from flowdet.detectors.necks import ConvNeckConfig, MergeNeckConfig
 from flowdet.detectors.resnet import ResNetConfig
 from flowdet.detectors.yolox import YOLOX_SIZES
 from flowdet.errors import ConfigError
+from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.inputs import InputConfig
@@ -29,6 +30,7 @@ from flowdet.temporal.single import SingleFrameConfig
 from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
 
 __all__ = [
+    "LITE_FLOW",
     "RECIPES",
     "SHIPPED_FLOW",
     "dff_lite",
@@ -64,8 +66,11 @@ _R50 = ResNetConfig(depth=50)
 _R101 = ResNetConfig(depth=101)
 _X101 = ResNetConfig(depth=101, groups=64, group_width=4)
 
-SHIPPED_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
+SHIPPED_FLOW = CoarseToFineFlowConfig()
 """The flow net whose weights ship with the package; it sees pictures only, so it serves every detector."""
+
+LITE_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
+"""The flow net that the lite systems were trained with; its weights ship with theirs."""
 
 # Chosen on other clips than those that docs/nano.md measures; nothing temporal is trained.
 _UNTRAINED_FGFA = FGFAConfig(
@@ -197,7 +202,7 @@ def fgfa_lite() -> SystemConfig:
             RoIHeadConfig(bins=5, hidden=256, class_specific_boxes=False, score_threshold=1e-3, sampled=64),
         ),
         method=FGFAConfig(past=5, future=5, sharpness=4.0, embedding_channels=64, references_at_once=5),
-        flow_net=SHIPPED_FLOW,
+        flow_net=LITE_FLOW,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.errors import ConfigError, check_positive
 from flowdet.flow.base import FlowNet
+from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.devices import constant
 from flowdet.ops.flow import follow, hop
 from flowdet.ops.sampling import WarpConvention, warp_maps
@@ -51,8 +52,8 @@ class FGFAConfig(MethodConfig):
             published.
         composes_flows: Flows beyond the next frame are composed of those between neighbours, two for each frame; else
             each is evaluated directly.
-        drift_limit: Cells. A composed flow is given up for a direct one when the disagreements of its hops with those
-            in the other direction add up to more than that, in the mean over the cells. None: never.
+        drift_limit: Cells of 16 px. A composed flow is given up for a direct one when the disagreements of its hops
+            with those in the other direction add up to more than that, in the mean over the cells. None: never.
         is_sparse: References stand at distances 1, 2, 4, 8 and so on up to the ends of the window; else at all.
     """
 
@@ -411,7 +412,8 @@ class FGFA:
     def _have_drifted(self, paths: Tensor) -> Tensor:
         """Whether each path [b, 3, h, w] has drifted beyond the limit, [b]."""
         assert self.config.drift_limit is not None
-        return paths[:, 2].mean(dim=(1, 2)) > self.config.drift_limit
+        assert self.flow_net is not None
+        return paths[:, 2].mean(dim=(1, 2)) * (self.flow_net.stride / FEATURE_STRIDE) > self.config.drift_limit
 
     def _without_drifted(self, path: Tensor, now: WindowFrame, reference: WindowFrame) -> tuple[Tensor, list[int]]:
         """The path, with a direct flow and no drift so far in the streams where it has drifted too far; and these."""

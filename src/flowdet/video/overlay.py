@@ -298,7 +298,7 @@ def _of_window(
 
 
 def _flow(flow: Tensor, geometry: Geometry, size: tuple[int, int]) -> _Map:
-    """Flow [2, h, w] in feature cells as [2, height, width] in pixels of the original image."""
+    """Flow [2, h, w] in its cells as [2, height, width] in pixels of the original image."""
     cells = flow.shape[1:]
     scale_x, scale_y = geometry.scale
     dx = _stretch(flow[0], geometry, size) * (geometry.padded[1] / cells[1] / scale_x)

@@ -37,13 +37,16 @@ _ATTENTION = "detector.roi_head.attention"
 _FLOW_NET = "flow_net"
 
 
-def save_native(system: VideoDetector, path: Path | str, dtype: torch.dtype = torch.float32) -> None:
+def save_native(
+    system: VideoDetector, path: Path | str, dtype: torch.dtype = torch.float32, *, part: str | None = None
+) -> None:
     """Writes weights, resolved configuration and class names as one safetensors file, atomically.
 
     Args:
         system: What to write.
         path: Ends with ".safetensors".
         dtype: Type of the floating point tensors in the file; float16 halves the file.
+        part: Write the weights of this part alone, "flow_net" for instance.
 
     Raises:
         CheckpointError: The file cannot be written, or a value does not fit the type.
@@ -51,6 +54,7 @@ def save_native(system: VideoDetector, path: Path | str, dtype: torch.dtype = to
     weights = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in system.state_dict().items()
+        if part is None or _part(name) == part
     }
     overflown = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if overflown:

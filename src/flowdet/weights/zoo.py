@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 __all__ = [
     "FLOW_NET_FILE",
+    "LITE_FILE",
     "ORIGIN",
     "PUBLISHED",
     "SHIPPED",
@@ -146,8 +147,11 @@ _LITE = ("EfficientNet-Lite0", "lite.safetensors")
 _NANO = ("NanoDet-g", "nano.safetensors")
 _NANO_AS_PUBLISHED = ("NanoDet-g", "nanodet-g.safetensors")
 
-FLOW_NET_FILE = _LITE[1]
-"""The shipped file whose flow net serves every detector."""
+FLOW_NET_FILE = "flow.safetensors"
+"""The shipped file with the flow net that serves every detector."""
+
+LITE_FILE = _LITE[1]
+"""The shipped file of the lite systems, with the flow net that they were trained with."""
 
 _SHIPPED = (
     ShippedWeights("fgfa-nano", *_NANO, 3_786_068, 2.6),
