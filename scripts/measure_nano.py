@@ -87,7 +87,7 @@ def accuracy(real: Path, yolox_nano: Path, *, samples: int = 1000, threads: int 
         systems = {name: load(system, causal=causal, **weights) for name, system, causal in (single, *others)}
         metrics["parameters"] |= {name: sum(p.numel() for p in each.parameters()) for name, each in systems.items()}
         for condition, pictures in (("clean", clean), ("degraded", degraded)):
-            found = detect(systems, Once(systems[single[0]]), data, pictures)
+            found = detect(systems, data, pictures)
             if family == "nano":
                 two = list(found.items())[:2]
                 found |= {f"{name}, NMS across classes": across_classes(each) for name, each in two}
@@ -150,12 +150,18 @@ def degrade(picture: NDArray[np.uint8], seed: int, blur: Sequence[int] = _BLUR) 
 
 
 class Once:
-    """Network inputs and maps of pictures, each computed once; the systems share one detector."""
+    """Network inputs and maps of pictures, each computed once for all systems with the same detector."""
 
     def __init__(self, system: VideoDetector) -> None:
         self.system = system
         self.inputs: dict[int, NetworkInput] = {}
         self.maps: dict[int, Maps] = {}
+
+    def serves(self, system: VideoDetector) -> bool:
+        """Whether a system has the same detector, with the same weights."""
+        own, other = (each.detector.state_dict().values() for each in (self.system, system))
+        is_alike = self.system.config.detector == system.config.detector
+        return is_alike and all(torch.equal(*pair) for pair in zip(own, other, strict=True))
 
     def input_of(self, picture: NDArray[np.uint8]) -> NetworkInput:
         """Returns the network input of a picture, which must live as long as this."""
@@ -176,13 +182,15 @@ class Once:
 
 @torch.inference_mode()
 def detect(
-    systems: Mapping[str, VideoDetector], source: Once, data: CocoVID, pictures: Sequence[NDArray[np.uint8]]
+    systems: Mapping[str, VideoDetector], data: CocoVID, pictures: Sequence[NDArray[np.uint8]]
 ) -> dict[str, DetectionTable]:
     """Returns what each system finds in all videos, each of them one stream."""
-    labels = torch.from_numpy(map_classes(source.system.config.class_names, data).labels)
-    found = {}
+    source, found = None, {}
     for name, system in systems.items():
-        method = system.config.method.build(MethodParts(source, system.flow_net))
+        if source is None or not source.serves(system):
+            source = Once(system)
+        labels = torch.from_numpy(map_classes(system.config.class_names, data).labels)
+        method = system.config.method.build(MethodParts(source, system.flow_net, system.method_modules))
         parts = []
         for video in data.videos:
             state, features = method.initial_state(), []
