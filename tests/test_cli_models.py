@@ -24,6 +24,10 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "-f42016f3.pth",
             "domestic_cat",
         ),
+        "fgfa-nano": ("5 frames before and 5 after the current one", "delay      5 frames", "--show     weights\n"),
+        "dff-nano": ("one frame in 3 is a key frame", "delay      none\n", "--show     flow, key\n"),
+        "selsa-r50": ("14 frames of the whole video", "but the whole video has to be there", "--show     references\n"),
+        "single-nano": ("the frame alone", "delay      none\n", "--show     nothing"),
         "fgfa-lite": ("FGFA", "4,705,735", "none published", "shipped", "classes    30: airplane, ", "domestic_cat"),
         "single-yolox-s": (
             "SingleFrame",
@@ -32,7 +36,7 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "0.1.1rc0/yolox_s.pth",
             "classes    80: person",
         ),
-        "single-r50": ("62,231,827", "none published", "flowdet models download fgfa-r50", "resnet50-0676ba61.pth"),
+        "single-r50": ("62,231,827", "none published", "-f42016f3.pth", "resnet50-0676ba61.pth"),
         f"{tmp_path}/own.safetensors": ("tiny-dff", "DFF", "classes    3: cat, dog, fox", "own.safetensors"),
     }
     for system, words in wanted.items():
@@ -41,6 +45,21 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
         assert not ended.value.code
         printed = capsys.readouterr().out
         assert [word for word in words if word not in printed] == []
+
+
+def test_the_list_fits_a_terminal_and_says_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    (tmp_path / "yolox_s.pth").touch()
+    with pytest.raises(SystemExit):
+        main(["models"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    states = {line.split()[0]: line.split()[-1] for line in lines[1 : 1 + len(RECIPES)]}
+    assert list(states) == list(RECIPES)
+    named = ("fgfa-nano", "fgfa-yolox-s", "fgfa-yolox-m", "single-r50", "fgfa-r50", "selsa-lite")
+    assert [states[name] for name in named] == ["shipped", "here", "download", "download", "download", "own"]
 
 
 def test_models_download_says_where_files_go(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,12 +84,13 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
     for system in set(RECIPES) - set(SHIPPED) - {"selsa-lite"}:  # which everyone trains for themselves
         with pytest.raises(CheckpointError, match="run `flowdet models download") as missing:
             weights_of(system)
-        command = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
-        with pytest.raises(SystemExit) as ended:
-            main(command.split())
-        assert not ended.value.code
-        assert weights_of(system) == tmp_path / fetched[-1]
-        (tmp_path / fetched[-1]).unlink()
+        advised = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
+        for command in (advised, f"models download {system}"):
+            with pytest.raises(SystemExit) as ended:
+                main(command.split())
+            assert not ended.value.code
+            assert weights_of(system) == tmp_path / fetched[-1]
+            (tmp_path / fetched[-1]).unlink()
 
 
 def test_there_is_no_log_of_yolox(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,12 @@ class MethodConfig(ABC):
         return 1, 0
 
     @property
+    def frames_used(self) -> str:
+        """The frames that the features of a frame are made of beside its own, in words."""
+        past, future = self.window
+        return f"{past} frames before and {future} after the current one"
+
+    @property
     def reach(self) -> int:
         """The number of frames before the current one to which its references go back."""
         return self.window[0]

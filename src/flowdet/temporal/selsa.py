@@ -46,6 +46,14 @@ class SELSAConfig(MethodConfig):
             raise ConfigError(f"a stride of 1 or more goes with references of the past, not {self.stride}")
 
     @property
+    def frames_used(self) -> str:
+        """Where the references come from."""
+        if self.source == "video":
+            return f"{self.memory} frames of the whole video beside the current one"
+        past = f"{self.stride} apart" if self.stride else "spread over all that went by"
+        return f"{self.memory} frames before the current one, {past}"
+
+    @property
     def reach(self) -> int:
         """As many frames of the past as there are references, or strides between them; 0 if the whole video is seen."""
         return self.memory * max(self.stride, 1) if self.source == "past" else 0
