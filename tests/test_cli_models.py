@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.cli import main
 from flowdet.errors import CheckpointError
 from flowdet.systems.build import build
 from flowdet.systems.load import weights_of
 from flowdet.systems.recipes import RECIPES
 from flowdet.weights.native import save_native
 from flowdet.weights.zoo import SHIPPED
+from tests.command import exit_code
 from tests.training.runs import SYSTEMS
 
 
@@ -40,9 +40,7 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
         f"{tmp_path}/own.safetensors": ("tiny-dff", "DFF", "classes    3: cat, dog, fox", "own.safetensors"),
     }
     for system, words in wanted.items():
-        with pytest.raises(SystemExit) as ended:
-            main(["models", "show", system])
-        assert not ended.value.code
+        assert exit_code("models", "show", system) == 0
         printed = capsys.readouterr().out
         assert [word for word in words if word not in printed] == []
 
@@ -52,8 +50,7 @@ def test_the_list_fits_a_terminal_and_says_what_is_here(
 ) -> None:
     monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
     (tmp_path / "yolox_s.pth").touch()
-    with pytest.raises(SystemExit):
-        main(["models"])
+    assert exit_code("models") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80] == []
     states = {line.split()[0]: line.split()[-1] for line in lines[1 : 1 + len(RECIPES)]}
@@ -63,8 +60,7 @@ def test_the_list_fits_a_terminal_and_says_what_is_here(
 
 
 def test_models_download_says_where_files_go(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["models", "download", "--help"])
+    assert exit_code("models", "download", "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "$FLOWDET_HOME, else to $XDG_CACHE_HOME/flowdet, else to ~/.cache/flowdet" in printed
 
@@ -86,15 +82,11 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
             weights_of(system)
         advised = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
         for command in (advised, f"models download {system}"):
-            with pytest.raises(SystemExit) as ended:
-                main(command.split())
-            assert not ended.value.code
+            assert exit_code(*command.split()) == 0
             assert weights_of(system) == tmp_path / fetched[-1]
             (tmp_path / fetched[-1]).unlink()
 
 
 def test_there_is_no_log_of_yolox(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["models", "download", "yolox-s", "--log"])
-    assert ended.value.code == 1
+    assert exit_code("models", "download", "yolox-s", "--log") == 1
     assert "no training log of yolox-s was published" in capsys.readouterr().err

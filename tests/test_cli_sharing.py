@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from flowdet.cli import main
 from flowdet.cli.sources import sources_in
 from flowdet.errors import ConfigError, DataError
 from flowdet.work.manifest import open_manifest
+from tests.command import exit_code
 from tests.video.clips import make_clip, noise
 
 Run = Callable[..., int]
@@ -24,11 +24,7 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         make_clip(tmp_path / f"{number}.mp4", noise(2 + number))
 
     def call(*arguments: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o", "--no-video"])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o", "--no-video")
 
     return call
 

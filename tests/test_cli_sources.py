@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flowdet.cli import main
 from flowdet.cli.sources import expanded
 from flowdet.errors import VideoError
 from flowdet.video.description import describe_source
 from flowdet.video.reader import Video, open_video
+from tests.command import exit_code
 from tests.video.clips import make_clip, noise, quadrants
 
 Run = Callable[..., int]
@@ -34,11 +34,7 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o"])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o")
 
     return call
 
@@ -262,9 +258,7 @@ def test_what_is_left_becomes_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
             raise error
 
         monkeypatch.setattr(flowdet.cli, "app", fail)
-        with pytest.raises(SystemExit) as ended:
-            main([])
-        assert ended.value.code == 1
+        assert exit_code() == 1
         assert expected in capsys.readouterr().err
 
 
