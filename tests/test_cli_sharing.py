@@ -47,7 +47,7 @@ def test_progress_for_machines(processes: str, run: Run, capfd: pytest.CaptureFi
         "missing.mp4": "failed",
     }
     assert ended["2.mp4"]["frames"] == 4
-    assert ended["2.mp4"]["results"] == "o/2.json"
+    assert ended["2.mp4"]["results"] == "2.json"
     assert "does not exist" in ended["missing.mp4"]["reason"]
     end = told[-1]
     assert {key: end[key] for key in ("event", "sources", "done", "skipped", "failed", "frames", "seconds_left")} == {
@@ -62,7 +62,13 @@ def test_progress_for_machines(processes: str, run: Run, capfd: pytest.CaptureFi
     assert run(*call) == 1
     again = records(capfd.readouterr().out)
     assert [event["state"] for event in again if event["event"] == "source"] == ["skipped", "failed", "skipped"]
+    assert [event.get("results") for event in again if event["event"] == "source"] == ["1.json", None, "2.json"]
     assert Path("o/_manifest.ndjson").exists() == (processes == "2")
+    if processes == "2":  # it says the same
+        noted = records(Path("o/_manifest.ndjson").read_text())
+        assert {name: event.get("results") for name, event in ended.items()} == {
+            record["source"]: record.get("results") for record in noted
+        }
 
 
 def test_the_manifest_has_the_state_of_every_source(run: Run, capfd: pytest.CaptureFixture[str]) -> None:

@@ -82,9 +82,10 @@ class SourceReport:
 
     def skipped(self, job: SourceJob, frames: int) -> None:
         """Takes a source that was finished before, with so many frames."""
+        about = {"results": job.results.name, "frames": frames}
         if self._manifest:
-            self._manifest.add(job.name, "done", results=job.results.name, frames=frames)
-        self._count("skipped", job.name, {"results": str(job.results), "frames": frames})
+            self._manifest.add(job.name, "done", **about)
+        self._count("skipped", job.name, about)
         if not self._as_json:
             console.out.print(f"{job.name}: finished before, skipped ({job.results})")
 
@@ -99,14 +100,15 @@ class SourceReport:
 
     def _finished(self, job: SourceJob, done: Detected) -> None:
         about = {
+            "results": job.results.name,
             "frames": done.frames,
             "detections": done.detections,
             "seconds": round(done.seconds, 3),
             "problems": list(done.problems),
         }
         if self._manifest:
-            self._manifest.add(job.name, "done", results=job.results.name, **about)
-        self._count("done", job.name, {"results": str(job.results), **about})
+            self._manifest.add(job.name, "done", **about)
+        self._count("done", job.name, about)
         if self._as_json:
             return
         label = job.described.label
