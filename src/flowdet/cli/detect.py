@@ -18,7 +18,6 @@ from flowdet.cli.source_report import SourceReport
 from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name, sources_in
 from flowdet.errors import ConfigError, FlowdetError, VideoError
 from flowdet.files import file_sha256
-from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
@@ -30,7 +29,7 @@ from flowdet.video.results import RESULTS_SUFFIXES, read_finished
 from flowdet.work.annotate import overlay_of
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
-from flowdet.work.jobs import Advanced, Failed, Finished, hear
+from flowdet.work.jobs import Advanced, Failed, Finished, guarded, hear
 from flowdet.work.manifest import open_manifest
 from flowdet.work.pool import spread
 from flowdet.work.segments import Segment, SegmentDetector, SegmentJoiner, segments_of
@@ -289,14 +288,8 @@ def _do_alone(detector: VideoDetector, jobs: Iterable[SourceJob], report: Source
 
     for job in jobs:
         settings = job.settings
-        try:
-            report.tell(Finished(job, detect_source(detector, job, watch)))
-        except FlowdetError as error:
-            report.tell(Failed(job, error))
-        except (MemoryError, RuntimeError) as error:
-            if (shortage := memory_shortage(error)) is None:
-                raise
-            report.tell(Failed(job, VideoError(f"{job.described.label}: {shortage}; try a smaller system")))
+        done = guarded(partial(detect_source, detector, job, watch))
+        report.tell(Failed(job, done) if isinstance(done, FlowdetError) else Finished(job, done))
 
 
 def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:

@@ -73,7 +73,8 @@ class SourceReport:
             case Finished(job, done):
                 self._finished(job, done)
             case Failed(job, error):
-                self.failed(job.name, error)
+                label = job.described.label
+                self.failed(job.name, error if label in str(error) else FlowdetError(f"{label}: {error}"))
 
     def tell_segment(self, event: Event[Segment, None]) -> None:
         """Takes what an engine tells of segments; one that failed is told when its source is done as a whole."""
