@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flowdet.cli import console
 from flowdet.cli.console import progress_bar
-from flowdet.errors import CheckpointError, ConfigError
+from flowdet.errors import CheckpointError, ConfigError, counted
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import flow_net_of, weights_of
@@ -146,7 +146,7 @@ def _delay(config: SystemConfig) -> str:
     """When the detections of a frame are ready."""
     with torch.device("meta"):
         lookahead = build(config).method.lookahead
-    late = f"{lookahead} frames" if lookahead else "none"
+    late = counted(lookahead, "frame") if lookahead else "none"
     return f"{late}, but the whole video has to be there before" if config.method.preview else late
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.detectors.base import RoIAttention
-from flowdet.errors import ConfigError, check_positive
+from flowdet.errors import ConfigError, check_positive, counted
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import Attention, ClipBatch, FrameFeatures, Maps, NetworkInput, RoIs
 
@@ -49,9 +49,9 @@ class SELSAConfig(MethodConfig):
     def frames_used(self) -> str:
         """Where the references come from."""
         if self.source == "video":
-            return f"{self.memory} frames of the whole video beside the current one"
+            return f"{counted(self.memory, 'frame')} of the whole video beside the current one"
         past = f"{self.stride} apart" if self.stride else "spread over all that went by"
-        return f"{self.memory} frames before the current one, {past}"
+        return f"{counted(self.memory, 'frame')} before the current one, {past}"
 
     @property
     def reach(self) -> int:
