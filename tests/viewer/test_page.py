@@ -326,6 +326,8 @@ def test_the_command_shows_annotations_and_the_worst_frames(
         (["x.json", "--images", "there"], "name both"),
         (["x.json", "--score", "2"], "between 0 and 1"),
         (["x.json"], "x.json cannot be read"),
+        (["x.csv"], "x.csv is a table: expected results as .json or .jsonl; name x.jsonl beside it"),
+        (["x.parquet"], "x.parquet is a table: expected results as .json or .jsonl; detect again with --results json"),
     ],
 )
 def test_mistakes_are_one_sentence(
