@@ -61,7 +61,7 @@ ODD = ":dog: [red]x[/red]"
 def test_what_users_name_is_printed_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     printer = getattr(console, name)
-    monkeypatch.setattr(printer, "file", written)
+    monkeypatch.setattr(printer, "_file", written)  # `file` would stay set: it is never the standard stream itself
     table = Table(ODD, box=None)
     table.add_row(ODD)
     printer.print(ODD, style="yellow")

@@ -48,7 +48,8 @@ def each_once(sources: Iterable[str]) -> tuple[list[str], list[str]]:
     Two paths of one place are one source, such as "clip.mp4" and "./clip.mp4".
     """
     seen: set[str] = set()
-    kept, again = [], []
+    kept: list[str] = []
+    again: list[str] = []
     for source in sources:
         key = source if "://" in source else os.path.abspath(os.path.expanduser(source))
         (again if key in seen else kept).append(source)
