@@ -4,16 +4,12 @@ from pathlib import Path
 import pytest
 
 from flowdet.benchmark.report import Report
-from flowdet.cli import main
 from tests.benchmark.test_report import MACHINE, cost, frame
+from tests.command import exit_code
 
 
 def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["benchmark", *arguments])
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
+    return exit_code("benchmark", *arguments)
 
 
 def test_two_systems_in_turn(

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.cli import main
+from tests.command import exit_code
 
 
 def test_completion_is_installed_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(SystemExit) as end:
-        main(["--install-completion", "--shell", "bash"])
-    assert not end.value.code
+    assert exit_code("--install-completion", "--shell", "bash") == 0
     (script,) = tmp_path.glob(".local/share/bash-completion/completions/flowdet")
     assert "detect" in script.read_text()
     if bash := shutil.which("bash"):

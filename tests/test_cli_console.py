@@ -2,6 +2,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from flowdet.cli import console
 from flowdet.cli.console import progress_bar, status
@@ -51,3 +52,28 @@ def test_a_status_says_the_step(screen: io.StringIO) -> None:
     with status() as tell:
         tell("comparing")
     assert screen.getvalue()
+
+
+ODD = ":dog: [red]x[/red]"
+
+
+@pytest.mark.parametrize("name", ["out", "err"])
+def test_what_users_name_is_printed_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    printer = getattr(console, name)
+    monkeypatch.setattr(printer, "_file", written)  # `file` would stay set: it is never the standard stream itself
+    table = Table(ODD, box=None)
+    table.add_row(ODD)
+    printer.print(ODD, style="yellow")
+    printer.print(table)
+    assert written.getvalue().count(ODD) == 3
+
+
+def test_steps_and_bars_print_names_as_they_are(screen: io.StringIO) -> None:
+    with status() as tell:
+        tell(ODD)
+        console.err.print("")  # draws the line again
+    with progress_bar(ODD, 2, "frames") as move:
+        move(1)
+    assert screen.getvalue().count(ODD) >= 2
+    assert "\N{DOG}" not in screen.getvalue()

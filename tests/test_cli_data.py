@@ -80,6 +80,11 @@ def test_check_a_converted_file(ilsvrc: Path, capsys: pytest.CaptureFixture[str]
     assert "1 video, 2 frames, 0 stills, 2 objects, 1 track\n" in out
     assert "slow 100.0%, medium 0.0%, fast 0.0%, median motion IoU 1.00 (2 objects with track numbers)" in out
     assert "objects an image         0: 0.0%, 1: 100.0%; at most 1" in out
+    assert [line.split() for line in out.splitlines() if line.startswith(" ")][:3] == [
+        ["class", "objects", "share", "images"],
+        ["dog", "2", "100.0%", "2"],
+        ["29", "other", "classes:", "none"],
+    ]
     assert "warning: 29 classes have no object" in out
     assert "  airplane\n" in out
     assert "  and 24 more\n" in out
@@ -118,6 +123,10 @@ def test_import_yolo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run("import-yolo", tmp_path, "--out", tmp_path / "d.json", "--names", "cat, dog", "--names", "emu") is None
     out = capsys.readouterr().out
     assert "1 video, 1 frame, 0 of them without objects, 1 object" in out
+    assert [line.split() for line in out.splitlines() if line.startswith(" ")][1:3] == [
+        ["dog", "1"],
+        ["2", "other", "classes:", "none"],
+    ]
     assert "left out: 1 x label that cannot be read" in out
     assert [entry["name"] for entry in json.loads((tmp_path / "d.json").read_text())["categories"]] == [
         "cat",
@@ -151,6 +160,16 @@ def test_import_cvat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert "1 video, 2 frames, 1 of them without objects, 1 object" in out
     assert f"frames whose pictures are not there, the first one {tmp_path}/f/0.png: 2" in out
+
+
+def test_a_data_set_without_objects_has_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [{"id": 1, "file_name": "a", "height": 4, "width": 4}]
+    document = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "d.json").write_text(json.dumps(document))
+    run("check", tmp_path / "d.json")
+    out = capsys.readouterr().out
+    assert " 1 class: none\n" in out
+    assert "share" not in out
 
 
 def test_help_tells_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flowdet.cli import main
 from flowdet.systems.build import build
 from flowdet.weights.native import save_native
+from tests.command import exit_code
 from tests.tiny import lite_config, video
 
 Run = Callable[..., int]
@@ -36,11 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def call(*arguments: str, data: str = "data.json", resamples: str | None = "20") -> int:
         bootstrap = ["--bootstrap", resamples] if resamples is not None else []
-        with pytest.raises(SystemExit) as ended:
-            main(["evaluate", *arguments, "--data", data, *bootstrap])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("evaluate", *arguments, "--data", data, *bootstrap)
 
     return call
 
@@ -358,9 +354,7 @@ def test_the_recorded_figures_of_the_official_codes(
         pytest.skip(f"the recorded figures are not here: {folder}")
     monkeypatch.chdir(tmp_path)
     arguments = ["--data", str(folder / "cocovid.json"), "--results", str(folder / "detections.json"), *ALL]
-    with pytest.raises(SystemExit) as ended:
-        main(["evaluate", *arguments, "--bootstrap", "0", "--json", "out.json"])
-    assert ended.value.code == 0
+    assert exit_code("evaluate", *arguments, "--bootstrap", "0", "--json", "out.json") == 0
     found, expected = read("out.json"), read(str(folder / "expected.json"))
     assert found["coco"]["bbox_mAP_50"] == pytest.approx(expected["coco"]["bbox_mAP_50"], abs=1e-6)
     assert found["ilsvrc"]["mAP"] == pytest.approx(expected["ilsvrc"]["mAP"], abs=1e-6)

@@ -11,6 +11,7 @@ import pytest
 
 from flowdet import cli
 from flowdet.errors import FlowdetError
+from tests.command import exit_code
 from tests.pages import ROOT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -39,17 +40,9 @@ ENDINGS = {
 }
 
 
-def _code(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    code = ended.value.code or 0
-    assert isinstance(code, int)
-    return code
-
-
 @pytest.mark.parametrize("code", ARGUMENTS)
 def test_the_code_says_whether_it_was_done(code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _code(ARGUMENTS[code]) == code
+    assert exit_code(*ARGUMENTS[code]) == code
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -59,14 +52,14 @@ def test_the_code_says_what_ended_it(
     code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "app", ENDINGS[code])
-    assert _code([]) == code
+    assert exit_code() == code
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [FlowdetError("x"), MemoryError(), OSError(28, "no space", "f"), ImportError("x")])
 def test_what_cannot_be_done_ends_with_1(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "app", _raise(error))
-    assert _code([]) == 1
+    assert exit_code() == 1
 
 
 def test_the_page_lists_these_codes() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowdet.cli import main
 from flowdet.systems.build import build
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.native import save_native
+from tests.command import exit_code
 from tests.tiny import lite_config, lite_flow_config, video
 
 
@@ -28,22 +28,15 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("w.safetensors")
 
 
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_detections_are_made_with_it_and_know_it(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     detect = ("detect", "frames", "--weights", str(weights), "--score", "0", "--no-video", "--out")
-    assert call(*detect, "dis", "--flow", "dis") == 0
-    assert call(*detect, "own") == 0
+    assert exit_code(*detect, "dis", "--flow", "dis") == 0
+    assert exit_code(*detect, "own") == 0
     dis, own = (json.loads(Path(f"{name}/frames.json").read_text()) for name in ("dis", "own"))
     assert dis["annotations"]
     assert dis["annotations"] != own["annotations"]
     capsys.readouterr()
-    assert call(*detect, "dis") == 1
+    assert exit_code(*detect, "dis") == 1
     assert "other settings (flow)" in " ".join(capsys.readouterr().err.split())
 
 
@@ -57,12 +50,12 @@ def test_an_evaluation_says_which_flow_it_is_of(weights: Path) -> None:
     }
     Path("data.json").write_text(json.dumps(document))
     where = ("--data", "data.json", "--images", "frames", "--bootstrap", "0", "--pictures", "0")
-    assert call("evaluate", "--weights", str(weights), "--flow", "dis", *where) == 0
+    assert exit_code("evaluate", "--weights", str(weights), "--flow", "dis", *where) == 0
     settings = json.loads(Path("evaluation/evaluation.json").read_text())["settings"]
     assert settings["config"]["flow_net"] == {"kind": "DISFlowConfig", "preset": "fast", "stride": 1}
 
 
 def test_a_system_without_flow_is_refused(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_native(build(lite_config()), weights)
-    assert call("detect", "frames", "--weights", str(weights), "--flow", "dis") == 1
+    assert exit_code("detect", "frames", "--weights", str(weights), "--flow", "dis") == 1
     assert "tiny uses no flow" in " ".join(capsys.readouterr().err.split())

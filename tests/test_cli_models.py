@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.cli import main
 from flowdet.errors import CheckpointError
 from flowdet.systems.build import build
 from flowdet.systems.load import weights_of
 from flowdet.systems.recipes import RECIPES
 from flowdet.weights.native import save_native
 from flowdet.weights.zoo import SHIPPED
+from tests.command import exit_code
 from tests.training.runs import SYSTEMS
 
 
@@ -24,6 +24,10 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "-f42016f3.pth",
             "domestic_cat",
         ),
+        "fgfa-nano": ("5 frames before and 5 after the current one", "delay      5 frames", "--show     weights\n"),
+        "dff-nano": ("one frame in 3 is a key frame", "delay      none\n", "--show     flow, key\n"),
+        "selsa-r50": ("14 frames of the whole video", "but the whole video has to be there", "--show     references\n"),
+        "single-nano": ("the frame alone", "delay      none\n", "--show     nothing"),
         "fgfa-lite": ("FGFA", "4,705,735", "none published", "shipped", "classes    30: airplane, ", "domestic_cat"),
         "single-yolox-s": (
             "SingleFrame",
@@ -32,20 +36,31 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "0.1.1rc0/yolox_s.pth",
             "classes    80: person",
         ),
-        "single-r50": ("62,231,827", "none published", "flowdet models download fgfa-r50", "resnet50-0676ba61.pth"),
+        "single-r50": ("62,231,827", "none published", "-f42016f3.pth", "resnet50-0676ba61.pth"),
         f"{tmp_path}/own.safetensors": ("tiny-dff", "DFF", "classes    3: cat, dog, fox", "own.safetensors"),
     }
     for system, words in wanted.items():
-        with pytest.raises(SystemExit) as ended:
-            main(["models", "show", system])
-        assert not ended.value.code
+        assert exit_code("models", "show", system) == 0
         printed = capsys.readouterr().out
         assert [word for word in words if word not in printed] == []
 
 
+def test_the_list_fits_a_terminal_and_says_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLOWDET_HOME", str(tmp_path))
+    (tmp_path / "yolox_s.pth").touch()
+    assert exit_code("models") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    states = {line.split()[0]: line.split()[-1] for line in lines[1 : 1 + len(RECIPES)]}
+    assert list(states) == list(RECIPES)
+    named = ("fgfa-nano", "fgfa-yolox-s", "fgfa-yolox-m", "single-r50", "fgfa-r50", "selsa-lite")
+    assert [states[name] for name in named] == ["shipped", "here", "download", "download", "download", "own"]
+
+
 def test_models_download_says_where_files_go(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["models", "download", "--help"])
+    assert exit_code("models", "download", "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "$FLOWDET_HOME, else to $XDG_CACHE_HOME/flowdet, else to ~/.cache/flowdet" in printed
 
@@ -65,16 +80,13 @@ def test_every_download_that_is_asked_for_can_be_had(monkeypatch: pytest.MonkeyP
     for system in set(RECIPES) - set(SHIPPED) - {"selsa-lite"}:  # which everyone trains for themselves
         with pytest.raises(CheckpointError, match="run `flowdet models download") as missing:
             weights_of(system)
-        command = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
-        with pytest.raises(SystemExit) as ended:
-            main(command.split())
-        assert not ended.value.code
-        assert weights_of(system) == tmp_path / fetched[-1]
-        (tmp_path / fetched[-1]).unlink()
+        advised = re.findall(r"`flowdet (.*)`", str(missing.value))[0]
+        for command in (advised, f"models download {system}"):
+            assert exit_code(*command.split()) == 0
+            assert weights_of(system) == tmp_path / fetched[-1]
+            (tmp_path / fetched[-1]).unlink()
 
 
 def test_there_is_no_log_of_yolox(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["models", "download", "yolox-s", "--log"])
-    assert ended.value.code == 1
+    assert exit_code("models", "download", "yolox-s", "--log") == 1
     assert "no training log of yolox-s was published" in capsys.readouterr().err

@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from flowdet.cli import main
+from flowdet.cli.source_report import SourceReport
 from flowdet.cli.sources import sources_in
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import ConfigError, DataError, FlowdetError
+from flowdet.video.description import describe_source
+from flowdet.work.detection import Settings, SourceJob
+from flowdet.work.jobs import Failed
 from flowdet.work.manifest import open_manifest
+from tests.command import exit_code
 from tests.video.clips import make_clip, noise
 
 Run = Callable[..., int]
@@ -24,11 +29,7 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         make_clip(tmp_path / f"{number}.mp4", noise(2 + number))
 
     def call(*arguments: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o", "--no-video"])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o", "--no-video")
 
     return call
 
@@ -51,7 +52,7 @@ def test_progress_for_machines(processes: str, run: Run, capfd: pytest.CaptureFi
         "missing.mp4": "failed",
     }
     assert ended["2.mp4"]["frames"] == 4
-    assert ended["2.mp4"]["results"] == "o/2.json"
+    assert ended["2.mp4"]["results"] == "2.json"
     assert "does not exist" in ended["missing.mp4"]["reason"]
     end = told[-1]
     assert {key: end[key] for key in ("event", "sources", "done", "skipped", "failed", "frames", "seconds_left")} == {
@@ -66,7 +67,13 @@ def test_progress_for_machines(processes: str, run: Run, capfd: pytest.CaptureFi
     assert run(*call) == 1
     again = records(capfd.readouterr().out)
     assert [event["state"] for event in again if event["event"] == "source"] == ["skipped", "failed", "skipped"]
+    assert [event.get("results") for event in again if event["event"] == "source"] == ["1.json", None, "2.json"]
     assert Path("o/_manifest.ndjson").exists() == (processes == "2")
+    if processes == "2":  # it says the same
+        noted = records(Path("o/_manifest.ndjson").read_text())
+        assert {name: event.get("results") for name, event in ended.items()} == {
+            record["source"]: record.get("results") for record in noted
+        }
 
 
 def test_the_manifest_has_the_state_of_every_source(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +92,23 @@ def test_the_manifest_has_the_state_of_every_source(run: Run, capfd: pytest.Capt
     assert torn == '{"source": "2.m'
     assert json.loads(last)["state"] == "done"
     assert len(records("\n".join(lines.read_text().splitlines()[:-2]))) == 3
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_failure_names_its_source_once(
+    is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("clip.mp4").touch()
+    job = SourceJob("clip.mp4", describe_source("clip.mp4"), Path("clip.json"), None, cast("Settings", None))
+    with ExitStack() as stack:
+        manifest = stack.enter_context(open_manifest(tmp_path)) if is_shared else None
+        report = stack.enter_context(SourceReport(2, manifest, as_json=False))
+        report.tell(Failed(job, FlowdetError("its worker was killed")))
+        report.tell(Failed(job, FlowdetError("'clip.mp4' is empty")))
+    told = capsys.readouterr().err
+    assert "flowdet: 'clip.mp4': its worker was killed\n" in told
+    assert "flowdet: 'clip.mp4' is empty\n" in told
 
 
 def test_a_second_run_on_the_same_folder_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:

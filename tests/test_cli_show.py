@@ -11,12 +11,12 @@ import av
 import pytest
 import torch
 
-from flowdet.cli import main
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.temporal.dff import DFFConfig
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.weights.native import save_native
+from tests.command import exit_code
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import make_clip, quadrants
 
@@ -52,11 +52,7 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def call(kind: str, *arguments: str) -> int:
         file = weights / f"{kind}.safetensors"
-        with pytest.raises(SystemExit) as ended:
-            main(["detect", "clip.mp4", *arguments, "--weights", str(file), "--score", "0"])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("detect", "clip.mp4", *arguments, "--weights", str(file), "--score", "0")
 
     return call
 

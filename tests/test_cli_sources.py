@@ -17,11 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flowdet.cli import main
-from flowdet.cli.sources import expanded
+from flowdet.cli.sources import each_once, expanded
 from flowdet.errors import VideoError
 from flowdet.video.description import describe_source
 from flowdet.video.reader import Video, open_video
+from tests.command import exit_code
 from tests.video.clips import make_clip, noise, quadrants
 
 Run = Callable[..., int]
@@ -34,11 +34,7 @@ def run(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o"])
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code
+        return exit_code("detect", *arguments, "--weights", str(weights), "--score", "0", "--out", "o")
 
     return call
 
@@ -262,10 +258,25 @@ def test_what_is_left_becomes_one_sentence(monkeypatch: pytest.MonkeyPatch, caps
             raise error
 
         monkeypatch.setattr(flowdet.cli, "app", fail)
-        with pytest.raises(SystemExit) as ended:
-            main([])
-        assert ended.value.code == 1
+        assert exit_code() == 1
         assert expected in capsys.readouterr().err
+
+
+def test_a_source_that_is_named_twice_is_done_once(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clips").mkdir()
+    make_clip(tmp_path / "clips" / "a.mp4", [quadrants()])
+    make_clip(tmp_path / "clips" / "b.mp4", [quadrants()])
+    Path("list.txt").write_text("clips/b.mp4\n")
+    assert run("clips", "./clips/a.mp4", "--list", "list.txt", "--no-video") == 0
+    assert sorted(os.listdir("o")) == ["a.json", "b.json"]
+    assert "named more than once, done once: ./clips/a.mp4, clips/b.mp4" in capsys.readouterr().err
+
+
+def test_addresses_are_one_source_only_if_they_are_equal() -> None:
+    sources = ["s3://a/b.mp4", "0", "s3://a/./b.mp4", "0", "~/x.mp4", str(Path("~/x.mp4").expanduser())]
+    assert each_once(sources) == (sources[:3] + sources[4:5], ["0", sources[5]])
 
 
 def test_a_run_in_another_format_replaces_no_video_of_other_settings(

@@ -54,7 +54,7 @@ def test_a_weight_file_is_fine_tuned(
     config, _ = read_native(tmp_path / "run" / "weights.safetensors")
     assert (config.name, config.class_names) == ("tiny-dff", ("dog", "wolf"))
     assert f"finished: {tmp_path / 'run' / 'weights.safetensors'}" in out
-    for told in ("AdamW", "Cosine", "learning rate", "gradient checkpointing", "1 on cpu", "1 round(s) a step"):
+    for told in ("AdamW", "Cosine", "learning rate", "gradient checkpointing", "1 on cpu", "1 round a step"):
         assert told in out
     assert "TensorBoard is not installed" in out
     assert "new are wolf" in err

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import flowdet
-from flowdet.cli import main
 from flowdet.inputs import prepare
 from flowdet.systems.recipes import RECIPES
+from tests.command import exit_code
 from tests.pages import PAGES, ROOT, Block, blocks_of, commands_of
 from tests.video.clips import make_clip
 
@@ -29,9 +29,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 
 def call(*words: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([*words, *SHORTER.get(words[0], ())])
-    assert not ended.value.code, words
+    assert exit_code(*words, *SHORTER.get(words[0], ())) == 0, words
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import flowdet
-from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
@@ -22,6 +21,7 @@ from flowdet.temporal.base import MethodConfig
 from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
 from flowdet.weights.native import save_native
+from tests.command import exit_code
 from tests.temporal.toys import LastRoIsConfig, MeanOfPastConfig
 from tests.tiny import assert_batch_equals_one_by_one, frames_of, lite_config, video
 
@@ -73,9 +73,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main([str(each) for each in arguments])
-    assert not ended.value.code
+    assert exit_code(*arguments) == 0
 
 
 @EVERY_TOY

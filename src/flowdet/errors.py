@@ -54,3 +54,8 @@ def some(names: Sequence[str], most: int = 5, kind: str = "") -> str:
     """Returns the first names, and how many more there are, of what kind."""
     more = f" and {len(names) - most} more{kind and f' {kind}'}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Returns a number with its noun, "1 frame" or "2 frames"; `many` is the plural where it takes more than an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -226,7 +226,7 @@ class Detections:
         time: Seconds from the start of the source.
         boxes: [n, 4] float32 xyxy, pixels of the original image.
         scores: [n] float32 in [0, 1].
-        labels: [n] int64, positions in `class_names`.
+        labels: [n] int64, positions in `class_names`, from 0; results files have category ids, which are 1 larger.
         class_names: Every class the detector knows.
         image_size: (height, width) of the original image.
         track_ids: [n] int64, the same number for the same object in all frames, from 1 on; None if not tracked.
@@ -286,6 +286,9 @@ class Detections:
 
     def records(self) -> list[dict[str, Any]]:
         """Returns a flat dictionary for each detection; without tracking its track id is None.
+
+        "label" is the position in `class_names`, from 0. Results files have a category id in its place, which is 1
+        larger.
 
         `pandas.DataFrame(detections.records(), columns=detections.columns)` is a table, also of a frame without any.
         """

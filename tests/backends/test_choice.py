@@ -12,13 +12,13 @@ from torch import nn
 
 import flowdet
 from flowdet.backends.choice import with_backend
-from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.systems.build import build
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.single import SingleFrameConfig
 from flowdet.weights.native import save_native
 from tests.benchmark.systems import narrow_system
+from tests.command import exit_code
 from tests.tiny import lite_config, lite_flow_config, video
 
 
@@ -33,13 +33,6 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, image in enumerate(video(3)):
         Image.fromarray(image).save(f"frames/{number}.png")
     return Path("w.safetensors")
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
 
 
 def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,15 +79,15 @@ def test_on_a_device_without_openvino_auto_is_the_optimised_copy(monkeypatch: py
 def test_detect_says_what_ran(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     detect = ("detect", "frames", "--weights", str(weights), "--score", "0", "--no-video", "--out")
-    assert call(*detect, "o", "--backend", "openvino") == 0
-    assert call(*detect, "t", "--backend", "torch") == 0
+    assert exit_code(*detect, "o", "--backend", "openvino") == 0
+    assert exit_code(*detect, "t", "--backend", "torch") == 0
     ours, theirs = (json.loads(Path(folder, "frames.json").read_text()) for folder in ("o", "t"))
     assert ours["info"]["settings"]["backend"] == "openvino"
     assert theirs["info"]["settings"]["backend"] == "torch"
     scores, others = ([each["score"] for each in found["annotations"]] for found in (ours, theirs))
     assert len(scores) == len(others) > 0
     assert sorted(scores) == pytest.approx(sorted(others), abs=1e-3)
-    assert call(*detect, "o", "--backend", "torch") == 1
+    assert exit_code(*detect, "o", "--backend", "torch") == 1
     assert "other settings (backend)" in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -117,7 +110,7 @@ def test_evaluate_says_what_ran(weights: Path, processes: str) -> None:
     evaluate = ("evaluate", "--data", "data.json", "--images", "frames", "--weights", str(weights), "--pictures", "0")
     run = ("--bootstrap", "0", "--processes", processes, "--threads", "1")
     for backend in ("openvino", "torch"):
-        assert call(*evaluate, *run, "--backend", backend, "--out", backend, "--json", f"{backend}.json") == 0
+        assert exit_code(*evaluate, *run, "--backend", backend, "--out", backend, "--json", f"{backend}.json") == 0
     ours, theirs = (json.loads(Path(f"{backend}.json").read_text()) for backend in ("openvino", "torch"))
     assert ours["settings"]["backend"] == "openvino"
     assert ours["settings"]["weights_digest"] == theirs["settings"]["weights_digest"]
@@ -129,7 +122,7 @@ def test_benchmark_compares_backends(
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setattr("flowdet.benchmark.benchmark._IMAGES", 3)
     options = ("--size", "64x96", "--frames", "3", "--threads", "1", "--json", str(tmp_path / "out.json"))
-    assert call("benchmark", "single-lite", *options, "--backend", "openvino", "--vs.backend", "torch") == 0
+    assert exit_code("benchmark", "single-lite", *options, "--backend", "openvino", "--vs.backend", "torch") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "single-lite (torch) takes" in shown
     assert "the time of single-lite (openvino) in forward" in shown

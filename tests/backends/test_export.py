@@ -10,7 +10,6 @@ import torch
 
 from flowdet.backends.export import export_onnx
 from flowdet.backends.parts import FlowPreparation, FlowRoles, system_parts
-from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.matching import MatchingFlowConfig
@@ -21,6 +20,7 @@ from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Geometry
 from tests.benchmark.systems import narrow_system
+from tests.command import exit_code
 from tests.tiny import lite_config, lite_flow_config
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
@@ -81,9 +81,7 @@ def test_a_folder_that_cannot_be_written_is_a_message(tmp_path: Path) -> None:
 
 
 def call(*arguments: str) -> object:
-    with pytest.raises(SystemExit) as ended:
-        main(["export", *arguments])
-    return ended.value.code
+    return exit_code("export", *arguments)
 
 
 def test_the_command_writes_files_and_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

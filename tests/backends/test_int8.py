@@ -12,7 +12,6 @@ from PIL import Image
 from flowdet.backends.choice import with_backend
 from flowdet.backends.int8 import Calibration, load_int8, quantise, read_manifest
 from flowdet.backends.parts import record_inputs, system_parts
-from flowdet.cli import main
 from flowdet.errors import ConfigError
 from flowdet.inputs import prepare
 from flowdet.systems.build import build
@@ -21,6 +20,7 @@ from flowdet.temporal.single import SingleFrameConfig
 from flowdet.types import Frame
 from flowdet.weights.native import save_native
 from tests.benchmark.systems import narrow_system
+from tests.command import exit_code
 from tests.tiny import frames_of, lite_config, lite_flow_config, video
 
 pytest.importorskip("openvino", reason="the extra openvino is not installed")
@@ -168,16 +168,11 @@ def test_the_command_makes_a_folder_that_detect_takes(
     for number, image in enumerate(video(9)):
         Image.fromarray(image).save(f"frames/{number}.png")
 
-    def call(*arguments: str) -> object:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        return ended.value.code
-
     made = ("quantise", "frames", "--weights", "w.safetensors", "--every", "1", "--out", "int8")
-    assert call(*made, "--tolerance", "9") == 0
+    assert exit_code(*made, "--tolerance", "9") == 0
     detect = ("detect", "frames", "--weights", "w.safetensors", "--no-video", "--out", "o", "--backend", "int8")
-    assert call(*detect) == 0
+    assert exit_code(*detect) == 0
     assert json.loads(Path("o/frames.json").read_text())["info"]["settings"]["backend"] == "int8"
-    assert call("quantise", "--system", "dff-lite", "--out", "int8") == 1
-    assert call(*made, "--backend", "openvino") == 1
+    assert exit_code("quantise", "--system", "dff-lite", "--out", "int8") == 1
+    assert exit_code(*made, "--backend", "openvino") == 1
     assert "--backend has no effect here" in capsys.readouterr().err

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from flowdet.cli import main
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.labelled_sources import read_labels
 from flowdet.errors import DataError
 from flowdet.video.writer import VideoWriter
+from tests.command import exit_code
 from tests.data.annotated import Drawing
 
 # (frame, track or None, label, box xywh px)
@@ -27,9 +27,7 @@ ROWS: Rows = [
 
 
 def call(*arguments: object) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    assert not end.value.code
+    assert exit_code(*arguments) == 0
 
 
 def detections(folder: Path, rows: Rows = ROWS, *, tracks: bool = True, lines: bool = False) -> Path:
@@ -193,8 +191,7 @@ def test_what_a_format_cannot_hold_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "regions with many objects (iscrowd), left out: 1" in told
     assert "boxes outside the picture, left out: 1" in told
     assert "stills, left out: 1" in told
-    with pytest.raises(SystemExit):
-        main(["data", "export", str(source), "--to", "mot", "--out", str(tmp_path / "mot")])
+    assert exit_code("data", "export", str(source), "--to", "mot", "--out", str(tmp_path / "mot")) == 0
     assert "is not empty: name a new folder" in capsys.readouterr().err
 
 

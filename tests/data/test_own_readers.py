@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 
-from flowdet.cli import main
+from tests.command import exit_code
 from tests.data.test_exports import ROWS, detections
 
 
 def export(tmp_path: Path, to: str, out: str) -> Path:
-    with pytest.raises(SystemExit) as end:
-        main(["data", "export", str(detections(tmp_path)), "--to", to, "--out", str(tmp_path / out)])
-    assert not end.value.code
+    assert exit_code("data", "export", str(detections(tmp_path)), "--to", to, "--out", str(tmp_path / out)) == 0
     return tmp_path / out
 
 

@@ -171,6 +171,8 @@ def test_several_files_and_their_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image 90 of .*data.json has results already, in .*clip.json"):
         read_results([one, one], data)
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"clip.csv is a table: expected .* name clip.jsonl beside it"):
+        results_files(Path("clip.csv"))
     with pytest.raises(DataError, match=r"empty has no results: expected .json or .jsonl files"):
         results_files(tmp_path / "empty")
 

@@ -53,10 +53,12 @@ def test_each_object_that_crosses_a_line_counts_once() -> None:
     assert (inside[0], inside[-1]) == (1, 2)
 
 
-def test_the_example_of_the_page_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_page_counts_a_car(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (code,) = re.findall(
         r"## Counting cars over a line.*?```python\n(.*?)```", (ROOT / "docs/tracking.md").read_text(), re.DOTALL
     )
     monkeypatch.chdir(ROOT / "demo")
     exec(compile(code, "docs/tracking.md", "exec"), {})
-    assert re.fullmatch(r"\d+ cars in, \d+ out\n", capsys.readouterr().out)
+    assert capsys.readouterr().out == "in: 1 out: 0\n"

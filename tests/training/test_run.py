@@ -311,7 +311,9 @@ def test_a_lack_of_memory_is_told_with_advice(tmp_path: Path, weights: Path, mon
         torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr("flowdet.training.run._losses", exhausted)
-    with pytest.raises(FlowdetError, match=r"too little memory \(.*\) for 2 clip\(s\).*take fewer clips per device"):
+    with pytest.raises(
+        FlowdetError, match=r"too little memory \(.*\) for 2 clips at a time.*take fewer clips per device"
+    ):
         fit(options_for(tmp_path, weights), PLAN)
 
     def wrong(*_: object) -> None:

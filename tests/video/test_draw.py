@@ -1,13 +1,15 @@
+import itertools
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import ImageDraw
 
 from flowdet.types import Detections
 from flowdet.video import draw as draw_module
-from flowdet.video.draw import draw_detections, readable
+from flowdet.video.draw import Color, Font, draw_detections, label_size, readable
 
 NAMES = ("car", "dog", "giant_panda", "ein Name mit Umlaut: Bär")
 Image = NDArray[np.uint8]
@@ -116,6 +118,70 @@ def test_the_higher_score_is_on_top() -> None:
     both = draw_detections(plain(), detections([[20, 60, 90, 90], [20, 60, 90, 90]], [0, 1]))
     first = draw_detections(plain(), detections([[20, 60, 90, 90]], [0]))
     assert np.array_equal(both[60:91], first[60:91])
+
+
+def written(image: Image, found: Detections, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int, int]]:
+    """The labels of a picture, each with the (left, top, right, bottom) of its ground."""
+    labels = {}
+    write = draw_module.write_label
+
+    def record(pen: ImageDraw.ImageDraw, font: Font, text: str, *, color: Color, corner: tuple[int, int]) -> None:
+        width, height = label_size(font, text)
+        labels[text] = (*corner, corner[0] + width, corner[1] + height)
+        write(pen, font, text, color=color, corner=corner)
+
+    monkeypatch.setattr(draw_module, "write_label", record)
+    draw_detections(image, found)
+    return labels
+
+
+@pytest.mark.parametrize("is_tracked", [True, False])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[100, 100, 300, 200]] * 8,
+        [[100 + 4 * step, 100 + 2 * step, 112 + 4 * step, 110 + 2 * step] for step in range(8)],
+        [[0, 0, 639, 359]] * 4,
+        [[630, 350, 639, 359]] * 5,
+    ],
+)
+def test_labels_do_not_cover_each_other(
+    boxes: list[list[float]], is_tracked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (360, 640)
+    ids = np.arange(1, len(boxes) + 1) if is_tracked else None
+    labels = written(plain(size), replace(detections(boxes, size=size), track_ids=ids), monkeypatch)
+    places = list(labels.values())
+    assert len(places) == len(boxes)
+    for left, top, right, bottom in places:
+        assert left >= 0 <= top
+        assert right <= size[1]
+        assert bottom <= size[0]
+    for one, other in itertools.combinations(places, 2):
+        assert min(one[2], other[2]) <= max(one[0], other[0]) or min(one[3], other[3]) <= max(one[1], other[1])
+
+
+def test_a_label_with_room_stands_above_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    (place,) = written(plain(), detections([[20, 40, 100, 90]]), monkeypatch).values()
+    assert (place[0], place[3]) == (20, 40)
+
+
+def test_labels_of_tracks_keep_their_places_when_scores_change_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(detections([[20, 40, 100, 90], [24, 44, 104, 94]]), track_ids=np.array([5, 3]))
+    after = replace(
+        before, boxes=before.boxes[::-1].copy(), scores=before.scores, track_ids=np.array([3, 5], dtype=np.int64)
+    )
+    places = [
+        {text.split()[1]: place[:2] for text, place in written(plain(), found, monkeypatch).items()}
+        for found in (before, after)
+    ]
+    assert places[0] == places[1]
+
+
+def test_number_and_score_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = detections([[20, 40, 100, 90]], [1])
+    assert list(written(plain(), found, monkeypatch)) == ["dog  0.90"]
+    assert list(written(plain(), replace(found, track_ids=np.array([3])), monkeypatch)) == ["dog #3  0.90"]
 
 
 def test_twenty_boxes_are_quick() -> None:

@@ -12,9 +12,9 @@ from av.audio.stream import AudioStream
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from flowdet.cli import main
 from flowdet.video.reader import open_video
 from flowdet.video.writer import VideoWriter
+from tests.command import exit_code
 
 SECONDS, FPS, RATE = 4, 25, 48_000
 
@@ -101,11 +101,8 @@ def test_pictures_have_no_sound(tmp_path: Path) -> None:
 
 def test_detect_keeps_the_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip, silent = source(tmp_path / "clip.mp4"), source(tmp_path / "silent.mkv", "pcm_s16le")
-    with pytest.raises(SystemExit) as end:
-        main(
-            ["detect", str(clip), str(silent), "--system", "single-nano", "--end", "0.2", "--out", str(tmp_path / "o")]
-        )
-    assert not end.value.code
+    options = ("--system", "single-nano", "--end", "0.2", "--out", tmp_path / "o")
+    assert exit_code("detect", clip, silent, *options) == 0
     expected = [data for time, data in packets(clip) if 0 <= time < 0.2]
     assert [data for _, data in packets(tmp_path / "o" / "clip.mp4")] == expected
     assert capsys.readouterr().err.count("has no sound: an mp4 cannot hold pcm_s16le") == 1

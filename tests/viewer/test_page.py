@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flowdet.cli import main
 from flowdet.errors import ConfigError, VideoError
 from flowdet.video.description import describe_source
 from flowdet.video.writer import VideoWriter
 from flowdet.viewer.clips import read_clips
 from flowdet.viewer.page import find_source, write_page
+from tests.command import exit_code
 from tests.viewer.results import write_result, write_truth
 
 if TYPE_CHECKING:
@@ -292,9 +292,7 @@ def test_a_source_is_found_by_what_its_result_says_of_it(tmp_path: Path) -> None
 
 def test_the_command_writes_a_page_and_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = write_result(tmp_path / "clip.json")
-    with pytest.raises(SystemExit) as ended:
-        main(["view", str(result)])
-    assert ended.value.code == 0
+    assert exit_code("view", str(result)) == 0
     assert result.with_suffix(".html").exists()
     output = " ".join("".join(capsys.readouterr()).split())
     assert "4 detections in 4 frames" in output
@@ -308,9 +306,7 @@ def test_the_command_shows_annotations_and_the_worst_frames(
     result = write_result(tmp_path / "out" / "clip.json", source=str(video))
     truth = write_truth(tmp_path / "truth.json")
     page = tmp_path / "page.html"
-    with pytest.raises(SystemExit) as ended:
-        main(["view", str(result), "--truth", str(truth), "--out", str(page)])
-    assert ended.value.code == 0
+    assert exit_code("view", str(result), "--truth", str(truth), "--out", str(page)) == 0
     assert "4 detections in 4 frames" in " ".join(capsys.readouterr().out.split())
     (clip,) = data_of(page)["clips"]
     assert [layer["truth"] for layer in clip["layers"]] == [False, True]
@@ -330,6 +326,8 @@ def test_the_command_shows_annotations_and_the_worst_frames(
         (["x.json", "--images", "there"], "name both"),
         (["x.json", "--score", "2"], "between 0 and 1"),
         (["x.json"], "x.json cannot be read"),
+        (["x.csv"], "x.csv is a table: expected results as .json or .jsonl; name x.jsonl beside it"),
+        (["x.parquet"], "x.parquet is a table: expected results as .json or .jsonl; detect again with --results json"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -340,7 +338,5 @@ def test_mistakes_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["view", *arguments])
-    assert ended.value.code == 1
+    assert exit_code("view", *arguments) == 1
     assert message in " ".join(capsys.readouterr().err.split())

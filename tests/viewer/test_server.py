@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from flowdet.cli import main
 from flowdet.errors import VideoError
 from flowdet.systems.load import load_system
 from flowdet.systems.options import SystemOptions
 from flowdet.viewer.jobs import Job, Jobs, detecting
 from flowdet.viewer.server import is_own_name, make_app
 from flowdet.work.annotate import Shown
+from tests.command import exit_code
 from tests.viewer.test_page import data_of, gray_clip
 
 OWN = "http://127.0.0.1:8000"
@@ -207,15 +207,11 @@ def test_a_clip_is_uploaded_and_becomes_a_page(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["serve", *arguments])
-    assert ended.value.code == 1
+    assert exit_code("serve", *arguments) == 1
     assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("flowdet.cli.serve.find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as ended:
-        main(["serve"])
-    assert ended.value.code == 1
+    assert exit_code("serve") == 1
     assert "pip install 'flowdet[web]'" in " ".join(capsys.readouterr().err.split())

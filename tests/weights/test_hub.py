@@ -15,13 +15,13 @@ import torch
 import yaml
 
 import flowdet
-from flowdet.cli import main
 from flowdet.errors import CheckpointError, ConfigError, DownloadError
 from flowdet.systems.build import build
 from flowdet.systems.config import config_to_json
 from flowdet.training.card import model_card
 from flowdet.weights import hub
 from flowdet.weights.native import save_native
+from tests.command import exit_code
 from tests.tiny import lite_config
 from tests.weights.hub_server import COMMIT, HubServer
 
@@ -61,9 +61,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_pushed_is_loaded(server: HubServer, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["models", "push", str(weights), ADDRESS, "--license", "apache-2.0"])
-    assert not ended.value.code
+    assert exit_code("models", "push", str(weights), ADDRESS, "--license", "apache-2.0") == 0
     assert f"/someone/cats-and-dogs/commit/{COMMIT}" in capsys.readouterr().out
     files = server.repositories["someone/cats-and-dogs"].files
     assert files["model.safetensors"] == weights.read_bytes()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flowdet.cli import main
 from flowdet.errors import ConfigError, FlowdetError
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.jobs import Advanced, Event, hear
+from tests.command import exit_code
 from tests.video.clips import make_clip, noise
 from tests.work.toys import Heard, Job, Result, cannot_start, dies_at_start, make
 
@@ -122,9 +122,7 @@ def test_detect_on_ray_finds_what_one_process_finds(
     ended = []
     for name, options in (("one", []), ("ray", ["--engine", "ray", "--workers", "2"]), ("ray", ["--engine", "ray"])):
         capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["detect", *clips[2:], "missing.mp4", *arguments(weights, out=name), *options])
-        ended.append(caught.value.code)
+        ended.append(exit_code("detect", *clips[2:], "missing.mp4", *arguments(weights, out=name), *options))
     assert ended == [1, 1, 1]
     printed = capfd.readouterr()
     assert printed.out.count("finished before, skipped") == 4
@@ -153,7 +151,6 @@ def test_a_killed_driver_costs_what_was_under_way(weights: Path, clips: list[str
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("skipped") == 5
     assert all(path.stat().st_mtime_ns == made for path, made in before.items())
-    with pytest.raises(SystemExit):
-        main(["detect", *clips, *arguments(weights, out="peace")])
+    assert exit_code("detect", *clips, *arguments(weights, out="peace")) == 0
     assert documents("o") == documents("peace")
     assert sorted(os.listdir("o")) == sorted([*os.listdir("peace"), "_manifest.ndjson"])

@@ -72,7 +72,7 @@ def test_the_error_of_a_job_is_its_own(tmp_path: Path) -> None:
     assert heard.texts == ["b"]
     assert heard.errors == {
         "a!": "0.txt is wrong",
-        "m": "too little memory (Tried to allocate 2 GiB); take fewer processes or smaller inputs",
+        "m": "too little memory (Tried to allocate 2 GiB); take fewer processes, smaller inputs or a smaller system",
     }
     ready = results(spread(jobs_of(tmp_path, "a", "b!", "c"), make, processes=1))
     assert next(ready)[2] == "a"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from flowdet.cli import main
 from flowdet.systems.build import build
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import SystemOptions
@@ -24,6 +23,7 @@ from flowdet.video.reader import open_video
 from flowdet.weights.native import save_native
 from flowdet.work.detection import Settings, SourceJob
 from flowdet.work.segments import SegmentDetector, joined, kept_of, segments_of
+from tests.command import exit_code
 from tests.tiny import lite_config, lite_flow_config
 from tests.video.clips import damage_packets, make_clip, noise
 
@@ -124,7 +124,5 @@ def test_methods_that_remember_everything_begin_at_the_first_frame() -> None:
 def test_what_cannot_be_split_is_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["detect", "clip.mp4", "--out", str(tmp_path / "o"), *options])
-    assert ended.value.code == 1
+    assert exit_code("detect", "clip.mp4", "--out", str(tmp_path / "o"), *options) == 1
     assert message in " ".join(capsys.readouterr().err.split())

@@ -15,6 +15,7 @@ from flowdet.benchmark.report import FrameCost, Report, Spread, SystemCost, to_j
 from flowdet.cli import console
 from flowdet.cli.arguments import DEFAULTS, Options, check_outputs, parse_size
 from flowdet.cli.console import status
+from flowdet.errors import counted
 from flowdet.files import write_text
 from flowdet.systems.options import SystemOptions
 
@@ -97,7 +98,8 @@ def _show(report: Report) -> None:
     machine = report.machine
     others = "" if machine.others_cores is None else f"; other processes used {machine.others_cores:.1f}"
     console.out.print(
-        f"{machine.processor}, {machine.threads} threads on {machine.cores} cores{others}, torch {machine.torch}\n"
+        f"{machine.processor}, {counted(machine.threads, 'thread')} on {counted(machine.cores, 'core')}{others}, "
+        f"torch {machine.torch}\n"
         f"peak: float32 matrix products at {machine.best:.1f} GFLOP/s"
     )
     _show_system(report.system, machine.best)
@@ -130,7 +132,7 @@ def _show_system(cost: SystemCost, peak: float) -> None:
             f"{_ms(mean.everything.median)} ms everything, {mean.gflop:.1f} GFLOP a frame, "
             f"{_share(mean.gflop, mean.forward, peak)} of peak"
         )
-    waits = f"; its frames wait for {cost.lookahead} later ones" if cost.lookahead else ""
+    waits = f"; its frames wait for {counted(cost.lookahead, 'later one')}" if cost.lookahead else ""
     console.out.print(f"first detections after {cost.first.seconds:.2f} s in a new process{waits}")
     if cost.first.memory is not None and cost.first.memory_before is not None:
         console.out.print(

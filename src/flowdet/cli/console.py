@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from flowdet.errors import FlowdetError
 
@@ -48,8 +49,9 @@ class _SafeConsole(_PipedConsole):
         super().print(*map(_without_control, objects), **options)
 
 
-out = _SafeConsole(soft_wrap=True, highlight=False, markup=False)
-err = _SafeConsole(stderr=True, soft_wrap=True, highlight=False, markup=False)
+# Names may hold what rich takes for markup or an emoji, such as "[bold]" and ":dog:".
+out = _SafeConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = _SafeConsole(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 help_pages = _PipedConsole()
 
 
@@ -140,7 +142,7 @@ def status() -> Iterator[Callable[[str], None]]:
         yield lambda step: None
         return
     with err.status("") as line:
-        yield line.update
+        yield lambda step: line.update(Text(step))
 
 
 def _without_control(value: object) -> object:

@@ -17,7 +17,7 @@ from flowdet.data.ilsvrc import convert_ilsvrc as convert_listed
 from flowdet.data.label_studio import import_label_studio as run_import_label_studio
 from flowdet.data.mot import import_mot as run_import_mot
 from flowdet.data.yolo import import_yolo as run_import_yolo
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import ConfigError, DataError, counted
 from flowdet.files import write_text
 
 __all__ = ["data"]
@@ -62,7 +62,7 @@ def convert_ilsvrc(
     for name, file_name in LIST_FILES.items():
         found = next((one for one in sets if one.name == name), None)
         if found:
-            console.out.print(f"{found.list_file}: {found.frame_count} frames, to be {name}.json")
+            console.out.print(f"{found.list_file}: {counted(found.frame_count, 'frame')}, to be {name}.json")
         else:
             console.out.print(f"{file_name}: not found, so there will be no {name}.json")
     failures = 0

@@ -11,7 +11,7 @@ from flowdet.data.labelled_sources import read_labels, write_pictures
 from flowdet.data.labels import export_coco
 from flowdet.data.mot import export_mot
 from flowdet.data.yolo import export_yolo
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 
 __all__ = ["export"]
 
@@ -48,12 +48,12 @@ def export(
             exported = export_mot(labels, out)
         case _:
             exported = export_yolo(labels, out, tracks=to == "yolo-tracks")
-    pictures = f"{len(exported.pictures)} pictures"
+    pictures = counted(len(exported.pictures), "picture")
     if images:
         with progress_bar("pictures", len(exported.pictures), "pictures") as progress:
             write_pictures(exported, images, progress)
     else:
         pictures += ", not copied: --images writes them"
-    console.out.print(f"{exported.path}: {exported.boxes} objects in {pictures}")
+    console.out.print(f"{exported.path}: {counted(exported.boxes, 'object')} in {pictures}")
     for remark, count in exported.remarks.items():
         console.out.print(f"{remark}: {count}")

@@ -11,6 +11,7 @@ from flowdet.data.check import CheckReport
 from flowdet.data.cocovid import Problem
 from flowdet.data.cocovid_writer import Written, problems_path
 from flowdet.data.summary import Spread, Summary
+from flowdet.errors import counted
 
 __all__ = ["print_report", "print_written"]
 
@@ -25,16 +26,13 @@ def print_written(written: Written, pictures: Path | None) -> None:
         pictures: The folder that its file names lie below, if not its own.
     """
     say = console.out.print
-    what = [_count(written.videos, "video")] if written.videos else []
-    what += [_count(written.images, "frame" if written.videos else "image")]
+    what = [counted(written.videos, "video")] if written.videos else []
+    what += [counted(written.images, "frame" if written.videos else "image")]
     what += [f"{written.training_images} of them for training"] if written.training_images != written.images else []
-    what += [f"{written.empty_images} of them without objects", _count(written.objects, "object")]
+    what += [f"{written.empty_images} of them without objects", counted(written.objects, "object")]
     say(f"\n{written.path}: {', '.join(what)}")
-    table = Table("class", box=None)
-    table.add_column("objects", justify="right")
-    for name, count in written.objects_per_class.items():
-        table.add_row(name, str(count))
-    say(table)
+    _print_classes({name: (str(count),) for name, count in written.objects_per_class.items() if count}, ("objects",))
+    _print_others(written.objects_per_class)
     if pictures:
         say(f"its pictures lie below {pictures}")
     for remark, count in written.remarks.items():
@@ -63,8 +61,27 @@ def print_report(report: CheckReport, *, show_all: bool) -> None:
         console.out.print(f"pictures: those in {report.pictures} were compared")
     for kind, sentences in _by_kind(report.problems).items():
         _print_sentences(f"error: {len(sentences)} x {kind}", sentences, shown)
-    errors, warnings = _count(len(report.problems), "error"), _count(len(report.warnings), "warning")
+    errors, warnings = counted(len(report.problems), "error"), counted(len(report.warnings), "warning")
     console.out.print(f"\n{report.path}: {errors}, {warnings if report.summary else 'not looked at any further'}")
+
+
+def _print_classes(rows: Mapping[str, Sequence[str]], columns: Sequence[str]) -> None:
+    if not rows:
+        return
+    table = Table("class", box=None)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    console.out.print(table)
+
+
+def _print_others(counts: Mapping[str, int]) -> None:
+    """Counts the classes without an object, which have no row."""
+    empty = sum(not count for count in counts.values())
+    if empty:
+        other = "other " if empty < len(counts) else ""
+        console.out.print(f" {counted(empty, f'{other}class', f'{other}classes')}: none")
 
 
 def _by_kind(problems: Sequence[Problem]) -> dict[str, list[str]]:
@@ -85,15 +102,16 @@ def _print_sentences(title: str, sentences: Sequence[str], shown: int | None) ->
 def _print_summary(summary: Summary) -> None:
     say = console.out.print
     say(
-        f"{_count(summary.videos, 'video')}, {_count(summary.frames, 'frame')}, {_count(summary.stills, 'still')}, "
-        f"{_count(summary.objects, 'object')}, {_count(summary.tracks, 'track')}\n"
+        f"{counted(summary.videos, 'video')}, {counted(summary.frames, 'frame')}, {counted(summary.stills, 'still')}, "
+        f"{counted(summary.objects, 'object')}, {counted(summary.tracks, 'track')}\n"
     )
-    table = Table("class", box=None)
-    for column in ("objects", "share", "images"):
-        table.add_column(column, justify="right")
-    for name, count in summary.objects_per_class.items():
-        table.add_row(name, str(count), _share(count, summary.objects), str(summary.images_per_class[name]))
-    say(table)
+    columns = {
+        name: (str(count), _share(count, summary.objects), str(summary.images_per_class[name]))
+        for name, count in summary.objects_per_class.items()
+        if count
+    }
+    _print_classes(columns, ("objects", "share", "images"))
+    _print_others(summary.objects_per_class)
     say("")
     for name, text in _statistics(summary):
         say(f"{name:24} {text}")
@@ -116,7 +134,7 @@ def _statistics(summary: Summary) -> Iterable[tuple[str, str]]:
         yield (
             "speed",
             f"slow {speeds.slow:.1%}, medium {speeds.medium:.1%}, fast {speeds.fast:.1%}, median motion IoU "
-            f"{speeds.median:.2f} ({_count(speeds.objects, 'object')} with track numbers)",
+            f"{speeds.median:.2f} ({counted(speeds.objects, 'object')} with track numbers)",
         )
 
 
@@ -136,7 +154,3 @@ def _spread(spread: Spread, form: str) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
-
-
-def _count(number: int, one: str) -> str:
-    return f"{number} {one if number == 1 else one + 's'}"

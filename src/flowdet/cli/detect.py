@@ -12,13 +12,13 @@ from cyclopts import Parameter
 
 import flowdet
 from flowdet.class_names import check_class_names
+from flowdet.cli import console
 from flowdet.cli.arguments import ALONE, DEFAULTS, Options, Sharing
 from flowdet.cli.console import progress_bar
 from flowdet.cli.source_report import SourceReport
-from flowdet.cli.sources import Names, expanded, is_still, listed, make_folder, output_name, sources_in
-from flowdet.errors import ConfigError, FlowdetError, VideoError
+from flowdet.cli.sources import Names, each_once, expanded, is_still, listed, make_folder, output_name, sources_in
+from flowdet.errors import ConfigError, FlowdetError, VideoError, some
 from flowdet.files import file_sha256
-from flowdet.ops.devices import memory_shortage
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import SHIPPED_FOLDER, load_system, weight_file
 from flowdet.systems.options import SystemOptions
@@ -30,7 +30,7 @@ from flowdet.video.results import RESULTS_SUFFIXES, read_finished
 from flowdet.work.annotate import overlay_of
 from flowdet.work.cluster import Cluster, spread_over
 from flowdet.work.detection import Settings, SourceDetector, SourceJob, detect_source
-from flowdet.work.jobs import Advanced, Failed, Finished, hear
+from flowdet.work.jobs import Advanced, Failed, Finished, guarded, hear
 from flowdet.work.manifest import open_manifest
 from flowdet.work.pool import spread
 from flowdet.work.segments import Segment, SegmentDetector, SegmentJoiner, segments_of
@@ -190,7 +190,7 @@ def detect(
         raise ConfigError(f"{detector.config.name} remembers all that went by, so --segment cannot split its work")
     make_folder(out)
     outputs = _Outputs(out.absolute() if cluster else out, results, video, absolute=cluster is not None)
-    everything = list(expanded(sources))
+    everything = _each_once(expanded(sources))
     with ExitStack() as stack:
         manifest = stack.enter_context(open_manifest(out)) if is_shared else None
         report = stack.enter_context(SourceReport(len(everything), manifest, as_json=json_progress))
@@ -200,6 +200,14 @@ def detect(
         else:
             _do_alone(detector, jobs, report, with_bars=not json_progress)
     return 1 if report.failures else 0
+
+
+def _each_once(sources: Iterable[str]) -> list[str]:
+    """Returns the sources without repetitions, and tells of these."""
+    kept, again = each_once(sources)
+    if again:
+        console.err.print(f"named more than once, done once: {some(list(map(public_name, again)))}", style="yellow")
+    return kept
 
 
 def _check_tracking(track: bool, across_classes: bool, rescore: str | None, trail: float, video: bool) -> None:
@@ -289,14 +297,8 @@ def _do_alone(detector: VideoDetector, jobs: Iterable[SourceJob], report: Source
 
     for job in jobs:
         settings = job.settings
-        try:
-            report.tell(Finished(job, detect_source(detector, job, watch)))
-        except FlowdetError as error:
-            report.tell(Failed(job, error))
-        except (MemoryError, RuntimeError) as error:
-            if (shortage := memory_shortage(error)) is None:
-                raise
-            report.tell(Failed(job, VideoError(f"{job.described.label}: {shortage}; try a smaller system")))
+        done = guarded(partial(detect_source, detector, job, watch))
+        report.tell(Failed(job, done) if isinstance(done, FlowdetError) else Finished(job, done))
 
 
 def _job(source: str, settings: Settings, outputs: _Outputs) -> SourceJob:

@@ -17,7 +17,7 @@ from flowdet.cli.console import progress_bar, status
 from flowdet.cli.sources import Names, listed
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.data.motion import read_motion_iou
-from flowdet.errors import ConfigError, some
+from flowdet.errors import ConfigError, counted, some
 from flowdet.evaluation.compute import MetricOptions, compute_metrics
 from flowdet.evaluation.report import Counts, Evaluation, SystemRow, headline_rows, write_json, write_report
 from flowdet.evaluation.results_file import Results, read_results, results_files, write_results
@@ -279,9 +279,12 @@ def _class_notes(
     if left_out:
         most = sorted(left_out, key=left_out.__getitem__, reverse=True)
         counts = some([f"{name} {left_out[name]}" for name in most], kind="classes")
-        notes.append(
-            f"{sum(left_out.values())} detections of classes that the data set does not have were left out: {counts}."
+        foreign = counted(
+            sum(left_out.values()),
+            "detection of a class that the data set does not have was",
+            "detections of classes that the data set does not have were",
         )
+        notes.append(f"{foreign} left out: {counts}.")
     annotated = {data.class_names[label] for label in np.unique(data.objects.labels)}
     unknown = sorted(annotated - {renamed.get(name, name) for name in class_names})
     if unknown:
@@ -336,11 +339,7 @@ def _show(evaluation: Evaluation) -> None:
     """Prints the metrics to quote, each with its protocol."""
     titles, rows = headline_rows(evaluation.metrics)
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    counts = evaluation.counts
-    console.out.print(
-        f"{evaluation.title}: {counts.videos} videos, {counts.frames} frames, {counts.boxes} boxes, "
-        f"{counts.detections} detections"
-    )
+    console.out.print(f"{evaluation.title}: {evaluation.counts.sentence}")
     for row in (titles, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         console.out.print("  ".join(cells).rstrip())

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from flowdet.cli import console
 from flowdet.cli.console import progress_bar
-from flowdet.errors import ConfigError, FlowdetError
+from flowdet.errors import CheckpointError, ConfigError, counted
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import flow_net_of, weights_of
 from flowdet.systems.recipes import RECIPES, recipe
 from flowdet.training.card import model_card
+from flowdet.weights.download import cache_folder, download_unpublished
 from flowdet.weights.download import download as fetch
-from flowdet.weights.download import download_unpublished
 from flowdet.weights.hub import HUB, hub_file
 from flowdet.weights.hub import push as push_to_hub
 from flowdet.weights.native import read_native, read_system, save_native
@@ -29,6 +29,7 @@ from flowdet.weights.zoo import (
     ShippedWeights,
     WeightFile,
     YOLOXWeights,
+    published_file,
     yolox_weights,
 )
 
@@ -40,22 +41,28 @@ models = App(name="models", help="List and show the systems; download and conver
 @models.default
 def list_models() -> None:
     """List every system: published AP50 and speed, size, cost, and where its weights are."""
-    table = Table("system", "backbone", "AP50", "fps on V100", "parameters", "GFLOP a frame", box=None)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("system", "backbone", "AP50", "fps", "params", "GFLOP", "weights"):
+        table.add_column(column, no_wrap=True)
     for system, make in RECIPES.items():
         known, config = _known(system), make()
         # Sizes of YOLOX are those of the detector alone; DFF has a flow net beside it.
         count = known.parameters if known and not isinstance(known, YOLOXWeights) else _parameters(config)
         published = _published(known) if known else ("-", "-")
         cost = _cost(known, config) if known else "-"
-        table.add_row(system, known.backbone if known else "-", *published, f"{count / 1e6:.1f} M", cost)
+        table.add_row(
+            system, known.backbone if known else "-", *published, f"{count / 1e6:.1f} M", cost, _state(system)
+        )
     console.out.print(table)
     console.out.print(
-        "\nAP50: ImageNet VID val. fps: forward and post-processing. Both as published with mmtracking 0.14.\n"
-        "GFLOP: published systems at 1008x608, the others for a 16:9 frame.\n"
-        "`flowdet models show NAME` lists the classes of a system.\n\nWeights:"
+        "\nAP50: ImageNet VID val, percent. fps: forward and post-processing on a V100.\n"
+        "Both as published with mmtracking 0.14.\n"
+        "GFLOP: a frame, in brackets a key frame; published systems at 1008x608, the\n"
+        "others for a 16:9 frame.\n"
+        "weights: shipped with the package; here, because they were downloaded before;\n"
+        "to be had by `flowdet models download NAME`; or your own, as none are published.\n"
+        "`flowdet models show NAME` has the file, the classes and more of a system."
     )
-    for system in RECIPES:
-        console.out.print(f"  {system:18} {_weights_file(system)}")
 
 
 _Known = PublishedWeights | ShippedWeights | YOLOXWeights
@@ -72,8 +79,18 @@ def _published(known: _Known) -> tuple[str, str]:
 
 def _cost(known: _Known, config: SystemConfig) -> str:
     if isinstance(known, YOLOXWeights) and config.flow_net:
-        return f"key {known.gflop:g}"
-    return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g}, key {known.gflop_key:g}"
+        return f"({known.gflop:g})"
+    return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g} ({known.gflop_key:g})"
+
+
+def _state(system: str) -> str:
+    """Whether the weights of a system are here, in one word."""
+    if system in SHIPPED:
+        return "shipped"
+    file = published_file(system)
+    if file is None:
+        return "own"
+    return "here" if (cache_folder() / file.file_name).is_file() else "download"
 
 
 def _weights_file(system: str) -> str:
@@ -82,8 +99,8 @@ def _weights_file(system: str) -> str:
         return "shipped"
     try:
         return f"{weights_of(system)}"
-    except FlowdetError as error:
-        file = PUBLISHED.get(system) or yolox_weights(system)
+    except CheckpointError as error:
+        file = published_file(system)
         return file.url if file else f"{error}"
 
 
@@ -100,6 +117,9 @@ def show(system: str) -> None:
     rows = [
         ("system", config.name),
         ("method", type(config.method).__name__.removesuffix("Config")),
+        ("window", config.method.frames_used),
+        ("delay", _delay(config)),
+        ("--show", ", ".join(sorted(config.method.overlays)) or "nothing: every frame stands for itself"),
         ("parameters", f"{_parameters(config):,}"),
     ]
     if isinstance(known, PublishedWeights):
@@ -111,7 +131,8 @@ def show(system: str) -> None:
     elif not is_file:
         rows.append(("AP50", "none published"))
     if known:
-        rows.append(("cost", f"{_cost(known, config)} GFLOP a frame"))
+        key = ", in brackets a key frame" if "(" in _cost(known, config) else ""
+        rows.append(("cost", f"{_cost(known, config)} GFLOP a frame{key}"))
     rows.append(("weights", system if is_file else _weights_file(system)))
     for file in () if is_file else STARTING.get(system, ()):
         rows.append(("training", f"starts from the {file.part.replace('_', ' ')} {file.url}"))
@@ -119,6 +140,14 @@ def show(system: str) -> None:
     rows.append(("classes", f"{len(config.class_names)}: {', '.join(config.class_names)}"))
     for name, value in rows:
         console.out.print(f"{name:10} {value}")
+
+
+def _delay(config: SystemConfig) -> str:
+    """When the detections of a frame are ready."""
+    with torch.device("meta"):
+        lookahead = build(config).method.lookahead
+    late = counted(lookahead, "frame") if lookahead else "none"
+    return f"{late}, but the whole video has to be there before" if config.method.preview else late
 
 
 def _parameters(config: SystemConfig) -> int:
@@ -170,11 +199,9 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
 def _files_of(system: str, *, start: bool) -> tuple[WeightFile, ...]:
     if start and system in STARTING:
         return STARTING[system]
-    yolox = yolox_weights(system)
-    if yolox:  # its training starts from the published weights
-        return (yolox,)
-    if not start and system in PUBLISHED:
-        return (PUBLISHED[system],)
+    file = published_file(system)
+    if file and (not start or isinstance(file, YOLOXWeights)):  # whose training starts from the published weights
+        return (file,)
     known = STARTING if start else (*PUBLISHED, *YOLOX)
     raise ConfigError(f"there are no published weights of {system!r}; there are those of {', '.join(known)}")
 

@@ -8,7 +8,7 @@ from flowdet.backends.int8 import quantise as make
 from flowdet.cli import console
 from flowdet.cli.arguments import DEFAULTS, Options, for_making
 from flowdet.cli.console import status
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 from flowdet.systems.load import load_system
 from flowdet.types import Frame
 from flowdet.video.reader import open_video
@@ -51,7 +51,7 @@ def quantise(
         made = make(detector, calibration, out, tolerance=tolerance, tell=tell)
     height, width = made.input_size
     for name, part in made.parts.items():
-        kept = f", {len(part.float_layers)} layers in float32" if part.float_layers else ""
+        kept = f", {counted(len(part.float_layers), 'layer')} in float32" if part.float_layers else ""
         console.out.print(f"{name}: error {part.error:.3f}{kept} (all in int8: {part.error_all_int8:.3f})")
     for name, error in made.errors_given_up.items():
         console.out.print(f"{name}: stays in float32, for its error in int8 is {error:.3f}", style="yellow")

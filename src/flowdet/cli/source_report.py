@@ -9,7 +9,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from flowdet.cli import console
-from flowdet.errors import FlowdetError
+from flowdet.errors import FlowdetError, counted
 from flowdet.work.detection import Detected, SourceJob
 from flowdet.work.jobs import Advanced, Event, Failed, Finished
 from flowdet.work.manifest import Manifest
@@ -60,7 +60,7 @@ class SourceReport:
         if self._as_json:
             self._tell_progress("end")
         if self._failures:
-            console.complain(f"{len(self._failures)} of {self._total} sources failed:")
+            console.complain(f"{len(self._failures)} of {counted(self._total, 'source')} failed:")
             for failure in self._failures:
                 console.complain(failure)
 
@@ -73,7 +73,8 @@ class SourceReport:
             case Finished(job, done):
                 self._finished(job, done)
             case Failed(job, error):
-                self.failed(job.name, error)
+                label = job.described.label
+                self.failed(job.name, error if label in str(error) else FlowdetError(f"{label}: {error}"))
 
     def tell_segment(self, event: Event[Segment, None]) -> None:
         """Takes what an engine tells of segments; one that failed is told when its source is done as a whole."""
@@ -82,9 +83,10 @@ class SourceReport:
 
     def skipped(self, job: SourceJob, frames: int) -> None:
         """Takes a source that was finished before, with so many frames."""
+        about = {"results": job.results.name, "frames": frames}
         if self._manifest:
-            self._manifest.add(job.name, "done", results=job.results.name, frames=frames)
-        self._count("skipped", job.name, {"results": str(job.results), "frames": frames})
+            self._manifest.add(job.name, "done", **about)
+        self._count("skipped", job.name, about)
         if not self._as_json:
             console.out.print(f"{job.name}: finished before, skipped ({job.results})")
 
@@ -99,14 +101,15 @@ class SourceReport:
 
     def _finished(self, job: SourceJob, done: Detected) -> None:
         about = {
+            "results": job.results.name,
             "frames": done.frames,
             "detections": done.detections,
             "seconds": round(done.seconds, 3),
             "problems": list(done.problems),
         }
         if self._manifest:
-            self._manifest.add(job.name, "done", results=job.results.name, **about)
-        self._count("done", job.name, {"results": str(job.results), **about})
+            self._manifest.add(job.name, "done", **about)
+        self._count("done", job.name, about)
         if self._as_json:
             return
         label = job.described.label
@@ -114,9 +117,8 @@ class SourceReport:
             console.err.print(f"{label}: {problem}", style="yellow")
         files = " and ".join(str(path) for path in (job.video, job.results) if path)
         rate = done.frames / max(done.seconds, 1e-6)
-        console.out.print(
-            f"{label}: {done.detections} detections in {done.frames} frames, {rate:.1f} frames/s, in {files}"
-        )
+        found = f"{counted(done.detections, 'detection')} in {counted(done.frames, 'frame')}"
+        console.out.print(f"{label}: {found}, {rate:.1f} frames/s, in {files}")
 
     def _count(self, state: str, source: str, about: dict[str, Any]) -> None:
         self._counts[state] += 1
@@ -130,7 +132,8 @@ class SourceReport:
         if self._bar:
             bar, task = self._bar
             over = sum(self._counts.values())
-            state = f"{over} of {self._total} sources, {self._frames} frames, {self._rate:.1f} frames/s"
+            frames = counted(self._frames, "frame")
+            state = f"{over} of {counted(self._total, 'source')}, {frames}, {self._rate:.1f} frames/s"
             bar.update(task, completed=over, description=state)
 
     @property

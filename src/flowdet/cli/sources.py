@@ -1,8 +1,9 @@
 """Sources as the command line names them."""
 
 import csv
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from flowdet.video.parquet import need_parquet
 from flowdet.video.pictures import page_count
 from flowdet.video.remote import is_remote, remote_matches
 
-__all__ = ["Names", "expanded", "is_still", "listed", "make_folder", "output_name", "sources_in"]
+__all__ = ["Names", "each_once", "expanded", "is_still", "listed", "make_folder", "output_name", "sources_in"]
 
 Names = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]
 
@@ -39,6 +40,21 @@ def expanded(sources: Sequence[str]) -> Iterator[str]:
         yield from videos
         if pictures or not videos:
             yield source
+
+
+def each_once(sources: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Returns the sources without repetitions, in order, and those that were named again.
+
+    Two paths of one place are one source, such as "clip.mp4" and "./clip.mp4".
+    """
+    seen: set[str] = set()
+    kept: list[str] = []
+    again: list[str] = []
+    for source in sources:
+        key = source if "://" in source else os.path.abspath(os.path.expanduser(source))
+        (again if key in seen else kept).append(source)
+        seen.add(key)
+    return kept, again
 
 
 def sources_in(file: Path) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flowdet.cli import console
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.load import starting_weights, weight_file, weights_of
 from flowdet.systems.options import SystemOptions
@@ -233,7 +233,7 @@ def _described(options: RunOptions, plan: Plan, processes: Processes) -> Table:
     for part in options.data:
         table.add_row("data", f"{part.annotations}, images in {part.images}")
     table.add_row(
-        "processes", f"{processes.world} on {processes.device}, {plan.rounds(processes.world)} round(s) a step"
+        "processes", f"{processes.world} on {processes.device}, {counted(plan.rounds(processes.world), 'round')} a step"
     )
     for field in fields(plan):
         table.add_row(field.name.replace("_", " "), f"{getattr(plan, field.name)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from flowdet.cli import console
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 from flowdet.viewer.clips import read_clips
 from flowdet.viewer.page import Media, write_page
 
@@ -56,7 +56,8 @@ def view(
             style="yellow",
         )
     boxes = sum(len(layer.frames) for clip in clips for layer in clip.layers if not layer.is_truth)
-    console.out.print(f"{page}: {boxes} detections in {sum(len(clip.frames) for clip in clips)} frames")
+    frames = sum(len(clip.frames) for clip in clips)
+    console.out.print(f"{page}: {counted(boxes, 'detection')} in {counted(frames, 'frame')}")
     if show:
         webbrowser.open(page.resolve().as_uri())
     return 0

@@ -13,7 +13,7 @@ from flowdet.data.cocovid import CocoVID, Problem, cocovid_of, find_problems
 from flowdet.data.image_files import find_picture_problems, has_pictures
 from flowdet.data.reading import read_json
 from flowdet.data.summary import Summary, summarize
-from flowdet.errors import DataError, some
+from flowdet.errors import DataError, counted, some
 
 __all__ = ["CheckReport", "DataWarning", "check"]
 
@@ -122,14 +122,10 @@ def _warnings(data: CocoVID) -> Iterator[DataWarning]:
     yield from _class_warnings(data)
 
 
-def _plural(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
 def _found(where: Sequence[str], one: str, many: str) -> Iterator[DataWarning]:
     """Yields a warning about these entries, if there are any."""
     if where:
-        yield DataWarning(_plural(len(where), one, many), len(where), where)
+        yield DataWarning(counted(len(where), one, many), len(where), where)
 
 
 def _object_text(data: CocoVID, position: int) -> str:
@@ -190,8 +186,8 @@ def _video_warnings(data: CocoVID) -> Iterator[DataWarning]:
             gaps.append(f"{video.name}: {some(where, kind='gaps')}")
     yield from _found(without, "video has no frames", "videos have no frames")
     if gaps:
-        what = _plural(missing, "frame number is missing", "frame numbers are missing")
-        yield DataWarning(f"{what} within {_plural(len(gaps), 'video', 'videos')}", missing, gaps)
+        what = counted(missing, "frame number is missing", "frame numbers are missing")
+        yield DataWarning(f"{what} within {counted(len(gaps), 'video', 'videos')}", missing, gaps)
 
 
 def _frame_size_warnings(data: CocoVID) -> Iterator[DataWarning]:
@@ -216,7 +212,7 @@ def _track_warnings(data: CocoVID) -> Iterator[DataWarning]:
             "no object has a track number (instance_id): metrics by motion speed are not possible", without
         )
     elif without:
-        what = _plural(without, "object of a video has no track number", "objects of videos have no track number")
+        what = counted(without, "object of a video has no track number", "objects of videos have no track number")
         yield DataWarning(
             f"{what} (instance_id) while others have one; metrics by motion speed leave them out", without
         )
@@ -262,5 +258,5 @@ def _class_warnings(data: CocoVID) -> Iterator[DataWarning]:
     rarest, most = some[counts[some].argmin()], counts.argmax()
     if counts[most] > _IMBALANCE * counts[rarest]:
         names = data.class_names
-        what = f"{names[most]} has {counts[most]} objects, {names[rarest]} {counts[rarest]}"
+        what = f"{names[most]} has {counted(counts[most], 'object')}, {names[rarest]} {counts[rarest]}"
         yield DataWarning(f"classes are far from balanced: {what}", 1)

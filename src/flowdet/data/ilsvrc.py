@@ -15,7 +15,7 @@ from flowdet.data.cocovid import Problem
 from flowdet.data.cocovid_writer import CocoVIDWriter, Written, object_entry, writing_cocovid
 from flowdet.data.image_files import names_in
 from flowdet.data.reading import LARGEST_PIXELS, is_whole, parse_pixels, read_text, read_xml
-from flowdet.errors import DataError
+from flowdet.errors import DataError, counted
 from flowdet.work.jobs import Do, results
 from flowdet.work.pool import spread
 
@@ -139,7 +139,7 @@ def read_train_list(path: Path, *, shifted: bool = False) -> list[ListedVideo]:
     frames: dict[str, list[int]] = {}
     for where, name, (_, frame, count) in _lines(path, 3):
         if counts.setdefault(name, count) != count:
-            raise DataError(f"{where}: {name} has {count} frames here and {counts[name]} in a line before")
+            raise DataError(f"{where}: {name} has {counted(count, 'frame')} here and {counts[name]} in a line before")
         if frame >= count:
             raise DataError(f"{where}: frame {frame} of {name}, whose {count} frames are numbered from 0")
         frames.setdefault(name, []).append(frame - shifted)

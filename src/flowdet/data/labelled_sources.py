@@ -11,7 +11,7 @@ from typing import Any
 from flowdet.data.cocovid import cocovid_of, find_problems
 from flowdet.data.labels import Box, Exported, LabelledVideo, Labels, Picture
 from flowdet.data.reading import is_pixels, is_whole, read_json
-from flowdet.data.result_lines import read_lines
+from flowdet.data.result_lines import read_lines, refuse_table
 from flowdet.errors import ConfigError, DataError
 from flowdet.files import natural_key
 from flowdet.video.reader import open_video
@@ -34,10 +34,7 @@ def read_labels(paths: Sequence[Path], *, score: float = 0.0) -> Labels:
     classes: dict[str, int] = {}
     videos: list[LabelledVideo] = []
     for path in paths:
-        if path.suffix in {".csv", ".parquet"}:
-            raise DataError(
-                f"{path}: expected .json or .jsonl; the results that were written as .csv lie beside it as .jsonl"
-            )
+        refuse_table(path)
         document = _document_of_lines(path) if path.suffix == ".jsonl" else read_json(path)
         problem = next(find_problems(document), None)
         if problem:

@@ -14,7 +14,7 @@ from flowdet.data.cocovid_writer import Written, object_entry, writing_cocovid
 from flowdet.data.image_files import picture_names, picture_size
 from flowdet.data.labels import Exported, LabelledVideo, Labels, begin_videos, frame_range
 from flowdet.data.reading import LARGEST_FRAME, check_class_list, class_names_of_lines, parse_pixels, read_text
-from flowdet.errors import DataError
+from flowdet.errors import DataError, counted
 from flowdet.files import write_text
 
 __all__ = ["MOT17_CLASSES", "export_mot", "import_mot"]
@@ -169,7 +169,8 @@ def _pictures(folder: Path, problems: list[Problem]) -> dict[int, Path]:
         twice = next(number for number, count in Counter(numbers).items() if count > 1)
         raise DataError(f"{folder / where} has more than one picture of frame {twice}")
     if length is not None and length != len(names):
-        sentence = f"{folder / 'seqinfo.ini'} says {length} frames, {folder / where} holds {len(names)} pictures"
+        found = f"{folder / where} holds {counted(len(names), 'picture')}"
+        sentence = f"{folder / 'seqinfo.ini'} says {counted(length, 'frame')}, {found}"
         problems.append(Problem("missing or surplus pictures", sentence))
     return {frame: folder / where / name for frame, name in zip(frames, names, strict=True)}
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
-from flowdet.errors import DataError
+from flowdet.errors import DataError, counted
 
 __all__ = ["FAST_BELOW", "REACH", "SLOW_ABOVE", "motion_iou", "read_motion_iou"]
 
@@ -208,16 +208,16 @@ def _match_frames(path: Path, frames: list[NDArray[np.float64]], data: CocoVID) 
     order = [position for video in data.videos for position in video.frames]
     if len(order) != len(frames):
         raise DataError(
-            f"{path} has {len(frames)} frames, the videos of {data.path} have {len(order)}; it must be the whole "
-            f"data set that the file was made for, its videos in the same order"
+            f"{path} has {counted(len(frames), 'frame')}, the videos of {data.path} have {len(order)}; it must be "
+            f"the whole data set that the file was made for, its videos in the same order"
         )
     values = np.full(len(data.objects), np.nan)
     by_image = data.objects_by_image()
     for number, (position, given) in enumerate(zip(order, frames, strict=True), start=1):
         if len(given) != len(by_image[position]):
             raise DataError(
-                f"{path}: entry {number} has {len(given)} values, {data.images[position].file_name} of {data.path} "
-                f"has {len(by_image[position])} objects; the videos must be in the same order"
+                f"{path}: entry {number} has {counted(len(given), 'value')}, {data.images[position].file_name} of "
+                f"{data.path} has {counted(len(by_image[position]), 'object')}; the videos must be in the same order"
             )
         if not ((given >= 0) & (given <= 1)).all():
             raise DataError(f"{path}: entry {number} has a value that is not from 0 to 1: {given.tolist()}")

@@ -8,9 +8,26 @@ from flowdet.data.json_reader import JsonReader
 from flowdet.data.reading import is_pixels, is_whole
 from flowdet.errors import DataError
 
-__all__ = ["read_lines"]
+__all__ = ["read_lines", "refuse_table"]
 
 _OF_A_FRAME = ("frame_index", "time", "width", "height", "boxes", "scores")
+
+
+def refuse_table(path: Path) -> None:
+    """Passes if a results file is no table: rows of detections know neither the other frames nor the picture's size.
+
+    Raises:
+        DataError: It is one; the message says which file to take.
+    """
+    match path.suffix.lower():
+        case ".csv":
+            beside = path.with_suffix(".jsonl").name
+            advice = f"name {beside} beside it, which `flowdet detect --results csv` wrote, too"
+        case ".parquet":
+            advice = "detect again with --results json"
+        case _:
+            return
+    raise DataError(f"{path} is a table: expected results as .json or .jsonl; {advice}")
 
 
 def read_lines(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowdet.data.cocovid import CocoVID
+from flowdet.errors import counted
 from flowdet.evaluation.plotting import check_plotting, readable_names
 from flowdet.files import replacing
 from flowdet.metrics.average_precision import RECALL_POINTS, average_precision
@@ -140,7 +141,7 @@ def _draw(axes: Axes, curve: Curve, name: str) -> None:
     axes.fill_between(RECALL_POINTS, line, color=_BLUE, alpha=0.12)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.set_title(f"{name}: AP50 {100 * (curve.ap50 or 0.0):.1f}\n{curve.boxes} boxes", fontsize=9)
+    axes.set_title(f"{name}: AP50 {100 * (curve.ap50 or 0.0):.1f}\n{counted(curve.boxes, 'box', 'boxes')}", fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> None:

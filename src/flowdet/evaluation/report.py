@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowdet.data.cocovid import CocoVID
-from flowdet.errors import ConfigError, DataError
+from flowdet.errors import ConfigError, DataError, counted
 from flowdet.evaluation.compute import AllMetrics, Intervals
 from flowdet.evaluation.curves import precision_recall, save_curves, save_summary
 from flowdet.evaluation.plotting import check_plotting
@@ -40,6 +40,12 @@ class Counts:
     frames: int
     boxes: int
     detections: int
+
+    @property
+    def sentence(self) -> str:
+        """All of them with their nouns."""
+        of_data = counted(self.videos, "video"), counted(self.frames, "frame"), counted(self.boxes, "box", "boxes")
+        return ", ".join((*of_data, counted(self.detections, "detection")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +158,9 @@ def _plain(intervals: Intervals) -> dict[str, dict[str, dict[str, float]]]:
 
 def to_markdown(evaluation: Evaluation) -> str:
     """Returns a Markdown page: the row of the published tables, then all metrics by protocol."""
-    counts = evaluation.counts
     parts = [
         f"# {evaluation.title}",
-        f"{counts.videos} videos, {counts.frames} frames, {counts.boxes} boxes, {counts.detections} detections.",
+        f"{evaluation.counts.sentence}.",
     ]
     if evaluation.row:
         parts += [_published_table(evaluation, evaluation.row), _footnote(evaluation.row)]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flowdet.data.cocovid import CocoVID
 from flowdet.data.json_reader import JsonReader
 from flowdet.data.reading import is_pixels, is_whole
-from flowdet.data.result_lines import read_lines
+from flowdet.data.result_lines import read_lines, refuse_table
 from flowdet.errors import DataError
 from flowdet.files import replacing
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
@@ -62,8 +62,9 @@ def results_files(path: Path) -> list[Path]:
     """Returns the results files that a path names: itself, or those in a folder, by name.
 
     Raises:
-        DataError: A folder has none, or cannot be read.
+        DataError: A folder has none, or cannot be read; or the file is a table.
     """
+    refuse_table(path)
     try:
         if not path.is_dir():
             return [path]

@@ -16,7 +16,7 @@ from flowdet.systems.recipes import LITE_FLOW, RECIPES, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.hub import HUB, hub_file
 from flowdet.weights.native import read_system
-from flowdet.weights.zoo import FLOW_NET_FILE, LITE_FILE, PUBLISHED, SHIPPED, STARTING, YOLOXWeights, yolox_weights
+from flowdet.weights.zoo import FLOW_NET_FILE, LITE_FILE, SHIPPED, STARTING, YOLOXWeights, published_file
 
 __all__ = [
     "SHIPPED_FOLDER",
@@ -29,7 +29,6 @@ __all__ = [
     "weights_of",
 ]
 
-_PUBLISHED_FOR = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
 SHIPPED_FOLDER = Path(__file__).parents[1] / "weights"
 
 
@@ -152,14 +151,12 @@ def weights_of(system: str) -> Path:
     """
     if system in SHIPPED:
         return SHIPPED_FOLDER / SHIPPED[system].file_name
-    published = _PUBLISHED_FOR.get(system) or recipe(system).name
-    file = PUBLISHED.get(published) or yolox_weights(published)
+    file = published_file(recipe(system).name)
     if file is None:
         raise CheckpointError(f"no weights of {system} are published or shipped: name a weight file of your own")
-    if isinstance(file, YOLOXWeights):
-        published = file.name
     path = cache_folder() / file.file_name
     if not path.is_file():
+        published = file.name if isinstance(file, YOLOXWeights) else file.system
         raise CheckpointError(
             f"the weights of {system} are not here yet: run `flowdet models download {published}`, "
             "or name a weight file of your own"

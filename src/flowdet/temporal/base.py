@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.detectors.base import RoIAttention
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 from flowdet.flow.base import FlowNet
 from flowdet.types import ClipBatch, FrameFeatures, Geometry, Maps, NetworkInput, RoIs
 
@@ -130,6 +130,12 @@ class MethodConfig(ABC):
     def window(self) -> tuple[int, int]:
         """The number of reference frames before and after the current one that an overlay has room for."""
         return 1, 0
+
+    @property
+    def frames_used(self) -> str:
+        """The frames that the features of a frame are made of beside its own, in words."""
+        past, future = self.window
+        return f"{counted(past, 'frame')} before and {future} after the current one"
 
     @property
     def reach(self) -> int:

@@ -42,6 +42,11 @@ class DFFConfig(MethodConfig):
         """A key frame, then the others."""
         return ("key", *["other"] * (self.key_frame_interval - 1))
 
+    @property
+    def frames_used(self) -> str:
+        """The last key frame."""
+        return f"the last key frame; one frame in {self.key_frame_interval} is a key frame"
+
     def first_needed(self, frame: int) -> int:
         """The last key frame."""
         return frame - frame % self.key_frame_interval

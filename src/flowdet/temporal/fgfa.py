@@ -104,6 +104,12 @@ class FGFAConfig(MethodConfig):
         return len(self._distances(self.past)), len(self._distances(self.future))
 
     @property
+    def frames_used(self) -> str:
+        """The window, and the steps in it."""
+        apart = f", {self.stride} apart" if self.stride > 1 else ""
+        return f"{super().frames_used}{apart}"
+
+    @property
     def reach(self) -> int:
         """The number of frames to which the window goes back, from a frame just before a multiple of the stride."""
         return (self.past + 1) * self.stride - 1

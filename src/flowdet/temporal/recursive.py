@@ -61,6 +61,11 @@ class RecursiveConfig(MethodConfig):
         """A key frame, then the others."""
         return ("key", *["other"] * (self.key_frame_interval - 1))
 
+    @property
+    def frames_used(self) -> str:
+        """All key frames."""
+        return f"all key frames so far; one frame in {self.key_frame_interval} is a key frame"
+
     def modules(self, channels: Sequence[int]) -> dict[str, nn.Module]:
         """The embedding of each map, as FGFA's."""
         return embedding_modules(channels, self.embedding_channels)

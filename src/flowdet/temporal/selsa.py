@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.detectors.base import RoIAttention
-from flowdet.errors import ConfigError, check_positive
+from flowdet.errors import ConfigError, check_positive, counted
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import Attention, ClipBatch, FrameFeatures, Maps, NetworkInput, RoIs
 
@@ -44,6 +44,14 @@ class SELSAConfig(MethodConfig):
         check_positive(self, "memory", "heads")
         if self.stride < 0 or (self.stride and self.source == "video"):
             raise ConfigError(f"a stride of 1 or more goes with references of the past, not {self.stride}")
+
+    @property
+    def frames_used(self) -> str:
+        """Where the references come from."""
+        if self.source == "video":
+            return f"{counted(self.memory, 'frame')} of the whole video beside the current one"
+        past = f"{self.stride} apart" if self.stride else "spread over all that went by"
+        return f"{counted(self.memory, 'frame')} before the current one, {past}"
 
     @property
     def reach(self) -> int:

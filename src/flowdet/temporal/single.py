@@ -18,6 +18,7 @@ class SingleFrameConfig(MethodConfig):
     references = None
     kinds = ("frame",)
     overlays: ClassVar[frozenset[Overlay]] = frozenset()
+    frames_used = "the frame alone"
 
     def build(self, parts: MethodParts) -> "SingleFrame":
         """Returns the method."""

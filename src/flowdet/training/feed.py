@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive
+from flowdet.errors import ConfigError, DataError, FlowdetError, check_positive, counted
 from flowdet.inputs import InputConfig, prepare
 from flowdet.ops.devices import upload
 from flowdet.training.dataset import Clip, ClipDataset
@@ -81,8 +81,9 @@ class ClipFeed:
             raise ConfigError(f"the processes are numbered from 0 to {self.world - 1}, there is none {self.rank}")
         if self.batch % (self.world * self.clips_per_device):
             raise ConfigError(
-                f"{self.batch} clips a step cannot be divided over {self.world} process(es) with "
-                f"{self.clips_per_device} clip(s) per pass; take a batch that is a multiple of "
+                f"{counted(self.batch, 'clip')} a step cannot be divided over "
+                f"{counted(self.world, 'process', 'processes')} with "
+                f"{counted(self.clips_per_device, 'clip')} per pass; take a batch that is a multiple of "
                 f"{self.world * self.clips_per_device}"
             )
 

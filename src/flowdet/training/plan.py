@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never, get_args
 
-from flowdet.errors import ConfigError
+from flowdet.errors import ConfigError, counted
 from flowdet.systems.config import structure_json, tagging_converter
 from flowdet.weights.limits import strict_numbers
 
@@ -148,8 +148,9 @@ class Plan:
         together = processes * self.clips_per_device
         if self.batch % together:
             raise ConfigError(
-                f"{self.batch} clips a step cannot be divided over {processes} process(es) with "
-                f"{self.clips_per_device} clip(s) per pass; take a batch that is a multiple of {together}"
+                f"{counted(self.batch, 'clip')} a step cannot be divided over "
+                f"{counted(processes, 'process', 'processes')} with "
+                f"{counted(self.clips_per_device, 'clip')} per pass; take a batch that is a multiple of {together}"
             )
         return self.batch // together
 
@@ -171,8 +172,9 @@ def check_warm_up(plan: Plan, steps_per_epoch: int) -> None:
     steps = plan.epochs * steps_per_epoch
     if plan.warm_up_steps >= steps:
         raise ConfigError(
-            f"a warm-up of {plan.warm_up_steps} steps does not fit in a training of {steps} steps "
-            f"({plan.epochs} epochs of {steps_per_epoch}); shorten it or train longer"
+            f"a warm-up of {counted(plan.warm_up_steps, 'step')} does not fit in a training of "
+            f"{counted(steps, 'step')} ({counted(plan.epochs, 'epoch')} of {steps_per_epoch}); "
+            "shorten it or train longer"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flowdet.data.augmentation import PUBLISHED_AUGMENTATION, STRONGER_AUGMENTATION, Augmentation
 from flowdet.data.cocovid import CocoVID, read_cocovid
 from flowdet.detectors.backbone import Backbone
-from flowdet.errors import ConfigError, DataError, FlowdetError
+from flowdet.errors import ConfigError, DataError, FlowdetError, counted
 from flowdet.evaluation.run import detect_data_set
 from flowdet.files import file_sha256, locked
 from flowdet.metrics.detections import map_classes
@@ -218,7 +218,7 @@ def _fit(options: RunOptions, plan: Plan, processes: Processes, reports: _Report
     _check_effect(plan, system, reports.say)
     after_epoch = _after_epoch(options, system.config, processes, reports)
     with _memory_advice(
-        f"{plan.clips_per_device} clip(s) at a time",
+        f"{counted(plan.clips_per_device, 'clip')} at a time",
         "take fewer clips per device, gradient checkpointing, or a lower precision",
     ):
         result = train(
@@ -268,7 +268,7 @@ def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], Non
         start = start_from(options.weights, config, flow_net=flow_net_of(config))
         system = start.system
         say(
-            f"starts from {options.weights}: {start.taken} tensors taken; {len(start.shared_classes)} of "
+            f"starts from {options.weights}: {counted(start.taken, 'tensor')} taken; {len(start.shared_classes)} of "
             f"{len(config.class_names)} classes known"
             + (f", new are {', '.join(start.new_classes)}" if start.new_classes else "")
             + (f"; at random: {', '.join(start.fresh)}" if start.fresh else "")
@@ -292,13 +292,14 @@ def _started(options: RunOptions, config: SystemConfig, say: Callable[[str], Non
 def _with_shorter_warm_up(plan: Plan, steps_per_epoch: int, say: Callable[[str], None]) -> Plan:
     steps = plan.epochs * steps_per_epoch
     say(
-        f"{steps} steps: {plan.epochs} epochs of {steps_per_epoch} with {plan.batch} clips each; learning rate "
+        f"{counted(steps, 'step')}: {counted(plan.epochs, 'epoch')} of {steps_per_epoch} with "
+        f"{counted(plan.batch, 'clip')} each; learning rate "
         f"{plan.learning_rate:g} for 8 clips a step, {plan.peak_rate:g} for {plan.batch}"
     )
     longest = min(max(1, steps // 10), steps - 1)  # a training of one step has none
     if plan.warm_up_steps <= longest:
         return plan
-    say(f"the warm-up is shortened from {plan.warm_up_steps} to {longest} steps, a tenth of the training")
+    say(f"the warm-up is shortened from {plan.warm_up_steps} to {counted(longest, 'step')}, a tenth of the training")
     return replace(plan, warm_up_steps=longest)
 
 

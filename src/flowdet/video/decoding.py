@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from flowdet.errors import counted
 from flowdet.video.containers import demuxed, has_flag
 from flowdet.video.source import LazyFrame, Selection
 
@@ -64,10 +65,9 @@ class Sightings:
         """Returns for instance "skipped because ...: 3 frames near 4.2 s"; empty when there were none."""
         if self.count <= 0:
             return ""
-        noun = "frame" if self.count == 1 else "frames"
         spread = self.last - self.first > 1
         where = f"between {self.first:.1f} s and {self.last:.1f} s" if spread else f"near {self.first:.1f} s"
-        return f"{what}: {self.count} {noun} {where}"
+        return f"{what}: {counted(self.count, 'frame')} {where}"
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class Damage:
     def _gap_sentence(self) -> str:
         if not self.gaps:
             return ""
-        places = "1 place" if len(self.gaps) == 1 else f"{len(self.gaps)} places"
+        places = counted(len(self.gaps), "place")
         return f"pieces of the stream are missing at {places}, first near {min(self.gaps.values()):.1f} s"
 
 
@@ -322,8 +322,8 @@ class Timeline:
         # A transport stream may lose a picture before anyone sees a packet of it; only the rate tells.
         missing = self._missing - self.damage.lost.count
         if self._is_piecewise and missing > 0 and self._missing < _RARE * self._regular_steps:
-            noun = "frame seems" if missing == 1 else "frames seem"
-            self.damage.short = f"{missing} {noun} to be missing from the stream, first near {self._first_hole:.1f} s"
+            frames = counted(missing, "frame seems", "frames seem")
+            self.damage.short = f"{frames} to be missing from the stream, first near {self._first_hole:.1f} s"
 
     def reconnect(self, time_base: Fraction | None, gap: float) -> None:
         """Goes on with a new connection to the same source, this many seconds after the last picture."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowdet.errors import VideoError
+from flowdet.errors import VideoError, counted
 from flowdet.files import IMAGE_SUFFIXES, natural_key
 from flowdet.video.pictures import page_count, read_pages, read_picture
 from flowdet.video.source import LazyFrame, Selection
@@ -156,7 +156,7 @@ def _first_size(label: str, files: Sequence[Path]) -> tuple[int, int]:
     if not files:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise VideoError(f"{label} holds no image: expected files of the kinds {kinds}")
-    raise VideoError(f"none of the {len(files)} images of {label} can be read{reason}")
+    raise VideoError(f"none of the {counted(len(files), 'image')} of {label} can be read{reason}")
 
 
 def _reason(error: VideoError) -> str:
@@ -170,4 +170,4 @@ def _size_text(size: Sequence[int]) -> str:
 def _sentence(fault: str, names: Sequence[str]) -> str:
     shown = ", ".join(names[:_NAMED_IN_A_PROBLEM])
     more = f" and {len(names) - _NAMED_IN_A_PROBLEM} more" if len(names) > _NAMED_IN_A_PROBLEM else ""
-    return f"{fault.format(f'{len(names)} image' + 's' * (len(names) > 1))}: {shown}{more}"
+    return f"{fault.format(counted(len(names), 'image'))}: {shown}{more}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowdet.types import Aggregation, Attention, Detections, FrameFeatures, Geometry, Propagation
 from flowdet.video.colors import color_wheel, flow_colors, heat_bar, heat_colors, round_up
-from flowdet.video.draw import Color, Trails, draw_detections, font_of, text_height, write_label
+from flowdet.video.draw import Color, Trails, draw_detections, font_of, label_size, text_height, write_label
 
 __all__ = ["STRIPS", "Crop", "Overlay", "Panel", "Part", "Strip", "draw_overlay", "panels_of", "spread"]
 
@@ -246,7 +246,8 @@ def _mark_key_frame(canvas: Image.Image, layout: _Layout, distance: int) -> None
         pen.rectangle((0, 0, width - 1, height - 1), outline=_KEY, width=max(2, layout.gap))
     text = f"key frame + {distance}" if distance else "key frame"
     color = _EMPTY if distance else _KEY
-    write_label(pen, layout.font, text, color=color, corner=(0, height), size=(width, height))
+    top = max(0, height - label_size(layout.font, text)[1])
+    write_label(pen, layout.font, text, color=color, corner=(0, top))
 
 
 def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, int]) -> list[Panel]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from flowdet.errors import ConfigError, VideoError
+from flowdet.errors import ConfigError, VideoError, counted
 from flowdet.files import replacing
 from flowdet.types import Detections
 from flowdet.video.parquet import read_parquet_info, write_parquet
@@ -178,7 +178,8 @@ class ResultsWriter:
             self._lines_path.unlink()
 
     def _failure(self, message: str) -> VideoError:
-        return VideoError(f"{message}; the {self.frame_count} frames before are in '{self._lines_path}'")
+        before = counted(self.frame_count, "frame before is", "frames before are")
+        return VideoError(f"{message}; the {before} in '{self._lines_path}'")
 
 
 def read_finished(path: str | Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flowdet.class_names import COCO_CLASSES, VID_CLASSES
-from flowdet.errors import CheckpointError, ConfigError
+from flowdet.errors import CheckpointError, ConfigError, counted
 from flowdet.files import replacing
 from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig, config_from_json, config_to_json
@@ -258,7 +258,8 @@ def _carried_over(
     if known and outputs and outputs != len(known) + extra:
         background = ", the background's among them" if extra else ""
         raise CheckpointError(
-            f"{path} names {len(known)} classes, but its classifier has {outputs} outputs{background}"
+            f"{path} names {counted(len(known), 'class', 'classes')}, but its classifier has "
+            f"{counted(outputs, 'output')}{background}"
         )
     pairs = [(config.class_names.index(name), known.index(name)) for name in config.class_names if name in known]
     carried = {}

@@ -28,6 +28,7 @@ __all__ = [
     "StartingWeights",
     "WeightFile",
     "YOLOXWeights",
+    "published_file",
     "yolox_weights",
 ]
 
@@ -232,3 +233,11 @@ YOLOX = MappingProxyType(
 def yolox_weights(system: str) -> YOLOXWeights | None:
     """Returns what a system such as "single-yolox-s", or "yolox-s" itself, starts from; None if it is no YOLOX."""
     return YOLOX.get(system) or YOLOX.get(system.partition("-")[2])
+
+
+_DETECTOR_OF = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
+
+
+def published_file(system: str) -> PublishedWeights | YOLOXWeights | None:
+    """Returns the published file that a system takes its weights from; None if there is none."""
+    return PUBLISHED.get(_DETECTOR_OF.get(system, system)) or yolox_weights(system)

@@ -98,7 +98,7 @@ def guarded(call: Callable[[], Result]) -> Result | FlowdetError:
 
         if (shortage := memory_shortage(error)) is None:
             raise
-        return FlowdetError(f"{shortage}; take fewer processes or smaller inputs")
+        return FlowdetError(f"{shortage}; take fewer processes, smaller inputs or a smaller system")
 
 
 @dataclass(frozen=True)
