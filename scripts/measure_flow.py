@@ -1,6 +1,7 @@
 """Measures whether warping the maps of references along flow helps, by speed, stride, window and kind of flow.
 
     python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID
+    python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID --flow-net mine=mine.safetensors
 
 Needs OpenCV. Clips are built in memory: objects cut out of the labelled photographs of COCO_VID30 (images and
 instances_vid30.json) cross the pictures in BACKGROUNDS, and a window moves over the photographs. REAL_VID has the six
@@ -9,12 +10,12 @@ docs/evidence/flow.json, the tables into docs/flow.md between their marks, and t
 """
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import zip_longest
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,23 +29,24 @@ from matplotlib.figure import Figure
 from measure_nano import degrade, pictures_of
 from numpy.typing import NDArray
 from restrict import restrict
+from still_crops import StillCrop, background_steps, still_crop
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from flowdet.class_names import VID_CLASSES
-from flowdet.data.cocovid import CocoVID, ImageRecord, Objects, read_cocovid
+from flowdet.data.cocovid import CocoVID, ImageRecord, Objects, VideoRecord, read_cocovid
 from flowdet.data.image_files import read_picture
 from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
-from flowdet.inputs import prepare
+from flowdet.inputs import InputConfig, prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.sampling import warp, warp_maps
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
-from flowdet.systems.recipes import fgfa_nano
+from flowdet.systems.recipes import RECIPES, fgfa_nano
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.similarity import log_odds
 from flowdet.types import FrameFeatures, Maps, NetworkInput
@@ -54,28 +56,26 @@ app = App(help=__doc__)
 Picture = NDArray[np.uint8]
 Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, classes
 Finding = tuple[tuple[Any, ...], str, int, Found]  # setting, method, image, what is found
+Offer = list[tuple[Tensor, Tensor]]  # [1, c, h, w] and weight [1, h, w] of each map
 
 _ROOT = Path(__file__).parents[1]
 _METRICS = _ROOT / "docs" / "evidence" / "flow.json"
 _PLOT = _METRICS.with_name("flow.svg")
 _PAGE = _ROOT / "docs" / "flow.md"
-_METHODS: Mapping[str, tuple[str, ...]] = {
-    "none": ("none",),
-    "exact": ("exact",),
-    "exact, masked": ("exact",),
-    "DIS": ("DIS",),
-    "shipped": ("shipped",),
-    "exact or none": ("exact", "none"),
-    "DIS or none": ("DIS", "none"),
-}
-_FLOWS = [name for name in _METHODS if name != "none"]
+_FLOW_NETS = {"DIS": "DIS", "shipped": "dff-nano"}
+"""Flow nets by name: "DIS", or the system or weight file whose flow net it is."""
 _SIZE = (256, 416)  # of a picture that is built, px of the network input
 _STRIDES = (8, 16, 32)
-_SPEEDS = (0, 4, 8, 16, 32)  # px a frame
+_SPEEDS = (0, 2, 4, 8, 16, 32)  # px a frame
 _CAMERA_SPEEDS = (0, 4, 8, 16)
-_RADII = (1, 2, 5)
+_DIRECTIONS = (-30, 0, 30, 150, 180, 210)  # degrees
+_RADII = (1, 2, 5, 9)
 _RADIUS = 5
-_SIDES = (48, 96, 176)  # of an object, px
+_SPOILT = {0: (), 1: (0,), 2: (0, 1), 3: (-1, 0, 1)}
+"""Which frames are degraded, counted from the middle frame, by their number."""
+_SIDES = (80, 144, 240)  # of an object, px
+_CHECKS = 4  # pictures in which the detector must find an object of this size in half of them
+_CROPS = ((360, 640), (315, 560), (270, 480))  # of real clips, the preferred one first
 _BLUR = range(7, 17, 2)  # px; as in measure_nano.py, whose frames are about twice as wide
 _PANNED = 736  # width of a photograph over which a window moves
 _COVERED = 0.25  # the share of a cell from which on it belongs to the object
@@ -83,6 +83,8 @@ _FOUND_SCORE = 0.3
 _LEAST_SCORE = 0.05
 _APART = 1e4  # px between boxes of different classes
 _SAMPLES = 500
+_SHOWN = 0.0005  # what is less is 0.0 points
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 @app.default
@@ -91,8 +93,9 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 21,
-    photographs: int = 8,
+    crossings: int = 108,
+    photographs: int = 60,
+    flow_net: Sequence[str] = (),
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
@@ -104,11 +107,14 @@ def measure(
         real: The folder of the labelled real clips.
         crossings: Clips in which an object crosses a background.
         photographs: Photographs over which a window moves.
+        flow_net: Further flow nets, NAME=SYSTEM or NAME=FILE each, a system or a weight file that has one.
         processes: Processes that share the work, of one thread each.
         only_page: Writes the page from the metrics that are there.
     """
     if not only_page:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
+        further = dict(each.split("=", 1) for each in flow_net)
+        _start(further)
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start, (further,)) as pool:
             collected = collect(coco, backgrounds, real, pool, crossings=crossings, photographs=photographs)
         metrics = judge(collected)
         _METRICS.write_text(json.dumps(metrics, indent=1, default=asdict) + "\n")
@@ -125,6 +131,7 @@ class Collected:
     videos: Mapping[str, CocoVID]
     found: Mapping[str, Sequence[Finding]]
     strides: NDArray[np.int64]
+    cropped: Sequence["CroppedClip"]
 
 
 def collect(
@@ -137,15 +144,19 @@ def collect(
     }
     clips = read_cocovid(real / "annotations" / "davis_vid_val.json")
     pictures = pictures_of(clips, real / "Data" / "VID")
-    videos, jobs = {"real": clips}, dict[str, Sequence[Job]](scenes)
-    jobs["real"] = streams_of(clips, pictures)
+    cropped = cropped_clips(clips, pictures)
+    videos = {"real": clips, "crops": cropped_data(clips, cropped)}
+    jobs = dict[str, Sequence[Job]](scenes) | {"real": streams_of(clips, pictures), "crops": cropped}
     named = [(name, job) for name, some in jobs.items() for job in some]
     found: dict[str, list[Finding]] = {name: [] for name in jobs}
     strides = []
-    for (name, _), (stride, findings) in zip(named, pool.map(_run, (job for _, job in named)), strict=True):
+    start = time.monotonic()
+    results = zip(named, pool.map(_run, (job for _, job in named)), strict=True)
+    for number, ((name, _), (stride, findings)) in enumerate(results, 1):
         found[name] += findings
         strides += [stride] if name == "crossing" else []
-    return Collected(scenes, videos, found, np.array(strides))
+        app.console.print(f"{number} of {len(named)} clips, {name}, {time.monotonic() - start:.0f} s")
+    return Collected(scenes, videos, found, np.array(strides), cropped)
 
 
 def judge(collected: Collected) -> dict[str, Any]:
@@ -156,6 +167,8 @@ def judge(collected: Collected) -> dict[str, Any]:
         metrics[name] = judged_scenes(scenes, collected.found[name], strides)
     for name, data in collected.videos.items():
         metrics[name] = judged_streams(data, collected.found[name])
+    data, found = collected.videos["crops"], collected.found["crops"]
+    metrics["cropped clips"] = {clip.name: judged_clip(clip, data, found) for clip in collected.cropped}
     return metrics
 
 
@@ -171,9 +184,11 @@ def _run(job: Job) -> tuple[int, list[Finding]]:
         return job.run()
 
 
-def _one_thread() -> None:
+def _start(flow_nets: Mapping[str, str]) -> None:
+    """Prepares a process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    _FLOW_NETS.update(flow_nets)
 
 
 # The detector, flow and averages.
@@ -182,11 +197,28 @@ def _one_thread() -> None:
 @cache
 def nets() -> tuple[VideoDetector, dict[str, FlowNet]]:
     """Returns the detector, and the flow nets by name."""
-    system, flow_net = load(system="single-nano"), load(system="dff-nano").flow_net
-    assert flow_net is not None
+    system = load(system="single-nano")
     # Thousands of boxes below this score would take most of the time, and hardly change AP50.
     system.detector.config = replace(system.detector.config, score_threshold=_LEAST_SCORE)
-    return system, {"DIS": DISFlow(DISFlowConfig(), system.config.inputs), "shipped": flow_net}
+    return system, {name: flow_net_of(source, system.config.inputs) for name, source in _FLOW_NETS.items()}
+
+
+def flow_net_of(source: str, inputs: InputConfig) -> FlowNet:
+    """Returns the flow net of a system or of a weight file, or OpenCV's."""
+    if source == "DIS":
+        return DISFlow(DISFlowConfig(), inputs)
+    flow_net = (load(system=source) if source in RECIPES else load(weights=source)).flow_net
+    if flow_net is None:
+        raise SystemExit(f"{source} has no flow net")
+    return flow_net
+
+
+@cache
+def methods(*, has_exact: bool) -> dict[str, tuple[str, ...]]:
+    """Returns the methods by name: the kinds of maps of which in each cell the one with the largest weight is taken."""
+    flows = [*(["exact"] if has_exact else []), *_FLOW_NETS]
+    alone = ["none", *flows[:1], *(["exact, masked"] if has_exact else []), *flows[1:]]
+    return {name: (name,) for name in alone} | {f"{name} or none": (name, "none") for name in flows}
 
 
 @cache
@@ -211,12 +243,13 @@ class Exact:
 
 
 class Frames:
-    """The frames of a clip; maps and flows are computed once and shared by all methods."""
+    """The frames of a clip; maps, flows and warped maps are computed once and shared by all methods."""
 
     def __init__(self, picture_of: Callable[[Hashable], Picture]) -> None:
         self._picture_of = picture_of
         self._frames: dict[Hashable, tuple[NetworkInput, Maps, dict[str, Tensor]]] = {}
-        self._flows: dict[Hashable, Tensor] = {}
+        self._current: Hashable = None
+        self._offers: dict[Hashable, dict[str, Offer]] = {}
 
     def frame(self, key: Hashable) -> tuple[NetworkInput, Maps, dict[str, Tensor]]:
         """Returns the network input, the maps, and what each flow net needs of a frame."""
@@ -227,20 +260,36 @@ class Frames:
             self._frames[key] = inputs, system.detector.extract(inputs.images), prepared
         return self._frames[key]
 
-    def offers(self, current: Hashable, reference: Hashable, exact: Exact | None) -> dict[str, Maps]:
-        """Returns the maps of a reference by the flow along which they are warped."""
-        maps = self.frame(reference)[1]
-        offers = {"none": maps}
-        if exact is not None:
-            pairs = zip(maps, exact.flows, strict=True)
-            offers["exact"] = tuple(warp(each, flow, "identity") for each, flow in pairs)
-        for name, net in nets()[1].items():
-            key = (name, current, reference)
-            if key not in self._flows:
+    def offers(
+        self, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
+    ) -> dict[str, Offer]:
+        """Returns what a reference offers, by the flow along which it is warped."""
+        if current != self._current:  # those of all frames would take gigabytes
+            self._current = current
+            self._offers.clear()
+        if reference not in self._offers:
+            maps = self.frame(reference)[1]
+            kinds = {"none": maps}
+            exact = exact_of(reference) if exact_of else None
+            if exact is not None:
+                pairs = zip(maps, exact.flows, strict=True)
+                kinds["exact"] = tuple(warp(each, flow, "identity") for each, flow in pairs)
+            for name, net in nets()[1].items():
                 now, then = (self.frame(each)[2][name] for each in (current, reference))
-                self._flows[key] = net(net.as_current(now), net.as_reference(then))
-            offers[name] = warp_maps(maps, self._flows[key], "identity")
-        return offers
+                kinds[name] = warp_maps(maps, net(net.as_current(now), net.as_reference(then)), "identity")
+            offers = {name: self._weighed(current, each) for name, each in kinds.items()}
+            if exact is not None:
+                seen = zip(offers["exact"], exact.visible, strict=True)
+                offers["exact, masked"] = [(values, weight * visible) for (values, weight), visible in seen]
+            self._offers[reference] = offers
+        return self._offers[reference]
+
+    def _weighed(self, current: Hashable, maps: Maps) -> Offer:
+        power = weights().norm_power
+        return [
+            (each, log_odds(query, each[:, None], weights().sharpness, power)[:, 0].exp())
+            for query, each in zip(self.frame(current)[1], maps, strict=True)
+        ]
 
     def averages(
         self,
@@ -251,29 +300,19 @@ class Frames:
     ) -> Iterator[tuple[str, int, Maps]]:
         """Yields method, window radius and averaged maps; the references at distance 1 come first."""
         own = self.frame(current)[1]
-        methods = [name for name, kinds in _METHODS.items() if exact_of or "exact" not in kinds]
-        totals = {name: [each.clone() for each in own] for name in methods}
-        sums = {name: [torch.ones_like(each[:, 0]) for each in own] for name in methods}
+        kinds = methods(has_exact=exact_of is not None)
+        totals = {name: [each.clone() for each in own] for name in kinds}
+        sums = {name: [torch.ones_like(each[:, 0]) for each in own] for name in kinds}
         for radius, references in enumerate(pairs, 1):
             for reference in references:
-                exact = exact_of(reference) if exact_of else None
-                offers = self.offers(current, reference, exact)
-                for level, query in enumerate(own):
-                    keys = torch.stack([maps[level] for maps in offers.values()], dim=1)
-                    odds = log_odds(query, keys, weights().sharpness, weights().norm_power).exp()
-                    by_kind = {kind: (keys[:, n], odds[:, n]) for n, kind in enumerate(offers)}
-                    for name in methods:
-                        values, weight = by_kind[_METHODS[name][0]]
-                        for other in _METHODS[name][1:]:
-                            better = by_kind[other][1] > weight
-                            values = torch.where(better[:, None], by_kind[other][0], values)
-                            weight = torch.where(better, by_kind[other][1], weight)
-                        if exact is not None and name.endswith("masked"):
-                            weight = weight * exact.visible[level]
+                offers = self.offers(current, reference, exact_of)
+                for name, flows in kinds.items():
+                    for level in range(len(own)):
+                        values, weight = surest([offers[flow][level] for flow in flows])
                         totals[name][level].addcmul_(values, weight[:, None])
                         sums[name][level] += weight
             if radius in radii:
-                for name in methods:
+                for name in kinds:
                     levels = zip(totals[name], sums[name], strict=True)
                     yield name, radius, tuple(total / whole[:, None] for total, whole in levels)
 
@@ -286,6 +325,15 @@ class Frames:
         return [(boxes.numpy(), scores.numpy(), labels.numpy()) for boxes, scores, labels in found]
 
 
+def surest(offers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Returns one map [1, c, h, w] and its weight [1, h, w]: in each cell that with the largest weight."""
+    values, weight = offers[0]
+    for others, other_weight in offers[1:]:
+        better = other_weight > weight
+        values, weight = torch.where(better[:, None], others, values), torch.where(better, other_weight, weight)
+    return values, weight
+
+
 # Clips that are built.
 
 
@@ -295,84 +343,81 @@ class Scene:
 
     Attributes:
         number: Which clip.
+        source: Which photograph its objects are from.
         picture: The background, or the photograph over which the window moves.
         cutout: [h, w, 4] RGB and opacity of the object; None if a window moves.
         corner: Where the object's upper left corner is in the middle frame (x, y), or the window's in the photograph.
         boxes: [n, 4] of the objects in the middle frame.
         labels: [n] their classes.
-        forward: 1 if offsets grow with time, else -1.
+        degrees: The direction of the offsets, 0 to the right and 90 down.
     """
 
     number: int
+    source: int
     picture: Picture
     cutout: Picture | None
     corner: tuple[int, int]
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
-    forward: int
+    degrees: float
 
     def run(self) -> tuple[int, list[Finding]]:
         """Returns the stride of the map that finds the first object, and what is found in the middle frame."""
         frames = Frames(self._frame)
         findings: list[Finding] = []
         crosses = self.cutout is not None
-        for speed in _SPEEDS if crosses else _CAMERA_SPEEDS:
-            for spoilt in (0, 3):
-                radii = _RADII if crosses and spoilt == 3 else (_RADIUS,)
-                middle = (0, spoilt > 0)
-                pairs = [
-                    [(sign * far * speed * self.forward, far == 1 and spoilt == 3) for sign in (-1, 1)]
-                    for far in range(1, max(radii) + 1)
-                ]
+        for spoilt in _SPOILT if crosses else (0, 3):
+            radii = _RADII if crosses and spoilt in {0, 3} else (_RADIUS,)
+            for speed in _SPEEDS if crosses else _CAMERA_SPEEDS:
+                middle, pairs = keys_around(spoilt, max(radii), lambda step, speed=speed: step * speed)
                 averages = list(frames.averages(middle, pairs, self._exact, radii))
                 found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
-                named = [("single", radius) for radius in radii], [(name, radius) for name, radius, _ in averages]
-                results = [*[found[0]] * len(radii), *found[1:]]
-                for (name, radius), result in zip([*named[0], *named[1]], results, strict=True):
-                    findings.append(((speed, spoilt, radius), name, self.number, result))
+                findings += [((spoilt, radius, speed), "single", self.number, found[0]) for radius in radii]
+                for (name, radius, _), result in zip(averages, found[1:], strict=True):
+                    findings.append(((spoilt, radius, speed), name, self.number, result))
         return self._stride(frames), findings
 
     def _frame(self, key: Hashable) -> Picture:
-        offset, is_spoilt = key
+        offset, spoilt = key
         if self.cutout is None:
-            left, top = self._window(offset), self.corner[1]
+            left, top = self._window(offset)
             picture = np.ascontiguousarray(self.picture[top : top + _SIZE[0], left : left + _SIZE[1]])
         else:
-            layer = self._layer(offset)
-            share = layer[..., 3:] / np.float32(255)
-            picture = np.rint(layer[..., :3] * share + self.picture * (1 - share)).astype(np.uint8)
-        return degrade(picture, 4096 * self.number + 2048 + offset, _BLUR) if is_spoilt else picture
+            picture = paste(self.picture, self._layer(offset))
+        if spoilt is None:
+            return picture
+        return degrade(picture, 3 * (4096 * self.number + 2048 + offset) + spoilt + 1, _BLUR)
 
-    def _window(self, offset: int) -> int:
-        """The left side of the window; it stops at the border of the photograph."""
-        return min(max(self.corner[0] + offset, 0), self.picture.shape[1] - _SIZE[1])
+    def _moved(self, offset: int) -> tuple[int, int]:
+        """The corner (x, y) in a frame."""
+        angle = np.deg2rad(self.degrees)
+        return self.corner[0] + round(offset * np.cos(angle)), self.corner[1] + round(offset * np.sin(angle))
+
+    def _window(self, offset: int) -> tuple[int, int]:
+        """The upper left corner (x, y) of the window; it stops at the border of the photograph."""
+        (x, y), (height, width) = self._moved(offset), self.picture.shape[:2]
+        return min(max(x, 0), width - _SIZE[1]), min(max(y, 0), height - _SIZE[0])
 
     def _layer(self, offset: int) -> Picture:
-        """The object [h, w, 4] in the place that it has in a frame, as far as the frame shows it."""
         assert self.cutout is not None
-        layer = np.zeros((*_SIZE, 4), np.uint8)
-        height, width = self.cutout.shape[:2]
-        left, top = self.corner[0] + offset, self.corner[1]
-        first, last = max(left, 0), min(left + width, _SIZE[1])
-        if first < last:
-            layer[top : top + height, first:last] = self.cutout[:, first - left : last - left]
-        return layer
+        return layer_of(self.cutout, self._moved(offset))
 
     def _exact(self, key: Hashable) -> Exact:
         offset, _ = key
         flows, visible = [], []
         for stride in _STRIDES:
             rows, columns = (side // stride for side in _SIZE)
+            there = self._window(offset) if self.cutout is None else self._moved(offset)
+            moved = [after - before for before, after in zip(self.corner, there, strict=True)]
+            shift = torch.tensor(moved, dtype=torch.float32)[:, None, None] / stride
             if self.cutout is None:
-                moved = torch.full((1, rows, columns), (self.corner[0] - self._window(offset)) / stride)
-                seen = torch.ones(1, rows, columns)
+                flow, seen = -shift.expand(1, 2, rows, columns), torch.ones(1, rows, columns)
             else:
-                here, there = (self._cells(place, stride) for place in (0, offset))
-                moved = here * (offset / stride)
-                seen = 1 - (1 - here) * there
-            at = torch.arange(columns) + moved
-            visible.append(seen * ((at > -1) & (at < columns)))
-            flows.append(torch.stack((moved, torch.zeros_like(moved)), dim=1))
+                covered_now, covered_then = (self._cells(place, stride) for place in (0, offset))
+                flow, seen = covered_now[:, None] * shift, 1 - (1 - covered_now) * covered_then
+            x, y = torch.arange(columns) + flow[:, 0], torch.arange(rows)[:, None] + flow[:, 1]
+            flows.append(flow)
+            visible.append(seen * ((x > -1) & (x < columns) & (y > -1) & (y < rows)))
         return Exact(tuple(flows), tuple(visible))
 
     def _cells(self, offset: int, stride: int) -> Tensor:
@@ -391,6 +436,48 @@ class Scene:
         return int(cells.strides[(scores * inside).argmax(), 0])
 
 
+def keys_around(
+    spoilt: int, radius: int, at: Callable[[int], Hashable]
+) -> tuple[tuple[Hashable, int | None], list[list[tuple[Hashable, int | None]]]]:
+    """Returns the keys of the middle frame and of its references, pair by pair: where it is, and if it is degraded.
+
+    Args:
+        spoilt: How many frames are degraded.
+        radius: Pairs of references.
+        at: Returns where a frame is, which is so many frames after the middle one.
+    """
+
+    def key(step: int) -> tuple[Hashable, int | None]:
+        # Two frames that are alike are degraded in two ways.
+        return at(step), step if step in _SPOILT[spoilt] else None
+
+    return key(0), [[key(-far), key(far)] for far in range(1, radius + 1)]
+
+
+def layer_of(cutout: Picture, corner: tuple[int, int]) -> Picture:
+    """Returns the object [h, w, 4] in a place of a frame, as far as the frame shows it."""
+    layer = np.zeros((*_SIZE, 4), np.uint8)
+    (x, y), (height, width) = corner, cutout.shape[:2]
+    left, right = max(x, 0), min(x + width, _SIZE[1])
+    top, bottom = max(y, 0), min(y + height, _SIZE[0])
+    if left < right and top < bottom:
+        layer[top:bottom, left:right] = cutout[top - y : bottom - y, left - x : right - x]
+    return layer
+
+
+def paste(picture: Picture, layer: Picture) -> Picture:
+    """Returns the picture with a layer [h, w, 4] before it."""
+    share = layer[..., 3:] / np.float32(255)
+    return np.rint(layer[..., :3] * share + picture * (1 - share)).astype(np.uint8)
+
+
+def box_of(cutout: Picture, corner: tuple[int, int]) -> NDArray[np.float64]:
+    """Returns the box [4] of the object with its upper left corner here."""
+    rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
+    x, y = corner
+    return np.array((x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1), float)
+
+
 def photographs_of(coco: Path) -> Iterator[tuple[Picture, list[Mapping[str, Any]]]]:
     """Yields the labelled photographs that have no crowd, and their objects."""
     document = json.loads((coco / "instances_vid30.json").read_bytes())
@@ -404,42 +491,51 @@ def photographs_of(coco: Path) -> Iterator[tuple[Picture, list[Mapping[str, Any]
 
 
 def crossing_scenes(coco: Path, backgrounds: Path, count: int) -> list[Scene]:
-    """Returns clips in which objects cross; the classes take turns, and an object comes in each size that it has."""
+    """Returns clips in which objects cross, as many of each size.
+
+    The detector finds an object of this size in half or more of a few pictures that are not a background of any clip.
+    Where there are fewer objects than clips, an object comes again before another background.
+    """
     random = np.random.default_rng(0)
-    by_class = defaultdict(list)
-    for photograph, objects in photographs_of(coco):
-        found = None
-        for each in objects:
-            cutout = cut_out(photograph, each)
-            if cutout is None:
-                continue
-            found = detections(photograph) if found is None else found
-            if finds(found, each):
-                by_class[each["category_id"] - 1].append(cutout)
-    for cutouts in by_class.values():
-        random.shuffle(cutouts)
-    turns = [
-        (label, cutout)
-        for row in zip_longest(*by_class.values())
-        for label, cutout in zip(by_class, row, strict=True)
-        if cutout is not None
+    cutouts = [
+        (source, each["category_id"] - 1, cutout)
+        for source, (photograph, objects) in enumerate(photographs_of(coco))
+        for each in objects
+        if (cutout := cut_out(photograph, each)) is not None
     ]
-    empty = empty_pictures(backgrounds, count, random)
+    pictures = empty_pictures(backgrounds, _CHECKS + count, random)
+    checks, empty = pictures[:_CHECKS], pictures[_CHECKS:]
     scenes: list[Scene] = []
-    for number in range(count):
-        side = _SIDES[number % len(_SIDES)]
-        big = [(label, cutout) for label, cutout in turns if max(cutout.shape) >= side]
-        label, cutout = big[number // len(_SIDES) % len(big)]
-        height, width = (round(n * side / max(cutout.shape[:2])) for n in cutout.shape[:2])
-        cutout = cv2.resize(cutout, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_AREA)
-        rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
-        x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
-        y = int(random.integers(0, _SIZE[0] - height + 1))
-        box = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
-        forward = int(random.choice((-1, 1)))
-        picture = empty[len(scenes) % len(empty)]
-        scenes.append(Scene(len(scenes), picture, cutout, (x, y), np.array([box], float), np.array([label]), forward))
+    for side in _SIDES:
+        found = []
+        for source, label, cutout in cutouts:
+            if max(cutout.shape) >= side:
+                small = shrink(cutout, side)
+                if 2 * sum(finds_pasted(picture, small, label) for picture in checks) >= len(checks):
+                    found.append((source, label, small))
+        random.shuffle(found)
+        for number in range(count // len(_SIDES)):
+            source, label, cutout = found[number % len(found)]
+            mirrored = np.ascontiguousarray(cutout[:, ::-1]) if random.integers(2) else cutout
+            height, width = cutout.shape[:2]
+            x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
+            corner = x, int(random.integers(0, _SIZE[0] - height + 1))
+            degrees = float(random.choice(_DIRECTIONS))
+            picture, box = empty[len(scenes) % len(empty)], box_of(mirrored, corner)
+            scenes.append(Scene(len(scenes), source, picture, mirrored, corner, box[None], np.array([label]), degrees))
     return scenes
+
+
+def shrink(cutout: Picture, side: int) -> Picture:
+    """Returns the object with a longest side of so many px."""
+    height, width = (max(round(n * side / max(cutout.shape[:2])), 1) for n in cutout.shape[:2])
+    return cv2.resize(cutout, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def finds_pasted(picture: Picture, cutout: Picture, label: int) -> bool:
+    """Returns whether the detector finds an object in the middle of a picture."""
+    corner = (_SIZE[1] - cutout.shape[1]) // 2, (_SIZE[0] - cutout.shape[0]) // 2
+    return finds(detections(paste(picture, layer_of(cutout, corner))), box_of(cutout, corner), label)
 
 
 def cut_out(photograph: Picture, each: Mapping[str, Any]) -> Picture | None:
@@ -449,7 +545,7 @@ def cut_out(photograph: Picture, each: Mapping[str, Any]) -> Picture | None:
     corners = np.array(((left, top), (left + width, top + height)))
     if (
         len(each["segmentation"]) > 1
-        or max(width, height) < _SIDES[1]
+        or max(width, height) < _SIDES[0]
         or corners.min() < 2
         or (corners > size - 2).any()
     ):
@@ -470,13 +566,11 @@ def detections(picture: Picture) -> Found:
     return boxes, scores, map_classes(nets()[0].config.class_names, empty_data()).labels[labels]
 
 
-def finds(found: Found, each: Mapping[str, Any]) -> bool:
-    """Returns whether the object of a photograph is among the detections."""
+def finds(found: Found, box: NDArray[np.float64], label: int) -> bool:
+    """Returns whether an object with this box [4] is among the detections."""
     boxes, scores, labels = found
-    left, top, width, height = each["bbox"]
-    right = (labels == each["category_id"] - 1) & (scores >= _FOUND_SCORE)
-    overlaps = box_iou(torch.tensor([[left, top, left + width, top + height]]), torch.from_numpy(boxes[right]))
-    return bool((overlaps >= 0.5).any())
+    right = (labels == label) & (scores >= _FOUND_SCORE)
+    return bool((box_iou(torch.from_numpy(box[None]), torch.from_numpy(boxes[right]).double()) >= 0.5).any())
 
 
 def empty_pictures(folder: Path, count: int, random: np.random.Generator) -> list[Picture]:
@@ -499,23 +593,29 @@ def empty_pictures(folder: Path, count: int, random: np.random.Generator) -> lis
 
 
 def panned_scenes(coco: Path, count: int) -> list[Scene]:
-    """Returns clips of a window that moves over photographs, with all objects of which it shows half or more."""
+    """Returns clips of a window that moves over photographs, with all objects of which it shows half or more.
+
+    The detector finds one of the objects in the photograph, or more.
+    """
     random, scenes = np.random.default_rng(1), list[Scene]()
-    for photograph, objects in photographs_of(coco):
+    for source, (photograph, objects) in enumerate(photographs_of(coco)):
         factor = _PANNED / photograph.shape[1]
         picture = cv2.resize(photograph, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
         if len(scenes) == count or picture.shape[0] < _SIZE[0]:
             continue
         left, top = ((picture.shape[axis] - _SIZE[axis]) // 2 for axis in (1, 0))
-        whole = np.array([each["bbox"] for each in objects], float) * factor - (left, top, 0, 0)
+        whole = np.array([each["bbox"] for each in objects], float) * factor
         whole[:, 2:] += whole[:, :2]
-        boxes = whole.clip(0, (*_SIZE[::-1], *_SIZE[::-1]))
-        areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, whole)]
-        shown = areas[0] >= areas[1] / 2
         labels = np.array([each["category_id"] - 1 for each in objects])
-        if shown.any():
-            forward = int(random.choice((-1, 1)))
-            scenes.append(Scene(len(scenes), picture, None, (left, top), boxes[shown], labels[shown], forward))
+        found = detections(picture)
+        in_window = whole - (left, top, left, top)
+        boxes = in_window.clip(0, (*_SIZE[::-1], *_SIZE[::-1]))
+        areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, in_window)]
+        shown = areas[0] >= areas[1] / 2
+        if any(finds(found, box, label) for box, label in zip(whole[shown], labels[shown], strict=True)):
+            degrees = float(random.choice(_DIRECTIONS))
+            corner = left, top
+            scenes.append(Scene(len(scenes), source, picture, None, corner, boxes[shown], labels[shown], degrees))
     return scenes
 
 
@@ -578,6 +678,92 @@ def streams_of(data: CocoVID, pictures: list[Picture]) -> list[Stream]:
     return [Stream([pictures[place] for place in video.frames], video.frames) for video in data.videos]
 
 
+@dataclass(frozen=True, eq=False)
+class CroppedClip:
+    """Crops of a real clip; each is judged in its middle frame.
+
+    Attributes:
+        name: Of the clip.
+        pictures: [n] its frames.
+        boxes: [n, 4] of its object.
+        places: [n] positions of its frames in the data set of the clips.
+        first: Position of the first crop in the data set of the crops.
+        crops: One for each frame that has one.
+    """
+
+    name: str
+    pictures: list[Picture]
+    boxes: NDArray[np.float64]
+    places: tuple[int, ...]
+    first: int
+    crops: tuple[StillCrop, ...]
+
+    def run(self) -> tuple[int, list[Finding]]:
+        """Returns 0 and what is found by whether the crop stands still or follows the camera, clean and degraded."""
+        findings: list[Finding] = []
+        for image, crop in enumerate(self.crops, self.first):
+            frames = Frames(partial(self._frame, crop.size))
+            for spoilt in (0, 3):
+                for name in ("still", "following"):
+                    # One that follows the camera stays where it is in the picture.
+                    corners = crop.corners if name == "still" else crop.corners[[_RADIUS] * len(crop.corners)]
+                    at = [(crop.place + step, *corners[step + _RADIUS]) for step in range(-_RADIUS, _RADIUS + 1)]
+                    middle, pairs = keys_around(spoilt, _RADIUS, lambda step, at=at: at[step + _RADIUS])
+                    averages = list(frames.averages(middle, pairs))
+                    found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
+                    for method, result in zip(["single", *(name for name, *_ in averages)], found, strict=True):
+                        findings.append(((name, spoilt), method, image, result))
+        return 0, findings
+
+    def _frame(self, size: tuple[int, int], key: Hashable) -> Picture:
+        (place, left, top), spoilt = key
+        picture = self.pictures[place]
+        if spoilt is not None:
+            picture = degrade(picture, self.places[place])
+        return np.ascontiguousarray(picture[top : top + size[0], left : left + size[1]])
+
+
+def cropped_clips(data: CocoVID, pictures: Sequence[Picture]) -> list[CroppedClip]:
+    """Returns the crops of all videos, which have one object each; of every second frame, if it has one."""
+    clips, first = list[CroppedClip](), 0
+    for video in data.videos:
+        mine = [pictures[place] for place in video.frames]
+        boxes = data.objects.boxes[[int(np.flatnonzero(data.objects.images == place)[0]) for place in video.frames]]
+        steps = background_steps(mine, boxes)
+        size = mine[0].shape[:2]
+        found = (
+            still_crop(steps, boxes, place, picture=size, sizes=_CROPS, radius=_RADIUS)
+            for place in range(_RADIUS, len(mine) - _RADIUS, 2)
+        )
+        crops = tuple(crop for crop in found if crop is not None)
+        clips.append(CroppedClip(video.name.rpartition("_")[2], mine, boxes, video.frames, first, crops))
+        first += len(crops)
+    return clips
+
+
+def cropped_data(data: CocoVID, clips: Sequence[CroppedClip]) -> CocoVID:
+    """Returns the data set whose images are the middle frames of all crops."""
+    kept = [clip for clip in clips if clip.crops]
+    middles = [(number, clip, crop) for number, clip in enumerate(kept) for crop in clip.crops]
+    places = [clip.places[crop.place] for _, clip, crop in middles]
+    rows = [int(np.flatnonzero(data.objects.images == place)[0]) for place in places]
+    columns = {field.name: getattr(data.objects, field.name)[rows] for field in fields(data.objects)}
+    shifts = [(*crop.corners[_RADIUS], *crop.corners[_RADIUS]) for _, _, crop in middles]
+    columns |= {"images": np.arange(len(middles)), "boxes": columns["boxes"] - np.array(shifts)}
+    return replace(
+        data,
+        videos=tuple(
+            VideoRecord(number, clip.name, tuple(range(clip.first, clip.first + len(clip.crops))))
+            for number, clip in enumerate(kept)
+        ),
+        images=tuple(
+            replace(data.images[place], height=crop.size[0], width=crop.size[1], video=number)
+            for place, (number, _, crop) in zip(places, middles, strict=True)
+        ),
+        objects=Objects(**columns),
+    )
+
+
 # Metrics.
 
 
@@ -600,7 +786,12 @@ def judged_scenes(
     There is one precision-recall curve for all classes, since a class has few clips; a detection counts only for
     objects of its class.
     """
-    images = tuple(ImageRecord(n, "", *_SIZE, None, None, True) for n in range(len(scenes)))
+    # Clips of one photograph are drawn together in a resample: they are not independent.
+    units = np.unique([scene.source for scene in scenes], return_inverse=True)[1].tolist()
+    images = tuple(ImageRecord(n, "", *_SIZE, unit, n, True) for n, unit in enumerate(units))
+    videos = tuple(
+        VideoRecord(unit, "", tuple(n for n, other in enumerate(units) if other == unit)) for unit in sorted(set(units))
+    )
     where = np.repeat(np.arange(len(scenes)), [len(scene.labels) for scene in scenes])
     labels = np.concatenate([scene.labels for scene in scenes])
     boxes = np.concatenate([scene.boxes for scene in scenes])
@@ -608,7 +799,7 @@ def judged_scenes(
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     apart = boxes + _APART * labels[:, None] * (1, 0, 1, 0)
     objects = Objects(np.arange(1, len(where) + 1), where, zeros, apart, areas, zeros - 1, zeros.astype(bool))
-    data = replace(empty_data("object"), images=images, objects=objects)
+    data = replace(empty_data("object"), videos=videos, images=images, objects=objects)
     found = {
         key: replace(
             each,
@@ -620,7 +811,10 @@ def judged_scenes(
     groups = {"all": np.ones(len(scenes), bool)}
     if strides is not None:
         groups |= {str(stride): strides == stride for stride in _STRIDES}
-    metrics: dict[str, Any] = {"clips": {name: int(mask.sum()) for name, mask in groups.items()}}
+    metrics: dict[str, Any] = {
+        "clips": {name: int(mask.sum()) for name, mask in groups.items()},
+        "photographs": {name: len(set(np.array(units)[mask])) for name, mask in groups.items()},
+    }
     for group, mask in groups.items():
         metrics[group] = {}
         if not mask.any():
@@ -629,13 +823,12 @@ def judged_scenes(
         for setting in dict.fromkeys(setting for setting, _ in parts):
             tables = {method: part for (other, method), (_, part) in parts.items() if other == setting}
             some = next(iter(parts.values()))[0]
-            speed, spoilt, radius = setting
-            metrics[group][f"{spoilt} {radius} {speed}"] = compared(some, tables)
+            metrics[group][" ".join(map(str, setting))] = compared(some, tables)
     return metrics
 
 
 def judged_streams(data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Returns the metrics by degraded frames in a row and method."""
+    """Returns the metrics by setting and method."""
     found, metrics = tabulate(findings), dict[str, Any]()
     for setting in dict.fromkeys(setting for setting, _ in found):
         judged = np.zeros(len(data.images), bool)
@@ -644,7 +837,23 @@ def judged_streams(data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]
             method: restrict(data, each, images=judged) for (other, method), each in found.items() if other == setting
         }
         some = next(iter(parts.values()))[0]
-        metrics[str(setting[0])] = compared(some, {method: part for method, (_, part) in parts.items()})
+        metrics[" ".join(map(str, setting))] = compared(some, {method: part for method, (_, part) in parts.items()})
+    return metrics
+
+
+def judged_clip(clip: CroppedClip, data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Returns how fast the object is, px of the network input a frame, and AP50 by setting and method."""
+    images = np.zeros(len(data.images), bool)
+    images[clip.first : clip.first + len(clip.crops)] = True
+    long_side = nets()[0].config.inputs.long_side
+    metrics: dict[str, Any] = {
+        "frames": len(clip.pictures),
+        "widths": [crop.size[1] for crop in clip.crops],
+        "speeds": [crop.speed * long_side / crop.size[1] for crop in clip.crops],
+    }
+    for (setting, method), found in tabulate(findings).items() if clip.crops else ():
+        ap = evaluate(*restrict(data, found, images=images), "coco").headline["AP50"]
+        metrics.setdefault(" ".join(map(str, setting)), {})[method] = ap
     return metrics
 
 
@@ -668,33 +877,52 @@ def compared(data: CocoVID, tables: Mapping[str, DetectionTable]) -> dict[str, A
 
 def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Returns the tables in Markdown, by the name of their marks."""
+    crossing, camera = metrics["crossing"], metrics["camera"]
+    flows = list(crossing["all"][f"0 {_RADIUS} 0"]["over none"])
+    shown = [name for name in flows if name not in {"exact, masked", "exact or none"}]
+    real_flows = [name for name in shown if name != "exact"]
 
-    def row(cells: Mapping[str, Any], flows: Sequence[str]) -> list[str]:
+    def row(cells: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         ap = cells["AP50"]
         return [
-            f"{100 * ap['single']:.1f}",
-            f"{100 * ap['none']:.1f}",
-            *(interval(cells["over none"][name]) for name in flows),
+            *(f"{100 * ap[name]:.1f}" for name in ("single", "none")),
+            *(interval(cells["over none"][name]) for name in names),
         ]
 
-    crossing, camera = metrics["crossing"], metrics["camera"]
-    real_flows = ["DIS", "shipped", "DIS or none"]
     tables = {}
     for mark, spoilt in (("clean", 0), ("three", 3)):
         tables[f"crossing {mark}"] = table(
-            ["px a frame", "single", "no flow", *_FLOWS],
-            [[str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], _FLOWS)] for speed in _SPEEDS],
+            ["px a frame", "single", "no flow", *flows],
+            [[str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], flows)] for speed in _SPEEDS],
         )
-    shown = ["exact", "DIS", "shipped", "DIS or none"]
+    tables["crossing one and two"] = table(
+        ["degraded", "px a frame", "single", "no flow", *shown],
+        [
+            [str(spoilt), str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], shown)]
+            for spoilt in (1, 2)
+            for speed in _SPEEDS
+        ],
+    )
+    groups = {"all": 1} | {str(stride): stride for stride in _STRIDES}
+    units = ["px", *(f"cells of {stride} px" for stride in _STRIDES)]
+    counts = [f"{crossing['clips'][group]} clips, {crossing['photographs'][group]} photographs" for group in groups]
+    tables["boundary"] = table(
+        ["degraded", "window", *(f"{unit} a frame ({count})" for unit, count in zip(units, counts, strict=True))],
+        [
+            [str(spoilt), f"{radius} + {radius}"]
+            + [pays(crossing[group], f"{spoilt} {radius}", stride) for group, stride in groups.items()]
+            for spoilt in (0, 3)
+            for radius in _RADII
+        ],
+    )
     tables["strides"] = table(
         ["stride", "px a frame", "cells a frame", "single", "no flow", *shown],
         [
-            [f"{stride} ({crossing['clips'][str(stride)]} clips)", str(speed), f"{speed / stride:g}",
-             *row(crossing[str(stride)][f"3 {_RADIUS} {speed}"], shown)]
+            [str(stride), str(speed), f"{speed / stride:g}", *row(crossing[str(stride)][f"3 {_RADIUS} {speed}"], shown)]
             for stride in _STRIDES
             for speed in _SPEEDS
         ],
-    )  # fmt: skip
+    )
     tables["windows"] = table(
         ["window", "px a frame", "single", "no flow", *shown],
         [
@@ -704,9 +932,9 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         ],
     )
     tables["camera"] = table(
-        ["degraded", "px a frame", "single", "no flow", *_FLOWS],
+        ["degraded", "px a frame", "single", "no flow", *flows],
         [
-            [str(spoilt), str(speed), *row(camera["all"][f"{spoilt} {_RADIUS} {speed}"], _FLOWS)]
+            [str(spoilt), str(speed), *row(camera["all"][f"{spoilt} {_RADIUS} {speed}"], flows)]
             for spoilt in (0, 3)
             for speed in _CAMERA_SPEEDS
         ],
@@ -715,18 +943,61 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         ["degraded in a row", "single", "no flow", *real_flows],
         [[spoilt, *row(metrics["real"][spoilt], real_flows)] for spoilt in "0123"],
     )
+    tables["crops"] = table(
+        ["crop", "degraded", "single", "no flow", *real_flows],
+        [
+            [label, str(spoilt), *row(metrics["crops"][f"{name} {spoilt}"], real_flows)]
+            for name, label in (("still", "stands still"), ("following", "follows the camera"))
+            for spoilt in (0, 3)
+        ],
+    )
+    tables["cropped clips"] = table(
+        ["clip", "frames judged", "widths", "px a frame", "degraded", "single", "no flow", *real_flows],
+        [
+            [*facts_of(name, clip), str(spoilt)]
+            + [f"{100 * clip[f'still {spoilt}'][method]:.1f}" for method in ("single", "none", *real_flows)]
+            for name, clip in metrics["cropped clips"].items()
+            if clip["speeds"]
+            for spoilt in (0, 3)
+        ],
+    )
     return tables
+
+
+def facts_of(name: str, clip: Mapping[str, Any]) -> list[str]:
+    """Returns the name of a cropped clip, and of its crops: number, widths and the median speed of the object."""
+    widths = ", ".join(map(str, sorted(set(clip["widths"]))))
+    return [name, f"{len(clip['speeds'])} of {clip['frames']}", widths, f"{np.median(clip['speeds']):.0f}"]
+
+
+def pays(cells: Mapping[str, Any], setting: str, stride: int) -> str:
+    """Returns at which speeds the shipped flow gains, in cells of the stride: its interval lies above 0."""
+    gains = {speed: cells[f"{setting} {speed}"]["over none"]["shipped"] for speed in _SPEEDS}
+    above = [speed for speed, gain in gains.items() if gain["low"] > _SHOWN]
+    below = [speed for speed, gain in gains.items() if gain["high"] < -_SHOWN]
+    parts = [speeds_text(above, stride)] if above else []
+    parts += [f"loses at {speeds_text(below, stride)}"] if below else []
+    return "; ".join(parts) or "nowhere"
+
+
+def speeds_text(speeds: Sequence[int], stride: int) -> str:
+    """Returns speeds in cells of the stride: "2 to 8" for all that were measured between, else one by one."""
+    first, last = _SPEEDS.index(speeds[0]), _SPEEDS.index(speeds[-1])
+    if len(speeds) > 2 and len(speeds) == last - first + 1:
+        return f"{speeds[0] / stride:g} to {speeds[-1] / stride:g}"
+    return ", ".join(f"{speed / stride:g}" for speed in speeds)
 
 
 def plot(metrics: Mapping[str, Any], path: Path) -> None:
     """Draws the gain of each flow over none against the speed in cells, by stride, clean and degraded."""
+    crossing = metrics["crossing"]
+    names = [name for name in crossing["all"][f"0 {_RADIUS} 0"]["over none"] if " " not in name]
     figure = Figure(figsize=(9, 5), layout="constrained")
     panels = figure.subplots(2, len(_STRIDES), sharex=True, sharey=True)
-    colours = {"exact": "#0072b2", "DIS": "#d55e00", "shipped": "#009e73"}
     for row, (spoilt, label) in zip(panels, ((0, "clean"), (3, "three degraded")), strict=True):
         for axes, stride in zip(row, _STRIDES, strict=True):
-            for name, colour in colours.items():
-                cells = metrics["crossing"][str(stride)]
+            for name, colour in zip(names, _COLOURS, strict=False):
+                cells = crossing[str(stride)]
                 gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _SPEEDS[1:]]
                 value, low, high = ([100 * gain[part] for gain in gains] for part in ("value", "low", "high"))
                 at = [speed / stride for speed in _SPEEDS[1:]]
@@ -739,7 +1010,7 @@ def plot(metrics: Mapping[str, Any], path: Path) -> None:
                 axes.spines[side].set_visible(False)
         row[0].set_ylabel("AP50 over no flow")
     for axes in panels[-1]:
-        axes.set_xticks([2.0**n for n in range(-3, 3)], ["1/8", "1/4", "1/2", "1", "2", "4"])
+        axes.set_xticks([2.0**n for n in range(-4, 3)], ["1/16", "1/8", "1/4", "1/2", "1", "2", "4"])
         axes.set_xlabel("speed, cells a frame")
     panels[0][0].legend(frameon=False)
     figure.savefig(path)
