@@ -10,6 +10,7 @@ docs/evidence/flow.json, the tables into docs/flow.md between their marks, and t
 """
 
 import json
+import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -67,14 +68,29 @@ _FLOW_NETS = {"DIS": "DIS", "shipped": "dff-nano"}
 _SIZE = (256, 416)  # of a picture that is built, px of the network input
 _STRIDES = (8, 16, 32)
 _SPEEDS = (0, 2, 4, 8, 16, 32)  # px a frame
-_CAMERA_SPEEDS = (0, 4, 8, 16)
+_MOVING = _SPEEDS[1:]
+_MIDDLE_SPEEDS = (4, 8, 16)
+_CAMERA_SPEEDS = (0, *_MIDDLE_SPEEDS)
 _DIRECTIONS = (-30, 0, 30, 150, 180, 210)  # degrees
-_RADII = (1, 2, 5, 9)
-_RADIUS = 5
+_RADIUS = 5  # of the window unless a table says otherwise
+_RADII = {0: (_RADIUS, 9), 3: (1, 2, _RADIUS, 9)}
+"""Radii of the windows that are compared, by the number of degraded frames."""
+_CROSSING_PLAN: Mapping[tuple[int, tuple[int, ...]], Sequence[int]] = {
+    (0, (_RADIUS,)): (0, 2, 32),
+    (0, _RADII[0]): _MIDDLE_SPEEDS,
+    (1, (_RADIUS,)): _MIDDLE_SPEEDS,
+    (2, (_RADIUS,)): _MIDDLE_SPEEDS,
+    (3, (_RADIUS,)): (0,),
+    (3, (1, 2, _RADIUS)): (2, 32),
+    (3, _RADII[3]): _MIDDLE_SPEEDS,
+}
+"""Speeds of crossing clips by the number of degraded frames and the radii of windows."""
+_CAMERA_PLAN = {(spoilt, (_RADIUS,)): _CAMERA_SPEEDS for spoilt in (0, 3)}
 _SPOILT = {0: (), 1: (0,), 2: (0, 1), 3: (-1, 0, 1)}
 """Which frames are degraded, counted from the middle frame, by their number."""
 _SIDES = (80, 144, 240)  # of an object, px
 _CHECKS = 4  # pictures in which the detector must find an object of this size in half of them
+_EVERY = 3  # frames from one judged crop to the next
 _CROPS = ((360, 640), (315, 560), (270, 480))  # of real clips, the preferred one first
 _BLUR = range(7, 17, 2)  # px; as in measure_nano.py, whose frames are about twice as wide
 _PANNED = 736  # width of a photograph over which a window moves
@@ -93,9 +109,10 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 108,
-    photographs: int = 60,
+    crossings: int = 96,
+    photographs: int = 40,
     flow_net: Sequence[str] = (),
+    scratch: Path | None = None,
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
@@ -108,6 +125,7 @@ def measure(
         crossings: Clips in which an object crosses a background.
         photographs: Photographs over which a window moves.
         flow_net: Further flow nets, NAME=SYSTEM or NAME=FILE each, a system or a weight file that has one.
+        scratch: A folder that keeps what is found in each clip; a run that was stopped goes on from there.
         processes: Processes that share the work, of one thread each.
         only_page: Writes the page from the metrics that are there.
     """
@@ -115,7 +133,8 @@ def measure(
         further = dict(each.split("=", 1) for each in flow_net)
         _start(further)
         with ProcessPoolExecutor(processes, get_context("spawn"), _start, (further,)) as pool:
-            collected = collect(coco, backgrounds, real, pool, crossings=crossings, photographs=photographs)
+            counts = {"crossings": crossings, "photographs": photographs}
+            collected = collect(coco, backgrounds, real, pool, scratch, **counts)
         metrics = judge(collected)
         _METRICS.write_text(json.dumps(metrics, indent=1, default=asdict) + "\n")
     found = json.loads(_METRICS.read_bytes())
@@ -135,23 +154,35 @@ class Collected:
 
 
 def collect(
-    coco: Path, backgrounds: Path, real: Path, pool: ProcessPoolExecutor, *, crossings: int, photographs: int
+    coco: Path,
+    backgrounds: Path,
+    real: Path,
+    pool: ProcessPoolExecutor,
+    scratch: Path | None,
+    *,
+    crossings: int,
+    photographs: int,
 ) -> Collected:
     """Returns what is found in all clips."""
     scenes = {
-        "crossing": crossing_scenes(coco, backgrounds, crossings),
         "camera": panned_scenes(coco, photographs),
+        "crossing": crossing_scenes(coco, backgrounds, crossings),
     }
     clips = read_cocovid(real / "annotations" / "davis_vid_val.json")
     pictures = pictures_of(clips, real / "Data" / "VID")
     cropped = cropped_clips(clips, pictures)
     videos = {"real": clips, "crops": cropped_data(clips, cropped)}
-    jobs = dict[str, Sequence[Job]](scenes) | {"real": streams_of(clips, pictures), "crops": cropped}
+    jobs: dict[str, Sequence[Job]] = {"crops": cropped, "real": streams_of(clips, pictures), **scenes}
     named = [(name, job) for name, some in jobs.items() for job in some]
+    places = [
+        scratch / f"{name} {number}.pickle" if scratch else None
+        for name, some in jobs.items()
+        for number in range(len(some))
+    ]
     found: dict[str, list[Finding]] = {name: [] for name in jobs}
     strides = []
     start = time.monotonic()
-    results = zip(named, pool.map(_run, (job for _, job in named)), strict=True)
+    results = zip(named, pool.map(_run, (job for _, job in named), places), strict=True)
     for number, ((name, _), (stride, findings)) in enumerate(results, 1):
         found[name] += findings
         strides += [stride] if name == "crossing" else []
@@ -179,9 +210,16 @@ class Job(Protocol):
         """Returns the stride of the map that finds its object, 0 if that is not asked, and what is found."""
 
 
-def _run(job: Job) -> tuple[int, list[Finding]]:
+def _run(job: Job, place: Path | None) -> tuple[int, list[Finding]]:
+    if place and place.exists():
+        kept: tuple[int, list[Finding]] = pickle.loads(place.read_bytes())
+        return kept
     with torch.inference_mode():
-        return job.run()
+        found = job.run()
+    if place:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(pickle.dumps(found))
+    return found
 
 
 def _start(flow_nets: Mapping[str, str]) -> None:
@@ -213,12 +251,13 @@ def flow_net_of(source: str, inputs: InputConfig) -> FlowNet:
     return flow_net
 
 
-@cache
-def methods(*, has_exact: bool) -> dict[str, tuple[str, ...]]:
-    """Returns the methods by name: the kinds of maps of which in each cell the one with the largest weight is taken."""
+def methods(radius: int, *, has_exact: bool) -> list[str]:
+    """Returns the methods that are measured with windows of a radius."""
     flows = [*(["exact"] if has_exact else []), *_FLOW_NETS]
-    alone = ["none", *flows[:1], *(["exact, masked"] if has_exact else []), *flows[1:]]
-    return {name: (name,) for name in alone} | {f"{name} or none": (name, "none") for name in flows}
+    if radius != _RADIUS:
+        return ["none", *flows]
+    masked = ["exact, masked"] if has_exact else []
+    return ["none", *flows[:1], *masked, *flows[1:], *(f"{flow} or none" for flow in flows)]
 
 
 @cache
@@ -247,44 +286,58 @@ class Frames:
 
     def __init__(self, picture_of: Callable[[Hashable], Picture]) -> None:
         self._picture_of = picture_of
-        self._frames: dict[Hashable, tuple[NetworkInput, Maps, dict[str, Tensor]]] = {}
+        self._frames: dict[Hashable, tuple[NetworkInput, Maps]] = {}
+        self._prepared: dict[tuple[str, Hashable], Tensor] = {}
         self._current: Hashable = None
-        self._offers: dict[Hashable, dict[str, Offer]] = {}
+        self._offers: dict[tuple[str, Hashable], Offer] = {}
 
-    def frame(self, key: Hashable) -> tuple[NetworkInput, Maps, dict[str, Tensor]]:
-        """Returns the network input, the maps, and what each flow net needs of a frame."""
+    def frame(self, key: Hashable) -> tuple[NetworkInput, Maps]:
+        """Returns the network input and the maps of a frame."""
         if key not in self._frames:
-            system, flow_nets = nets()
+            system = nets()[0]
             inputs = prepare([self._picture_of(key)], system.config.inputs)
-            prepared = {name: net.prepare(inputs) for name, net in flow_nets.items()}
-            self._frames[key] = inputs, system.detector.extract(inputs.images), prepared
+            self._frames[key] = inputs, system.detector.extract(inputs.images)
         return self._frames[key]
 
-    def offers(
-        self, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
-    ) -> dict[str, Offer]:
-        """Returns what a reference offers, by the flow along which it is warped."""
+    def flow(self, name: str, current: Hashable, reference: Hashable) -> Tensor:
+        """Returns the flow of a flow net."""
+        net, frames = nets()[1][name], (current, reference)
+        for key in frames:
+            if (name, key) not in self._prepared:
+                self._prepared[name, key] = net.prepare(self.frame(key)[0])
+        now, then = (self._prepared[name, key] for key in frames)
+        return net(net.as_current(now), net.as_reference(then))
+
+    def offer(
+        self, method: str, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
+    ) -> Offer:
+        """Returns the maps of a reference as a method takes them."""
         if current != self._current:  # those of all frames would take gigabytes
             self._current = current
             self._offers.clear()
-        if reference not in self._offers:
-            maps = self.frame(reference)[1]
-            kinds = {"none": maps}
-            exact = exact_of(reference) if exact_of else None
-            if exact is not None:
-                pairs = zip(maps, exact.flows, strict=True)
-                kinds["exact"] = tuple(warp(each, flow, "identity") for each, flow in pairs)
-            for name, net in nets()[1].items():
-                now, then = (self.frame(each)[2][name] for each in (current, reference))
-                kinds[name] = warp_maps(maps, net(net.as_current(now), net.as_reference(then)), "identity")
-            offers = {name: self._weighed(current, each) for name, each in kinds.items()}
-            if exact is not None:
-                seen = zip(offers["exact"], exact.visible, strict=True)
-                offers["exact, masked"] = [(values, weight * visible) for (values, weight), visible in seen]
-            self._offers[reference] = offers
-        return self._offers[reference]
+        key = (method, reference)
+        if key not in self._offers:
+            self._offers[key] = self._make_offer(method, current, reference, exact_of)
+        return self._offers[key]
 
-    def _weighed(self, current: Hashable, maps: Maps) -> Offer:
+    def _make_offer(
+        self, method: str, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
+    ) -> Offer:
+        maps = self.frame(reference)[1]
+        if method.endswith(" or none"):
+            both = (
+                self.offer(name, current, reference, exact_of) for name in (method.removesuffix(" or none"), "none")
+            )
+            return [surest(*offers) for offers in zip(*both, strict=True)]
+        if method.startswith("exact"):
+            assert exact_of is not None
+            exact = exact_of(reference)
+            if method == "exact, masked":
+                offers = zip(self.offer("exact", current, reference, exact_of), exact.visible, strict=True)
+                return [(values, weight * visible) for (values, weight), visible in offers]
+            maps = tuple(warp(each, flow, "identity") for each, flow in zip(maps, exact.flows, strict=True))
+        elif method != "none":
+            maps = warp_maps(maps, self.flow(method, current, reference), "identity")
         power = weights().norm_power
         return [
             (each, log_odds(query, each[:, None], weights().sharpness, power)[:, 0].exp())
@@ -300,19 +353,16 @@ class Frames:
     ) -> Iterator[tuple[str, int, Maps]]:
         """Yields method, window radius and averaged maps; the references at distance 1 come first."""
         own = self.frame(current)[1]
-        kinds = methods(has_exact=exact_of is not None)
-        totals = {name: [each.clone() for each in own] for name in kinds}
-        sums = {name: [torch.ones_like(each[:, 0]) for each in own] for name in kinds}
+        totals: dict[str, list[Tensor]] = defaultdict(lambda: [each.clone() for each in own])
+        sums: dict[str, list[Tensor]] = defaultdict(lambda: [torch.ones_like(each[:, 0]) for each in own])
         for radius, references in enumerate(pairs, 1):
-            for reference in references:
-                offers = self.offers(current, reference, exact_of)
-                for name, flows in kinds.items():
-                    for level in range(len(own)):
-                        values, weight = surest([offers[flow][level] for flow in flows])
+            for name in methods(_RADIUS if radius <= _RADIUS else radius, has_exact=exact_of is not None):
+                for reference in references:
+                    for level, (values, weight) in enumerate(self.offer(name, current, reference, exact_of)):
                         totals[name][level].addcmul_(values, weight[:, None])
                         sums[name][level] += weight
             if radius in radii:
-                for name in kinds:
+                for name in methods(radius, has_exact=exact_of is not None):
                     levels = zip(totals[name], sums[name], strict=True)
                     yield name, radius, tuple(total / whole[:, None] for total, whole in levels)
 
@@ -325,13 +375,10 @@ class Frames:
         return [(boxes.numpy(), scores.numpy(), labels.numpy()) for boxes, scores, labels in found]
 
 
-def surest(offers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Returns one map [1, c, h, w] and its weight [1, h, w]: in each cell that with the largest weight."""
-    values, weight = offers[0]
-    for others, other_weight in offers[1:]:
-        better = other_weight > weight
-        values, weight = torch.where(better[:, None], others, values), torch.where(better, other_weight, weight)
-    return values, weight
+def surest(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns one map [1, c, h, w] and its weight [1, h, w]: in each cell that with the larger weight."""
+    better = second[1] > first[1]
+    return torch.where(better[:, None], second[0], first[0]), torch.where(better, second[1], first[1])
 
 
 # Clips that are built.
@@ -365,10 +412,8 @@ class Scene:
         """Returns the stride of the map that finds the first object, and what is found in the middle frame."""
         frames = Frames(self._frame)
         findings: list[Finding] = []
-        crosses = self.cutout is not None
-        for spoilt in _SPOILT if crosses else (0, 3):
-            radii = _RADII if crosses and spoilt in {0, 3} else (_RADIUS,)
-            for speed in _SPEEDS if crosses else _CAMERA_SPEEDS:
+        for (spoilt, radii), speeds in (_CAMERA_PLAN if self.cutout is None else _CROSSING_PLAN).items():
+            for speed in speeds:
                 middle, pairs = keys_around(spoilt, max(radii), lambda step, speed=speed: step * speed)
                 averages = list(frames.averages(middle, pairs, self._exact, radii))
                 found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
@@ -426,14 +471,15 @@ class Scene:
         return (F.avg_pool2d(share, stride) >= _COVERED).float()
 
     def _stride(self, frames: Frames) -> int:
-        """The stride of the cell inside the first box that is surest of its class, in the clean frame by itself."""
+        """The stride of the surest cell that finds the first object in the clean frame by itself; 0 if none does."""
         system = nets()[0]
-        predictions, cells = system.detector.predict(frames.frame((0, False))[1])
+        predictions, cells = system.detector.predict(frames.frame((0, None))[1])
         known = torch.from_numpy(map_classes(system.config.class_names, empty_data()).labels) == int(self.labels[0])
         scores = system.detector.scores(predictions[0])[:, known].amax(dim=1)
-        low, high = torch.from_numpy(self.boxes[0]).split(2)
-        inside = ((cells.centres >= low) & (cells.centres <= high)).all(dim=1)
-        return int(cells.strides[(scores * inside).argmax(), 0])
+        boxes = system.detector.boxes(predictions[0], cells).double()
+        scores = scores * (box_iou(torch.from_numpy(self.boxes[:1]), boxes)[0] >= 0.5)
+        best = int(scores.argmax())
+        return int(cells.strides[best, 0]) if scores[best] >= _LEAST_SCORE else 0
 
 
 def keys_around(
@@ -505,24 +551,27 @@ def crossing_scenes(coco: Path, backgrounds: Path, count: int) -> list[Scene]:
     ]
     pictures = empty_pictures(backgrounds, _CHECKS + count, random)
     checks, empty = pictures[:_CHECKS], pictures[_CHECKS:]
-    scenes: list[Scene] = []
+    found: dict[int, list[tuple[int, int, Picture]]] = {}
     for side in _SIDES:
-        found = []
-        for source, label, cutout in cutouts:
-            if max(cutout.shape) >= side:
-                small = shrink(cutout, side)
-                if 2 * sum(finds_pasted(picture, small, label) for picture in checks) >= len(checks):
-                    found.append((source, label, small))
-        random.shuffle(found)
-        for number in range(count // len(_SIDES)):
-            source, label, cutout = found[number % len(found)]
-            mirrored = np.ascontiguousarray(cutout[:, ::-1]) if random.integers(2) else cutout
-            height, width = cutout.shape[:2]
-            x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
-            corner = x, int(random.integers(0, _SIZE[0] - height + 1))
-            degrees = float(random.choice(_DIRECTIONS))
-            picture, box = empty[len(scenes) % len(empty)], box_of(mirrored, corner)
-            scenes.append(Scene(len(scenes), source, picture, mirrored, corner, box[None], np.array([label]), degrees))
+        small = ((source, label, shrink(each, side)) for source, label, each in cutouts if max(each.shape) >= side)
+        found[side] = [
+            (source, label, cutout)
+            for source, label, cutout in small
+            if 2 * sum(finds_pasted(picture, cutout, label) for picture in checks) >= len(checks)
+        ]
+        random.shuffle(found[side])
+    scenes: list[Scene] = []
+    for number in range(count):
+        same_size = found[_SIDES[number % len(_SIDES)]]
+        source, label, cutout = same_size[number // len(_SIDES) % len(same_size)]
+        if random.integers(2):
+            cutout = np.ascontiguousarray(cutout[:, ::-1])
+        height, width = cutout.shape[:2]
+        x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
+        corner = x, int(random.integers(0, _SIZE[0] - height + 1))
+        degrees = float(random.choice(_DIRECTIONS))
+        box, picture = box_of(cutout, corner), empty[number % len(empty)]
+        scenes.append(Scene(number, source, picture, cutout, corner, box[None], np.array([label]), degrees))
     return scenes
 
 
@@ -724,7 +773,7 @@ class CroppedClip:
 
 
 def cropped_clips(data: CocoVID, pictures: Sequence[Picture]) -> list[CroppedClip]:
-    """Returns the crops of all videos, which have one object each; of every second frame, if it has one."""
+    """Returns the crops of all videos, which have one object each; of every third frame, if it has one."""
     clips, first = list[CroppedClip](), 0
     for video in data.videos:
         mine = [pictures[place] for place in video.frames]
@@ -733,7 +782,7 @@ def cropped_clips(data: CocoVID, pictures: Sequence[Picture]) -> list[CroppedCli
         size = mine[0].shape[:2]
         found = (
             still_crop(steps, boxes, place, picture=size, sizes=_CROPS, radius=_RADIUS)
-            for place in range(_RADIUS, len(mine) - _RADIUS, 2)
+            for place in range(_RADIUS, len(mine) - _RADIUS, _EVERY)
         )
         crops = tuple(crop for crop in found if crop is not None)
         clips.append(CroppedClip(video.name.rpartition("_")[2], mine, boxes, video.frames, first, crops))
@@ -880,7 +929,8 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     crossing, camera = metrics["crossing"], metrics["camera"]
     flows = list(crossing["all"][f"0 {_RADIUS} 0"]["over none"])
     shown = [name for name in flows if name not in {"exact, masked", "exact or none"}]
-    real_flows = [name for name in shown if name != "exact"]
+    windowed = list(crossing["all"][f"0 {_RADII[0][-1]} {_MIDDLE_SPEEDS[0]}"]["over none"])
+    real_flows = list(metrics["real"]["0"]["over none"])
 
     def row(cells: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         ap = cells["AP50"]
@@ -900,7 +950,7 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         [
             [str(spoilt), str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], shown)]
             for spoilt in (1, 2)
-            for speed in _SPEEDS
+            for speed in _MIDDLE_SPEEDS
         ],
     )
     groups = {"all": 1} | {str(stride): stride for stride in _STRIDES}
@@ -911,8 +961,8 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         [
             [str(spoilt), f"{radius} + {radius}"]
             + [pays(crossing[group], f"{spoilt} {radius}", stride) for group, stride in groups.items()]
-            for spoilt in (0, 3)
-            for radius in _RADII
+            for spoilt, radii in _RADII.items()
+            for radius in radii
         ],
     )
     tables["strides"] = table(
@@ -924,11 +974,17 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         ],
     )
     tables["windows"] = table(
-        ["window", "px a frame", "single", "no flow", *shown],
+        ["degraded", "window", "px a frame", "single", "no flow", *windowed],
         [
-            [f"{radius} + {radius}", str(speed), *row(crossing["all"][f"3 {radius} {speed}"], shown)]
-            for radius in _RADII
-            for speed in _SPEEDS
+            [
+                str(spoilt),
+                f"{radius} + {radius}",
+                str(speed),
+                *row(crossing["all"][f"{spoilt} {radius} {speed}"], windowed),
+            ]
+            for spoilt, radii in _RADII.items()
+            for radius in radii
+            for speed in (_MIDDLE_SPEEDS if radius > _RADIUS else _MOVING)
         ],
     )
     tables["camera"] = table(
@@ -972,17 +1028,19 @@ def facts_of(name: str, clip: Mapping[str, Any]) -> list[str]:
 
 def pays(cells: Mapping[str, Any], setting: str, stride: int) -> str:
     """Returns at which speeds the shipped flow gains, in cells of the stride: its interval lies above 0."""
-    gains = {speed: cells[f"{setting} {speed}"]["over none"]["shipped"] for speed in _SPEEDS}
+    gains = {
+        speed: cells[f"{setting} {speed}"]["over none"]["shipped"] for speed in _MOVING if f"{setting} {speed}" in cells
+    }
     above = [speed for speed, gain in gains.items() if gain["low"] > _SHOWN]
     below = [speed for speed, gain in gains.items() if gain["high"] < -_SHOWN]
-    parts = [speeds_text(above, stride)] if above else []
-    parts += [f"loses at {speeds_text(below, stride)}"] if below else []
+    parts = [speeds_text(above, list(gains), stride)] if above else []
+    parts += [f"loses at {speeds_text(below, list(gains), stride)}"] if below else []
     return "; ".join(parts) or "nowhere"
 
 
-def speeds_text(speeds: Sequence[int], stride: int) -> str:
+def speeds_text(speeds: Sequence[int], measured: Sequence[int], stride: int) -> str:
     """Returns speeds in cells of the stride: "2 to 8" for all that were measured between, else one by one."""
-    first, last = _SPEEDS.index(speeds[0]), _SPEEDS.index(speeds[-1])
+    first, last = measured.index(speeds[0]), measured.index(speeds[-1])
     if len(speeds) > 2 and len(speeds) == last - first + 1:
         return f"{speeds[0] / stride:g} to {speeds[-1] / stride:g}"
     return ", ".join(f"{speed / stride:g}" for speed in speeds)
@@ -998,9 +1056,9 @@ def plot(metrics: Mapping[str, Any], path: Path) -> None:
         for axes, stride in zip(row, _STRIDES, strict=True):
             for name, colour in zip(names, _COLOURS, strict=False):
                 cells = crossing[str(stride)]
-                gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _SPEEDS[1:]]
+                gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _MOVING]
                 value, low, high = ([100 * gain[part] for gain in gains] for part in ("value", "low", "high"))
-                at = [speed / stride for speed in _SPEEDS[1:]]
+                at = [speed / stride for speed in _MOVING]
                 axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
                 axes.plot(at, value, "o-", color=colour, label=name, markersize=4)
             axes.axhline(0, color="#777777", linewidth=1)
