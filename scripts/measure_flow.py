@@ -1,20 +1,22 @@
 """Measures whether warping the maps of references along flow helps, by speed, stride, window and kind of flow.
 
     python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID
+    python scripts/measure_flow.py COCO_VID30 BACKGROUNDS REAL_VID --flow-net mine=mine.safetensors
 
 Needs OpenCV. Clips are built in memory: objects cut out of the labelled photographs of COCO_VID30 (images and
 instances_vid30.json) cross the pictures in BACKGROUNDS, and a window moves over the photographs. REAL_VID has the six
-labelled real clips. The detector is NanoDet-g, the weights are those of fgfa-nano. The metrics go to
+labelled real clips. Detector, embeddings and weights are those of fgfa-nano. The metrics go to
 docs/evidence/flow.json, the tables into docs/flow.md between their marks, and the plot beside the metrics.
 """
 
 import json
+import pickle
+import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from itertools import zip_longest
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,25 +30,26 @@ from matplotlib.figure import Figure
 from measure_nano import degrade, pictures_of
 from numpy.typing import NDArray
 from restrict import restrict
+from still_crops import StillCrop, background_steps, still_crop
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from flowdet.class_names import VID_CLASSES
-from flowdet.data.cocovid import CocoVID, ImageRecord, Objects, read_cocovid
+from flowdet.data.cocovid import CocoVID, ImageRecord, Objects, VideoRecord, read_cocovid
 from flowdet.data.image_files import read_picture
 from flowdet.flow.base import FlowNet
 from flowdet.flow.dis import DISFlow, DISFlowConfig
-from flowdet.inputs import prepare
+from flowdet.inputs import InputConfig, prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
 from flowdet.metrics.intervals import bootstrap_difference
 from flowdet.metrics.protocols import evaluate
 from flowdet.ops.sampling import warp, warp_maps
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
-from flowdet.systems.recipes import fgfa_nano
+from flowdet.systems.recipes import RECIPES, fgfa_nano
 from flowdet.temporal.fgfa import FGFAConfig
-from flowdet.temporal.similarity import log_odds
+from flowdet.temporal.similarity import log_odds, with_modules
 from flowdet.types import FrameFeatures, Maps, NetworkInput
 
 app = App(help=__doc__)
@@ -54,28 +57,41 @@ app = App(help=__doc__)
 Picture = NDArray[np.uint8]
 Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # boxes, scores, classes
 Finding = tuple[tuple[Any, ...], str, int, Found]  # setting, method, image, what is found
+Offer = list[tuple[Tensor, Tensor]]  # [1, c, h, w] and weight [1, h, w] of each map
 
 _ROOT = Path(__file__).parents[1]
 _METRICS = _ROOT / "docs" / "evidence" / "flow.json"
 _PLOT = _METRICS.with_name("flow.svg")
 _PAGE = _ROOT / "docs" / "flow.md"
-_METHODS: Mapping[str, tuple[str, ...]] = {
-    "none": ("none",),
-    "exact": ("exact",),
-    "exact, masked": ("exact",),
-    "DIS": ("DIS",),
-    "shipped": ("shipped",),
-    "exact or none": ("exact", "none"),
-    "DIS or none": ("DIS", "none"),
-}
-_FLOWS = [name for name in _METHODS if name != "none"]
+_FLOW_NETS = {"DIS": "DIS", "shipped": "dff-nano"}
+"""Flow nets by name: "DIS", or the system or weight file whose flow net it is."""
 _SIZE = (256, 416)  # of a picture that is built, px of the network input
 _STRIDES = (8, 16, 32)
-_SPEEDS = (0, 4, 8, 16, 32)  # px a frame
-_CAMERA_SPEEDS = (0, 4, 8, 16)
-_RADII = (1, 2, 5)
-_RADIUS = 5
-_SIDES = (48, 96, 176)  # of an object, px
+_SPEEDS = (0, 2, 4, 8, 16, 32)  # px a frame
+_MOVING = _SPEEDS[1:]
+_MIDDLE_SPEEDS = (4, 8, 16)
+_CAMERA_SPEEDS = (0, *_MIDDLE_SPEEDS)
+_DIRECTIONS = (-30, 0, 30, 150, 180, 210)  # degrees
+_RADIUS = 5  # of the window unless a table says otherwise
+_RADII = {0: (_RADIUS, 9), 3: (1, 2, _RADIUS, 9)}
+"""Radii of the windows that are compared, by the number of degraded frames."""
+_CROSSING_PLAN: Mapping[tuple[int, tuple[int, ...]], Sequence[int]] = {
+    (0, (_RADIUS,)): (0, 2, 32),
+    (0, _RADII[0]): _MIDDLE_SPEEDS,
+    (1, (_RADIUS,)): _MIDDLE_SPEEDS,
+    (2, (_RADIUS,)): _MIDDLE_SPEEDS,
+    (3, (_RADIUS,)): (0,),
+    (3, (1, 2, _RADIUS)): (2, 32),
+    (3, _RADII[3]): _MIDDLE_SPEEDS,
+}
+"""Speeds of crossing clips by the number of degraded frames and the radii of windows."""
+_CAMERA_PLAN = {(spoilt, (_RADIUS,)): _CAMERA_SPEEDS for spoilt in (0, 3)}
+_SPOILT = {0: (), 1: (0,), 2: (0, 1), 3: (-1, 0, 1)}
+"""Which frames are degraded, counted from the middle frame, by their number."""
+_SIDES = (80, 144, 240)  # of an object, px
+_CHECKS = 4  # pictures in which the detector must find an object of this size in half of them
+_EVERY = 3  # frames from one judged crop to the next
+_CROPS = ((360, 640), (315, 560), (270, 480))  # of real clips, the preferred one first
 _BLUR = range(7, 17, 2)  # px; as in measure_nano.py, whose frames are about twice as wide
 _PANNED = 736  # width of a photograph over which a window moves
 _COVERED = 0.25  # the share of a cell from which on it belongs to the object
@@ -83,6 +99,8 @@ _FOUND_SCORE = 0.3
 _LEAST_SCORE = 0.05
 _APART = 1e4  # px between boxes of different classes
 _SAMPLES = 500
+_SHOWN = 0.0005  # what is less is 0.0 points
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 @app.default
@@ -91,8 +109,10 @@ def measure(
     backgrounds: Path,
     real: Path,
     *,
-    crossings: int = 21,
-    photographs: int = 8,
+    crossings: int = 96,
+    photographs: int = 40,
+    flow_net: Sequence[str] = (),
+    scratch: Path | None = None,
     processes: int = 1,
     only_page: bool = False,
 ) -> None:
@@ -104,12 +124,17 @@ def measure(
         real: The folder of the labelled real clips.
         crossings: Clips in which an object crosses a background.
         photographs: Photographs over which a window moves.
+        flow_net: Further flow nets, NAME=SYSTEM or NAME=FILE each, a system or a weight file that has one.
+        scratch: A folder that keeps what is found in each clip; a run that was stopped goes on from there.
         processes: Processes that share the work, of one thread each.
         only_page: Writes the page from the metrics that are there.
     """
     if not only_page:
-        with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
-            collected = collect(coco, backgrounds, real, pool, crossings=crossings, photographs=photographs)
+        further = dict(each.split("=", 1) for each in flow_net)
+        _start(further)
+        with ProcessPoolExecutor(processes, get_context("spawn"), _start, (further,)) as pool:
+            counts = {"crossings": crossings, "photographs": photographs}
+            collected = collect(coco, backgrounds, real, pool, scratch, **counts)
         metrics = judge(collected)
         _METRICS.write_text(json.dumps(metrics, indent=1, default=asdict) + "\n")
     found = json.loads(_METRICS.read_bytes())
@@ -125,27 +150,44 @@ class Collected:
     videos: Mapping[str, CocoVID]
     found: Mapping[str, Sequence[Finding]]
     strides: NDArray[np.int64]
+    cropped: Sequence["CroppedClip"]
 
 
 def collect(
-    coco: Path, backgrounds: Path, real: Path, pool: ProcessPoolExecutor, *, crossings: int, photographs: int
+    coco: Path,
+    backgrounds: Path,
+    real: Path,
+    pool: ProcessPoolExecutor,
+    scratch: Path | None,
+    *,
+    crossings: int,
+    photographs: int,
 ) -> Collected:
     """Returns what is found in all clips."""
     scenes = {
-        "crossing": crossing_scenes(coco, backgrounds, crossings),
         "camera": panned_scenes(coco, photographs),
+        "crossing": crossing_scenes(coco, backgrounds, crossings),
     }
     clips = read_cocovid(real / "annotations" / "davis_vid_val.json")
     pictures = pictures_of(clips, real / "Data" / "VID")
-    videos, jobs = {"real": clips}, dict[str, Sequence[Job]](scenes)
-    jobs["real"] = streams_of(clips, pictures)
+    cropped = cropped_clips(clips, pictures)
+    videos = {"real": clips, "crops": cropped_data(clips, cropped)}
+    jobs: dict[str, Sequence[Job]] = {"crops": cropped, "real": streams_of(clips, pictures), **scenes}
     named = [(name, job) for name, some in jobs.items() for job in some]
+    places = [
+        scratch / f"{name} {number}.pickle" if scratch else None
+        for name, some in jobs.items()
+        for number in range(len(some))
+    ]
     found: dict[str, list[Finding]] = {name: [] for name in jobs}
     strides = []
-    for (name, _), (stride, findings) in zip(named, pool.map(_run, (job for _, job in named)), strict=True):
+    start = time.monotonic()
+    results = zip(named, pool.map(_run, (job for _, job in named), places), strict=True)
+    for number, ((name, _), (stride, findings)) in enumerate(results, 1):
         found[name] += findings
         strides += [stride] if name == "crossing" else []
-    return Collected(scenes, videos, found, np.array(strides))
+        app.console.print(f"{number} of {len(named)} clips, {name}, {time.monotonic() - start:.0f} s")
+    return Collected(scenes, videos, found, np.array(strides), cropped)
 
 
 def judge(collected: Collected) -> dict[str, Any]:
@@ -156,6 +198,8 @@ def judge(collected: Collected) -> dict[str, Any]:
         metrics[name] = judged_scenes(scenes, collected.found[name], strides)
     for name, data in collected.videos.items():
         metrics[name] = judged_streams(data, collected.found[name])
+    data, found = collected.videos["crops"], collected.found["crops"]
+    metrics["cropped clips"] = {clip.name: judged_clip(clip, data, found) for clip in collected.cropped}
     return metrics
 
 
@@ -166,14 +210,23 @@ class Job(Protocol):
         """Returns the stride of the map that finds its object, 0 if that is not asked, and what is found."""
 
 
-def _run(job: Job) -> tuple[int, list[Finding]]:
+def _run(job: Job, place: Path | None) -> tuple[int, list[Finding]]:
+    if place and place.exists():
+        kept: tuple[int, list[Finding]] = pickle.loads(place.read_bytes())
+        return kept
     with torch.inference_mode():
-        return job.run()
+        found = job.run()
+    if place:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(pickle.dumps(found))
+    return found
 
 
-def _one_thread() -> None:
+def _start(flow_nets: Mapping[str, str]) -> None:
+    """Prepares a process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    _FLOW_NETS.update(flow_nets)
 
 
 # The detector, flow and averages.
@@ -182,11 +235,29 @@ def _one_thread() -> None:
 @cache
 def nets() -> tuple[VideoDetector, dict[str, FlowNet]]:
     """Returns the detector, and the flow nets by name."""
-    system, flow_net = load(system="single-nano"), load(system="dff-lite").flow_net
-    assert flow_net is not None
+    system = load(system="fgfa-nano")
     # Thousands of boxes below this score would take most of the time, and hardly change AP50.
     system.detector.config = replace(system.detector.config, score_threshold=_LEAST_SCORE)
-    return system, {"DIS": DISFlow(DISFlowConfig(), system.config.inputs), "shipped": flow_net}
+    return system, {name: flow_net_of(source, system.config.inputs) for name, source in _FLOW_NETS.items()}
+
+
+def flow_net_of(source: str, inputs: InputConfig) -> FlowNet:
+    """Returns the flow net of a system or of a weight file, or OpenCV's."""
+    if source == "DIS":
+        return DISFlow(DISFlowConfig(), inputs)
+    flow_net = (load(system=source) if source in RECIPES else load(weights=source)).flow_net
+    if flow_net is None:
+        raise SystemExit(f"{source} has no flow net")
+    return flow_net
+
+
+def methods(radius: int, *, has_exact: bool) -> list[str]:
+    """Returns the methods that are measured with windows of a radius."""
+    flows = [*(["exact"] if has_exact else []), *_FLOW_NETS]
+    if radius != _RADIUS:
+        return ["none", *flows]
+    masked = ["exact, masked"] if has_exact else []
+    return ["none", *flows[:1], *masked, *flows[1:], *(f"{flow} or none" for flow in flows)]
 
 
 @cache
@@ -211,36 +282,72 @@ class Exact:
 
 
 class Frames:
-    """The frames of a clip; maps and flows are computed once and shared by all methods."""
+    """The frames of a clip; maps, flows and warped maps are computed once and shared by all methods."""
 
     def __init__(self, picture_of: Callable[[Hashable], Picture]) -> None:
         self._picture_of = picture_of
-        self._frames: dict[Hashable, tuple[NetworkInput, Maps, dict[str, Tensor]]] = {}
-        self._flows: dict[Hashable, Tensor] = {}
+        self._frames: dict[Hashable, tuple[NetworkInput, Maps, Maps]] = {}
+        self._prepared: dict[tuple[str, Hashable], Tensor] = {}
+        self._current: Hashable = None
+        self._offers: dict[tuple[str, Hashable], Offer] = {}
 
-    def frame(self, key: Hashable) -> tuple[NetworkInput, Maps, dict[str, Tensor]]:
-        """Returns the network input, the maps, and what each flow net needs of a frame."""
+    def frame(self, key: Hashable) -> tuple[NetworkInput, Maps, Maps]:
+        """Returns the network input, the maps and the embeddings of a frame."""
         if key not in self._frames:
-            system, flow_nets = nets()
+            system = nets()[0]
             inputs = prepare([self._picture_of(key)], system.config.inputs)
-            prepared = {name: net.prepare(inputs) for name, net in flow_nets.items()}
-            self._frames[key] = inputs, system.detector.extract(inputs.images), prepared
+            maps = system.detector.extract(inputs.images)
+            self._frames[key] = inputs, maps, with_modules(system.method_modules)(maps)
         return self._frames[key]
 
-    def offers(self, current: Hashable, reference: Hashable, exact: Exact | None) -> dict[str, Maps]:
-        """Returns the maps of a reference by the flow along which they are warped."""
-        maps = self.frame(reference)[1]
-        offers = {"none": maps}
-        if exact is not None:
-            pairs = zip(maps, exact.flows, strict=True)
-            offers["exact"] = tuple(warp(each, flow, "identity") for each, flow in pairs)
-        for name, net in nets()[1].items():
-            key = (name, current, reference)
-            if key not in self._flows:
-                now, then = (self.frame(each)[2][name] for each in (current, reference))
-                self._flows[key] = net(net.as_current(now), net.as_reference(then))
-            offers[name] = warp_maps(maps, self._flows[key], "identity")
-        return offers
+    def flow(self, name: str, current: Hashable, reference: Hashable) -> Tensor:
+        """Returns the flow of a flow net."""
+        net, frames = nets()[1][name], (current, reference)
+        for key in frames:
+            if (name, key) not in self._prepared:
+                self._prepared[name, key] = net.prepare(self.frame(key)[0])
+        now, then = (self._prepared[name, key] for key in frames)
+        return net(net.as_current(now), net.as_reference(then))
+
+    def offer(
+        self, method: str, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
+    ) -> Offer:
+        """Returns the maps of a reference as a method takes them."""
+        if current != self._current:  # those of all frames would take gigabytes
+            self._current = current
+            self._offers.clear()
+        key = (method, reference)
+        if key not in self._offers:
+            self._offers[key] = self._make_offer(method, current, reference, exact_of)
+        return self._offers[key]
+
+    def _make_offer(
+        self, method: str, current: Hashable, reference: Hashable, exact_of: Callable[[Hashable], Exact] | None
+    ) -> Offer:
+        _, maps, embedded = self.frame(reference)
+        if method.endswith(" or none"):
+            both = (
+                self.offer(name, current, reference, exact_of) for name in (method.removesuffix(" or none"), "none")
+            )
+            return [surest(*offers) for offers in zip(*both, strict=True)]
+        if method.startswith("exact"):
+            assert exact_of is not None
+            exact = exact_of(reference)
+            if method == "exact, masked":
+                offers = zip(self.offer("exact", current, reference, exact_of), exact.visible, strict=True)
+                return [(values, weight * visible) for (values, weight), visible in offers]
+            maps, embedded = (
+                tuple(warp(each, flow, "identity") for each, flow in zip(levels, exact.flows, strict=True))
+                for levels in (maps, embedded)
+            )
+        elif method != "none":
+            flow = self.flow(method, current, reference)
+            maps, embedded = (warp_maps(levels, flow, "identity") for levels in (maps, embedded))
+        power = weights().norm_power
+        return [
+            (each, log_odds(query, key[:, None], weights().sharpness, power)[:, 0].exp())
+            for each, query, key in zip(maps, self.frame(current)[2], embedded, strict=True)
+        ]
 
     def averages(
         self,
@@ -251,29 +358,16 @@ class Frames:
     ) -> Iterator[tuple[str, int, Maps]]:
         """Yields method, window radius and averaged maps; the references at distance 1 come first."""
         own = self.frame(current)[1]
-        methods = [name for name, kinds in _METHODS.items() if exact_of or "exact" not in kinds]
-        totals = {name: [each.clone() for each in own] for name in methods}
-        sums = {name: [torch.ones_like(each[:, 0]) for each in own] for name in methods}
+        totals: dict[str, list[Tensor]] = defaultdict(lambda: [each.clone() for each in own])
+        sums: dict[str, list[Tensor]] = defaultdict(lambda: [torch.ones_like(each[:, 0]) for each in own])
         for radius, references in enumerate(pairs, 1):
-            for reference in references:
-                exact = exact_of(reference) if exact_of else None
-                offers = self.offers(current, reference, exact)
-                for level, query in enumerate(own):
-                    keys = torch.stack([maps[level] for maps in offers.values()], dim=1)
-                    odds = log_odds(query, keys, weights().sharpness, weights().norm_power).exp()
-                    by_kind = {kind: (keys[:, n], odds[:, n]) for n, kind in enumerate(offers)}
-                    for name in methods:
-                        values, weight = by_kind[_METHODS[name][0]]
-                        for other in _METHODS[name][1:]:
-                            better = by_kind[other][1] > weight
-                            values = torch.where(better[:, None], by_kind[other][0], values)
-                            weight = torch.where(better, by_kind[other][1], weight)
-                        if exact is not None and name.endswith("masked"):
-                            weight = weight * exact.visible[level]
+            for name in methods(_RADIUS if radius <= _RADIUS else radius, has_exact=exact_of is not None):
+                for reference in references:
+                    for level, (values, weight) in enumerate(self.offer(name, current, reference, exact_of)):
                         totals[name][level].addcmul_(values, weight[:, None])
                         sums[name][level] += weight
             if radius in radii:
-                for name in methods:
+                for name in methods(radius, has_exact=exact_of is not None):
                     levels = zip(totals[name], sums[name], strict=True)
                     yield name, radius, tuple(total / whole[:, None] for total, whole in levels)
 
@@ -286,6 +380,12 @@ class Frames:
         return [(boxes.numpy(), scores.numpy(), labels.numpy()) for boxes, scores, labels in found]
 
 
+def surest(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns one map [1, c, h, w] and its weight [1, h, w]: in each cell that with the larger weight."""
+    better = second[1] > first[1]
+    return torch.where(better[:, None], second[0], first[0]), torch.where(better, second[1], first[1])
+
+
 # Clips that are built.
 
 
@@ -295,84 +395,79 @@ class Scene:
 
     Attributes:
         number: Which clip.
+        source: Which photograph its objects are from.
         picture: The background, or the photograph over which the window moves.
         cutout: [h, w, 4] RGB and opacity of the object; None if a window moves.
         corner: Where the object's upper left corner is in the middle frame (x, y), or the window's in the photograph.
         boxes: [n, 4] of the objects in the middle frame.
         labels: [n] their classes.
-        forward: 1 if offsets grow with time, else -1.
+        degrees: The direction of the offsets, 0 to the right and 90 down.
     """
 
     number: int
+    source: int
     picture: Picture
     cutout: Picture | None
     corner: tuple[int, int]
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
-    forward: int
+    degrees: float
 
     def run(self) -> tuple[int, list[Finding]]:
         """Returns the stride of the map that finds the first object, and what is found in the middle frame."""
         frames = Frames(self._frame)
         findings: list[Finding] = []
-        crosses = self.cutout is not None
-        for speed in _SPEEDS if crosses else _CAMERA_SPEEDS:
-            for spoilt in (0, 3):
-                radii = _RADII if crosses and spoilt == 3 else (_RADIUS,)
-                middle = (0, spoilt > 0)
-                pairs = [
-                    [(sign * far * speed * self.forward, far == 1 and spoilt == 3) for sign in (-1, 1)]
-                    for far in range(1, max(radii) + 1)
-                ]
+        for (spoilt, radii), speeds in (_CAMERA_PLAN if self.cutout is None else _CROSSING_PLAN).items():
+            for speed in speeds:
+                middle, pairs = keys_around(spoilt, max(radii), lambda step, speed=speed: step * speed)
                 averages = list(frames.averages(middle, pairs, self._exact, radii))
                 found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
-                named = [("single", radius) for radius in radii], [(name, radius) for name, radius, _ in averages]
-                results = [*[found[0]] * len(radii), *found[1:]]
-                for (name, radius), result in zip([*named[0], *named[1]], results, strict=True):
-                    findings.append(((speed, spoilt, radius), name, self.number, result))
+                findings += [((spoilt, radius, speed), "single", self.number, found[0]) for radius in radii]
+                for (name, radius, _), result in zip(averages, found[1:], strict=True):
+                    findings.append(((spoilt, radius, speed), name, self.number, result))
         return self._stride(frames), findings
 
     def _frame(self, key: Hashable) -> Picture:
-        offset, is_spoilt = key
+        offset, spoilt = key
         if self.cutout is None:
-            left, top = self._window(offset), self.corner[1]
+            left, top = self._window(offset)
             picture = np.ascontiguousarray(self.picture[top : top + _SIZE[0], left : left + _SIZE[1]])
         else:
-            layer = self._layer(offset)
-            share = layer[..., 3:] / np.float32(255)
-            picture = np.rint(layer[..., :3] * share + self.picture * (1 - share)).astype(np.uint8)
-        return degrade(picture, 4096 * self.number + 2048 + offset, _BLUR) if is_spoilt else picture
+            picture = paste(self.picture, self._layer(offset))
+        if spoilt is None:
+            return picture
+        return degrade(picture, 3 * (4096 * self.number + 2048 + offset) + spoilt + 1, _BLUR)
 
-    def _window(self, offset: int) -> int:
-        """The left side of the window; it stops at the border of the photograph."""
-        return min(max(self.corner[0] + offset, 0), self.picture.shape[1] - _SIZE[1])
+    def _moved(self, offset: int) -> tuple[int, int]:
+        """The corner (x, y) in a frame."""
+        angle = np.deg2rad(self.degrees)
+        return self.corner[0] + round(offset * np.cos(angle)), self.corner[1] + round(offset * np.sin(angle))
+
+    def _window(self, offset: int) -> tuple[int, int]:
+        """The upper left corner (x, y) of the window; it stops at the border of the photograph."""
+        (x, y), (height, width) = self._moved(offset), self.picture.shape[:2]
+        return min(max(x, 0), width - _SIZE[1]), min(max(y, 0), height - _SIZE[0])
 
     def _layer(self, offset: int) -> Picture:
-        """The object [h, w, 4] in the place that it has in a frame, as far as the frame shows it."""
         assert self.cutout is not None
-        layer = np.zeros((*_SIZE, 4), np.uint8)
-        height, width = self.cutout.shape[:2]
-        left, top = self.corner[0] + offset, self.corner[1]
-        first, last = max(left, 0), min(left + width, _SIZE[1])
-        if first < last:
-            layer[top : top + height, first:last] = self.cutout[:, first - left : last - left]
-        return layer
+        return layer_of(self.cutout, self._moved(offset))
 
     def _exact(self, key: Hashable) -> Exact:
         offset, _ = key
         flows, visible = [], []
         for stride in _STRIDES:
             rows, columns = (side // stride for side in _SIZE)
+            there = self._window(offset) if self.cutout is None else self._moved(offset)
+            moved = [after - before for before, after in zip(self.corner, there, strict=True)]
+            shift = torch.tensor(moved, dtype=torch.float32)[:, None, None] / stride
             if self.cutout is None:
-                moved = torch.full((1, rows, columns), (self.corner[0] - self._window(offset)) / stride)
-                seen = torch.ones(1, rows, columns)
+                flow, seen = -shift.expand(1, 2, rows, columns), torch.ones(1, rows, columns)
             else:
-                here, there = (self._cells(place, stride) for place in (0, offset))
-                moved = here * (offset / stride)
-                seen = 1 - (1 - here) * there
-            at = torch.arange(columns) + moved
-            visible.append(seen * ((at > -1) & (at < columns)))
-            flows.append(torch.stack((moved, torch.zeros_like(moved)), dim=1))
+                covered_now, covered_then = (self._cells(place, stride) for place in (0, offset))
+                flow, seen = covered_now[:, None] * shift, 1 - (1 - covered_now) * covered_then
+            x, y = torch.arange(columns) + flow[:, 0], torch.arange(rows)[:, None] + flow[:, 1]
+            flows.append(flow)
+            visible.append(seen * ((x > -1) & (x < columns) & (y > -1) & (y < rows)))
         return Exact(tuple(flows), tuple(visible))
 
     def _cells(self, offset: int, stride: int) -> Tensor:
@@ -381,14 +476,57 @@ class Scene:
         return (F.avg_pool2d(share, stride) >= _COVERED).float()
 
     def _stride(self, frames: Frames) -> int:
-        """The stride of the cell inside the first box that is surest of its class, in the clean frame by itself."""
+        """The stride of the surest cell that finds the first object in the clean frame by itself; 0 if none does."""
         system = nets()[0]
-        predictions, cells = system.detector.predict(frames.frame((0, False))[1])
+        predictions, cells = system.detector.predict(frames.frame((0, None))[1])
         known = torch.from_numpy(map_classes(system.config.class_names, empty_data()).labels) == int(self.labels[0])
         scores = system.detector.scores(predictions[0])[:, known].amax(dim=1)
-        low, high = torch.from_numpy(self.boxes[0]).split(2)
-        inside = ((cells.centres >= low) & (cells.centres <= high)).all(dim=1)
-        return int(cells.strides[(scores * inside).argmax(), 0])
+        boxes = system.detector.boxes(predictions[0], cells).double()
+        scores = scores * (box_iou(torch.from_numpy(self.boxes[:1]), boxes)[0] >= 0.5)
+        best = int(scores.argmax())
+        return int(cells.strides[best, 0]) if scores[best] >= _LEAST_SCORE else 0
+
+
+def keys_around(
+    spoilt: int, radius: int, at: Callable[[int], Hashable]
+) -> tuple[tuple[Hashable, int | None], list[list[tuple[Hashable, int | None]]]]:
+    """Returns the keys of the middle frame and of its references, pair by pair: where it is, and if it is degraded.
+
+    Args:
+        spoilt: How many frames are degraded.
+        radius: Pairs of references.
+        at: Returns where a frame is, which is so many frames after the middle one.
+    """
+
+    def key(step: int) -> tuple[Hashable, int | None]:
+        # Two frames that are alike are degraded in two ways.
+        return at(step), step if step in _SPOILT[spoilt] else None
+
+    return key(0), [[key(-far), key(far)] for far in range(1, radius + 1)]
+
+
+def layer_of(cutout: Picture, corner: tuple[int, int]) -> Picture:
+    """Returns the object [h, w, 4] in a place of a frame, as far as the frame shows it."""
+    layer = np.zeros((*_SIZE, 4), np.uint8)
+    (x, y), (height, width) = corner, cutout.shape[:2]
+    left, right = max(x, 0), min(x + width, _SIZE[1])
+    top, bottom = max(y, 0), min(y + height, _SIZE[0])
+    if left < right and top < bottom:
+        layer[top:bottom, left:right] = cutout[top - y : bottom - y, left - x : right - x]
+    return layer
+
+
+def paste(picture: Picture, layer: Picture) -> Picture:
+    """Returns the picture with a layer [h, w, 4] before it."""
+    share = layer[..., 3:] / np.float32(255)
+    return np.rint(layer[..., :3] * share + picture * (1 - share)).astype(np.uint8)
+
+
+def box_of(cutout: Picture, corner: tuple[int, int]) -> NDArray[np.float64]:
+    """Returns the box [4] of the object with its upper left corner here."""
+    rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
+    x, y = corner
+    return np.array((x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1), float)
 
 
 def photographs_of(coco: Path) -> Iterator[tuple[Picture, list[Mapping[str, Any]]]]:
@@ -404,42 +542,54 @@ def photographs_of(coco: Path) -> Iterator[tuple[Picture, list[Mapping[str, Any]
 
 
 def crossing_scenes(coco: Path, backgrounds: Path, count: int) -> list[Scene]:
-    """Returns clips in which objects cross; the classes take turns, and an object comes in each size that it has."""
+    """Returns clips in which objects cross, as many of each size.
+
+    The detector finds an object of this size in half or more of a few pictures that are not a background of any clip.
+    Where there are fewer objects than clips, an object comes again before another background.
+    """
     random = np.random.default_rng(0)
-    by_class = defaultdict(list)
-    for photograph, objects in photographs_of(coco):
-        found = None
-        for each in objects:
-            cutout = cut_out(photograph, each)
-            if cutout is None:
-                continue
-            found = detections(photograph) if found is None else found
-            if finds(found, each):
-                by_class[each["category_id"] - 1].append(cutout)
-    for cutouts in by_class.values():
-        random.shuffle(cutouts)
-    turns = [
-        (label, cutout)
-        for row in zip_longest(*by_class.values())
-        for label, cutout in zip(by_class, row, strict=True)
-        if cutout is not None
+    cutouts = [
+        (source, each["category_id"] - 1, cutout)
+        for source, (photograph, objects) in enumerate(photographs_of(coco))
+        for each in objects
+        if (cutout := cut_out(photograph, each)) is not None
     ]
-    empty = empty_pictures(backgrounds, count, random)
+    pictures = empty_pictures(backgrounds, _CHECKS + count, random)
+    checks, empty = pictures[:_CHECKS], pictures[_CHECKS:]
+    found: dict[int, list[tuple[int, int, Picture]]] = {}
+    for side in _SIDES:
+        small = ((source, label, shrink(each, side)) for source, label, each in cutouts if max(each.shape) >= side)
+        found[side] = [
+            (source, label, cutout)
+            for source, label, cutout in small
+            if 2 * sum(finds_pasted(picture, cutout, label) for picture in checks) >= len(checks)
+        ]
+        random.shuffle(found[side])
     scenes: list[Scene] = []
     for number in range(count):
-        side = _SIDES[number % len(_SIDES)]
-        big = [(label, cutout) for label, cutout in turns if max(cutout.shape) >= side]
-        label, cutout = big[number // len(_SIDES) % len(big)]
-        height, width = (round(n * side / max(cutout.shape[:2])) for n in cutout.shape[:2])
-        cutout = cv2.resize(cutout, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_AREA)
-        rows, columns = (np.flatnonzero(cutout[..., 3].max(axis=axis) > 127) for axis in (1, 0))
+        same_size = found[_SIDES[number % len(_SIDES)]]
+        source, label, cutout = same_size[number // len(_SIDES) % len(same_size)]
+        if random.integers(2):
+            cutout = np.ascontiguousarray(cutout[:, ::-1])
+        height, width = cutout.shape[:2]
         x = (_SIZE[1] - width) // 2 + int(random.integers(-30, 31))
-        y = int(random.integers(0, _SIZE[0] - height + 1))
-        box = (x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1)
-        forward = int(random.choice((-1, 1)))
-        picture = empty[len(scenes) % len(empty)]
-        scenes.append(Scene(len(scenes), picture, cutout, (x, y), np.array([box], float), np.array([label]), forward))
+        corner = x, int(random.integers(0, _SIZE[0] - height + 1))
+        degrees = float(random.choice(_DIRECTIONS))
+        box, picture = box_of(cutout, corner), empty[number % len(empty)]
+        scenes.append(Scene(number, source, picture, cutout, corner, box[None], np.array([label]), degrees))
     return scenes
+
+
+def shrink(cutout: Picture, side: int) -> Picture:
+    """Returns the object with a longest side of so many px."""
+    height, width = (max(round(n * side / max(cutout.shape[:2])), 1) for n in cutout.shape[:2])
+    return cv2.resize(cutout, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def finds_pasted(picture: Picture, cutout: Picture, label: int) -> bool:
+    """Returns whether the detector finds an object in the middle of a picture."""
+    corner = (_SIZE[1] - cutout.shape[1]) // 2, (_SIZE[0] - cutout.shape[0]) // 2
+    return finds(detections(paste(picture, layer_of(cutout, corner))), box_of(cutout, corner), label)
 
 
 def cut_out(photograph: Picture, each: Mapping[str, Any]) -> Picture | None:
@@ -449,7 +599,7 @@ def cut_out(photograph: Picture, each: Mapping[str, Any]) -> Picture | None:
     corners = np.array(((left, top), (left + width, top + height)))
     if (
         len(each["segmentation"]) > 1
-        or max(width, height) < _SIDES[1]
+        or max(width, height) < _SIDES[0]
         or corners.min() < 2
         or (corners > size - 2).any()
     ):
@@ -470,13 +620,11 @@ def detections(picture: Picture) -> Found:
     return boxes, scores, map_classes(nets()[0].config.class_names, empty_data()).labels[labels]
 
 
-def finds(found: Found, each: Mapping[str, Any]) -> bool:
-    """Returns whether the object of a photograph is among the detections."""
+def finds(found: Found, box: NDArray[np.float64], label: int) -> bool:
+    """Returns whether an object with this box [4] is among the detections."""
     boxes, scores, labels = found
-    left, top, width, height = each["bbox"]
-    right = (labels == each["category_id"] - 1) & (scores >= _FOUND_SCORE)
-    overlaps = box_iou(torch.tensor([[left, top, left + width, top + height]]), torch.from_numpy(boxes[right]))
-    return bool((overlaps >= 0.5).any())
+    right = (labels == label) & (scores >= _FOUND_SCORE)
+    return bool((box_iou(torch.from_numpy(box[None]), torch.from_numpy(boxes[right]).double()) >= 0.5).any())
 
 
 def empty_pictures(folder: Path, count: int, random: np.random.Generator) -> list[Picture]:
@@ -499,23 +647,29 @@ def empty_pictures(folder: Path, count: int, random: np.random.Generator) -> lis
 
 
 def panned_scenes(coco: Path, count: int) -> list[Scene]:
-    """Returns clips of a window that moves over photographs, with all objects of which it shows half or more."""
+    """Returns clips of a window that moves over photographs, with all objects of which it shows half or more.
+
+    The detector finds one of the objects in the photograph, or more.
+    """
     random, scenes = np.random.default_rng(1), list[Scene]()
-    for photograph, objects in photographs_of(coco):
+    for source, (photograph, objects) in enumerate(photographs_of(coco)):
         factor = _PANNED / photograph.shape[1]
         picture = cv2.resize(photograph, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
         if len(scenes) == count or picture.shape[0] < _SIZE[0]:
             continue
         left, top = ((picture.shape[axis] - _SIZE[axis]) // 2 for axis in (1, 0))
-        whole = np.array([each["bbox"] for each in objects], float) * factor - (left, top, 0, 0)
+        whole = np.array([each["bbox"] for each in objects], float) * factor
         whole[:, 2:] += whole[:, :2]
-        boxes = whole.clip(0, (*_SIZE[::-1], *_SIZE[::-1]))
-        areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, whole)]
-        shown = areas[0] >= areas[1] / 2
         labels = np.array([each["category_id"] - 1 for each in objects])
-        if shown.any():
-            forward = int(random.choice((-1, 1)))
-            scenes.append(Scene(len(scenes), picture, None, (left, top), boxes[shown], labels[shown], forward))
+        found = detections(picture)
+        in_window = whole - (left, top, left, top)
+        boxes = in_window.clip(0, (*_SIZE[::-1], *_SIZE[::-1]))
+        areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (boxes, in_window)]
+        shown = areas[0] >= areas[1] / 2
+        if any(finds(found, box, label) for box, label in zip(whole[shown], labels[shown], strict=True)):
+            degrees = float(random.choice(_DIRECTIONS))
+            corner = left, top
+            scenes.append(Scene(len(scenes), source, picture, None, corner, boxes[shown], labels[shown], degrees))
     return scenes
 
 
@@ -578,6 +732,92 @@ def streams_of(data: CocoVID, pictures: list[Picture]) -> list[Stream]:
     return [Stream([pictures[place] for place in video.frames], video.frames) for video in data.videos]
 
 
+@dataclass(frozen=True, eq=False)
+class CroppedClip:
+    """Crops of a real clip; each is judged in its middle frame.
+
+    Attributes:
+        name: Of the clip.
+        pictures: [n] its frames.
+        boxes: [n, 4] of its object.
+        places: [n] positions of its frames in the data set of the clips.
+        first: Position of the first crop in the data set of the crops.
+        crops: One for each frame that has one.
+    """
+
+    name: str
+    pictures: list[Picture]
+    boxes: NDArray[np.float64]
+    places: tuple[int, ...]
+    first: int
+    crops: tuple[StillCrop, ...]
+
+    def run(self) -> tuple[int, list[Finding]]:
+        """Returns 0 and what is found by whether the crop stands still or follows the camera, clean and degraded."""
+        findings: list[Finding] = []
+        for image, crop in enumerate(self.crops, self.first):
+            frames = Frames(partial(self._frame, crop.size))
+            for spoilt in (0, 3):
+                for name in ("still", "following"):
+                    # One that follows the camera stays where it is in the picture.
+                    corners = crop.corners if name == "still" else crop.corners[[_RADIUS] * len(crop.corners)]
+                    at = [(crop.place + step, *corners[step + _RADIUS]) for step in range(-_RADIUS, _RADIUS + 1)]
+                    middle, pairs = keys_around(spoilt, _RADIUS, lambda step, at=at: at[step + _RADIUS])
+                    averages = list(frames.averages(middle, pairs))
+                    found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
+                    for method, result in zip(["single", *(name for name, *_ in averages)], found, strict=True):
+                        findings.append(((name, spoilt), method, image, result))
+        return 0, findings
+
+    def _frame(self, size: tuple[int, int], key: Hashable) -> Picture:
+        (place, left, top), spoilt = key
+        picture = self.pictures[place]
+        if spoilt is not None:
+            picture = degrade(picture, self.places[place])
+        return np.ascontiguousarray(picture[top : top + size[0], left : left + size[1]])
+
+
+def cropped_clips(data: CocoVID, pictures: Sequence[Picture]) -> list[CroppedClip]:
+    """Returns the crops of all videos, which have one object each; of every third frame, if it has one."""
+    clips, first = list[CroppedClip](), 0
+    for video in data.videos:
+        mine = [pictures[place] for place in video.frames]
+        boxes = data.objects.boxes[[int(np.flatnonzero(data.objects.images == place)[0]) for place in video.frames]]
+        steps = background_steps(mine, boxes)
+        size = mine[0].shape[:2]
+        found = (
+            still_crop(steps, boxes, place, picture=size, sizes=_CROPS, radius=_RADIUS)
+            for place in range(_RADIUS, len(mine) - _RADIUS, _EVERY)
+        )
+        crops = tuple(crop for crop in found if crop is not None)
+        clips.append(CroppedClip(video.name.rpartition("_")[2], mine, boxes, video.frames, first, crops))
+        first += len(crops)
+    return clips
+
+
+def cropped_data(data: CocoVID, clips: Sequence[CroppedClip]) -> CocoVID:
+    """Returns the data set whose images are the middle frames of all crops."""
+    kept = [clip for clip in clips if clip.crops]
+    middles = [(number, clip, crop) for number, clip in enumerate(kept) for crop in clip.crops]
+    places = [clip.places[crop.place] for _, clip, crop in middles]
+    rows = [int(np.flatnonzero(data.objects.images == place)[0]) for place in places]
+    columns = {field.name: getattr(data.objects, field.name)[rows] for field in fields(data.objects)}
+    shifts = [(*crop.corners[_RADIUS], *crop.corners[_RADIUS]) for _, _, crop in middles]
+    columns |= {"images": np.arange(len(middles)), "boxes": columns["boxes"] - np.array(shifts)}
+    return replace(
+        data,
+        videos=tuple(
+            VideoRecord(number, clip.name, tuple(range(clip.first, clip.first + len(clip.crops))))
+            for number, clip in enumerate(kept)
+        ),
+        images=tuple(
+            replace(data.images[place], height=crop.size[0], width=crop.size[1], video=number)
+            for place, (number, _, crop) in zip(places, middles, strict=True)
+        ),
+        objects=Objects(**columns),
+    )
+
+
 # Metrics.
 
 
@@ -600,7 +840,12 @@ def judged_scenes(
     There is one precision-recall curve for all classes, since a class has few clips; a detection counts only for
     objects of its class.
     """
-    images = tuple(ImageRecord(n, "", *_SIZE, None, None, True) for n in range(len(scenes)))
+    # Clips of one photograph are drawn together in a resample: they are not independent.
+    units = np.unique([scene.source for scene in scenes], return_inverse=True)[1].tolist()
+    images = tuple(ImageRecord(n, "", *_SIZE, unit, n, True) for n, unit in enumerate(units))
+    videos = tuple(
+        VideoRecord(unit, "", tuple(n for n, other in enumerate(units) if other == unit)) for unit in sorted(set(units))
+    )
     where = np.repeat(np.arange(len(scenes)), [len(scene.labels) for scene in scenes])
     labels = np.concatenate([scene.labels for scene in scenes])
     boxes = np.concatenate([scene.boxes for scene in scenes])
@@ -608,7 +853,7 @@ def judged_scenes(
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     apart = boxes + _APART * labels[:, None] * (1, 0, 1, 0)
     objects = Objects(np.arange(1, len(where) + 1), where, zeros, apart, areas, zeros - 1, zeros.astype(bool))
-    data = replace(empty_data("object"), images=images, objects=objects)
+    data = replace(empty_data("object"), videos=videos, images=images, objects=objects)
     found = {
         key: replace(
             each,
@@ -620,7 +865,10 @@ def judged_scenes(
     groups = {"all": np.ones(len(scenes), bool)}
     if strides is not None:
         groups |= {str(stride): strides == stride for stride in _STRIDES}
-    metrics: dict[str, Any] = {"clips": {name: int(mask.sum()) for name, mask in groups.items()}}
+    metrics: dict[str, Any] = {
+        "clips": {name: int(mask.sum()) for name, mask in groups.items()},
+        "photographs": {name: len(set(np.array(units)[mask])) for name, mask in groups.items()},
+    }
     for group, mask in groups.items():
         metrics[group] = {}
         if not mask.any():
@@ -629,13 +877,12 @@ def judged_scenes(
         for setting in dict.fromkeys(setting for setting, _ in parts):
             tables = {method: part for (other, method), (_, part) in parts.items() if other == setting}
             some = next(iter(parts.values()))[0]
-            speed, spoilt, radius = setting
-            metrics[group][f"{spoilt} {radius} {speed}"] = compared(some, tables)
+            metrics[group][" ".join(map(str, setting))] = compared(some, tables)
     return metrics
 
 
 def judged_streams(data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Returns the metrics by degraded frames in a row and method."""
+    """Returns the metrics by setting and method."""
     found, metrics = tabulate(findings), dict[str, Any]()
     for setting in dict.fromkeys(setting for setting, _ in found):
         judged = np.zeros(len(data.images), bool)
@@ -644,7 +891,23 @@ def judged_streams(data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]
             method: restrict(data, each, images=judged) for (other, method), each in found.items() if other == setting
         }
         some = next(iter(parts.values()))[0]
-        metrics[str(setting[0])] = compared(some, {method: part for method, (_, part) in parts.items()})
+        metrics[" ".join(map(str, setting))] = compared(some, {method: part for method, (_, part) in parts.items()})
+    return metrics
+
+
+def judged_clip(clip: CroppedClip, data: CocoVID, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Returns how fast the object is, px of the network input a frame, and AP50 by setting and method."""
+    images = np.zeros(len(data.images), bool)
+    images[clip.first : clip.first + len(clip.crops)] = True
+    long_side = nets()[0].config.inputs.long_side
+    metrics: dict[str, Any] = {
+        "frames": len(clip.pictures),
+        "widths": [crop.size[1] for crop in clip.crops],
+        "speeds": [crop.speed * long_side / crop.size[1] for crop in clip.crops],
+    }
+    for (setting, method), found in tabulate(findings).items() if clip.crops else ():
+        ap = evaluate(*restrict(data, found, images=images), "coco").headline["AP50"]
+        metrics.setdefault(" ".join(map(str, setting)), {})[method] = ap
     return metrics
 
 
@@ -668,45 +931,71 @@ def compared(data: CocoVID, tables: Mapping[str, DetectionTable]) -> dict[str, A
 
 def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Returns the tables in Markdown, by the name of their marks."""
+    crossing, camera = metrics["crossing"], metrics["camera"]
+    flows = list(crossing["all"][f"0 {_RADIUS} 0"]["over none"])
+    shown = [name for name in flows if name not in {"exact, masked", "exact or none"}]
+    windowed = list(crossing["all"][f"0 {_RADII[0][-1]} {_MIDDLE_SPEEDS[0]}"]["over none"])
+    real_flows = list(metrics["real"]["0"]["over none"])
 
-    def row(cells: Mapping[str, Any], flows: Sequence[str]) -> list[str]:
+    def row(cells: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         ap = cells["AP50"]
         return [
-            f"{100 * ap['single']:.1f}",
-            f"{100 * ap['none']:.1f}",
-            *(interval(cells["over none"][name]) for name in flows),
+            *(f"{100 * ap[name]:.1f}" for name in ("single", "none")),
+            *(interval(cells["over none"][name]) for name in names),
         ]
 
-    crossing, camera = metrics["crossing"], metrics["camera"]
-    real_flows = ["DIS", "shipped", "DIS or none"]
     tables = {}
     for mark, spoilt in (("clean", 0), ("three", 3)):
         tables[f"crossing {mark}"] = table(
-            ["px a frame", "single", "no flow", *_FLOWS],
-            [[str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], _FLOWS)] for speed in _SPEEDS],
+            ["px a frame", "single", "no flow", *flows],
+            [[str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], flows)] for speed in _SPEEDS],
         )
-    shown = ["exact", "DIS", "shipped", "DIS or none"]
+    tables["crossing one and two"] = table(
+        ["degraded", "px a frame", "single", "no flow", *shown],
+        [
+            [str(spoilt), str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], shown)]
+            for spoilt in (1, 2)
+            for speed in _MIDDLE_SPEEDS
+        ],
+    )
+    groups = {"all": 1} | {str(stride): stride for stride in _STRIDES}
+    units = ["px", *(f"cells of {stride} px" for stride in _STRIDES)]
+    counts = [f"{crossing['clips'][group]} clips, {crossing['photographs'][group]} photographs" for group in groups]
+    tables["boundary"] = table(
+        ["degraded", "window", *(f"{unit} a frame ({count})" for unit, count in zip(units, counts, strict=True))],
+        [
+            [str(spoilt), f"{radius} + {radius}"]
+            + [pays(crossing[group], f"{spoilt} {radius}", stride) for group, stride in groups.items()]
+            for spoilt, radii in _RADII.items()
+            for radius in radii
+        ],
+    )
     tables["strides"] = table(
         ["stride", "px a frame", "cells a frame", "single", "no flow", *shown],
         [
-            [f"{stride} ({crossing['clips'][str(stride)]} clips)", str(speed), f"{speed / stride:g}",
-             *row(crossing[str(stride)][f"3 {_RADIUS} {speed}"], shown)]
+            [str(stride), str(speed), f"{speed / stride:g}", *row(crossing[str(stride)][f"3 {_RADIUS} {speed}"], shown)]
             for stride in _STRIDES
             for speed in _SPEEDS
         ],
-    )  # fmt: skip
+    )
     tables["windows"] = table(
-        ["window", "px a frame", "single", "no flow", *shown],
+        ["degraded", "window", "px a frame", "single", "no flow", *windowed],
         [
-            [f"{radius} + {radius}", str(speed), *row(crossing["all"][f"3 {radius} {speed}"], shown)]
-            for radius in _RADII
-            for speed in _SPEEDS
+            [
+                str(spoilt),
+                f"{radius} + {radius}",
+                str(speed),
+                *row(crossing["all"][f"{spoilt} {radius} {speed}"], windowed),
+            ]
+            for spoilt, radii in _RADII.items()
+            for radius in radii
+            for speed in (_MIDDLE_SPEEDS if radius > _RADIUS else _MOVING)
         ],
     )
     tables["camera"] = table(
-        ["degraded", "px a frame", "single", "no flow", *_FLOWS],
+        ["degraded", "px a frame", "single", "no flow", *flows],
         [
-            [str(spoilt), str(speed), *row(camera["all"][f"{spoilt} {_RADIUS} {speed}"], _FLOWS)]
+            [str(spoilt), str(speed), *row(camera["all"][f"{spoilt} {_RADIUS} {speed}"], flows)]
             for spoilt in (0, 3)
             for speed in _CAMERA_SPEEDS
         ],
@@ -715,21 +1004,66 @@ def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
         ["degraded in a row", "single", "no flow", *real_flows],
         [[spoilt, *row(metrics["real"][spoilt], real_flows)] for spoilt in "0123"],
     )
+    tables["crops"] = table(
+        ["crop", "degraded", "single", "no flow", *real_flows],
+        [
+            [label, str(spoilt), *row(metrics["crops"][f"{name} {spoilt}"], real_flows)]
+            for name, label in (("still", "stands still"), ("following", "follows the camera"))
+            for spoilt in (0, 3)
+        ],
+    )
+    tables["cropped clips"] = table(
+        ["clip", "frames judged", "widths", "px a frame", "degraded", "single", "no flow", *real_flows],
+        [
+            [*facts_of(name, clip), str(spoilt)]
+            + [f"{100 * clip[f'still {spoilt}'][method]:.1f}" for method in ("single", "none", *real_flows)]
+            for name, clip in metrics["cropped clips"].items()
+            if clip["speeds"]
+            for spoilt in (0, 3)
+        ],
+    )
     return tables
+
+
+def facts_of(name: str, clip: Mapping[str, Any]) -> list[str]:
+    """Returns the name of a cropped clip, and of its crops: number, widths and the median speed of the object."""
+    widths = ", ".join(map(str, sorted(set(clip["widths"]))))
+    return [name, f"{len(clip['speeds'])} of {clip['frames']}", widths, f"{np.median(clip['speeds']):.0f}"]
+
+
+def pays(cells: Mapping[str, Any], setting: str, stride: int) -> str:
+    """Returns at which speeds the shipped flow gains, in cells of the stride: its interval lies above 0."""
+    gains = {
+        speed: cells[f"{setting} {speed}"]["over none"]["shipped"] for speed in _MOVING if f"{setting} {speed}" in cells
+    }
+    above = [speed for speed, gain in gains.items() if gain["low"] > _SHOWN]
+    below = [speed for speed, gain in gains.items() if gain["high"] < -_SHOWN]
+    parts = [speeds_text(above, list(gains), stride)] if above else []
+    parts += [f"loses at {speeds_text(below, list(gains), stride)}"] if below else []
+    return "; ".join(parts) or "nowhere"
+
+
+def speeds_text(speeds: Sequence[int], measured: Sequence[int], stride: int) -> str:
+    """Returns speeds in cells of the stride: "2 to 8" for all that were measured between, else one by one."""
+    first, last = measured.index(speeds[0]), measured.index(speeds[-1])
+    if len(speeds) > 2 and len(speeds) == last - first + 1:
+        return f"{speeds[0] / stride:g} to {speeds[-1] / stride:g}"
+    return ", ".join(f"{speed / stride:g}" for speed in speeds)
 
 
 def plot(metrics: Mapping[str, Any], path: Path) -> None:
     """Draws the gain of each flow over none against the speed in cells, by stride, clean and degraded."""
+    crossing = metrics["crossing"]
+    names = [name for name in crossing["all"][f"0 {_RADIUS} 0"]["over none"] if " " not in name]
     figure = Figure(figsize=(9, 5), layout="constrained")
     panels = figure.subplots(2, len(_STRIDES), sharex=True, sharey=True)
-    colours = {"exact": "#0072b2", "DIS": "#d55e00", "shipped": "#009e73"}
     for row, (spoilt, label) in zip(panels, ((0, "clean"), (3, "three degraded")), strict=True):
         for axes, stride in zip(row, _STRIDES, strict=True):
-            for name, colour in colours.items():
-                cells = metrics["crossing"][str(stride)]
-                gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _SPEEDS[1:]]
+            for name, colour in zip(names, _COLOURS, strict=False):
+                cells = crossing[str(stride)]
+                gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _MOVING]
                 value, low, high = ([100 * gain[part] for gain in gains] for part in ("value", "low", "high"))
-                at = [speed / stride for speed in _SPEEDS[1:]]
+                at = [speed / stride for speed in _MOVING]
                 axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
                 axes.plot(at, value, "o-", color=colour, label=name, markersize=4)
             axes.axhline(0, color="#777777", linewidth=1)
@@ -739,7 +1073,7 @@ def plot(metrics: Mapping[str, Any], path: Path) -> None:
                 axes.spines[side].set_visible(False)
         row[0].set_ylabel("AP50 over no flow")
     for axes in panels[-1]:
-        axes.set_xticks([2.0**n for n in range(-3, 3)], ["1/8", "1/4", "1/2", "1", "2", "4"])
+        axes.set_xticks([2.0**n for n in range(-4, 3)], ["1/16", "1/8", "1/4", "1/2", "1", "2", "4"])
         axes.set_xlabel("speed, cells a frame")
     panels[0][0].legend(frameon=False)
     figure.savefig(path)
