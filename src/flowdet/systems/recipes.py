@@ -249,7 +249,7 @@ def single_nano() -> SystemConfig:
 
 def fgfa_nano() -> SystemConfig:
     """NanoDet-g trained further for video, its maps averaged over a window where they are."""
-    method = replace(_UNTRAINED_FGFA, sharpness=4.0, embedding_channels=32, embeds_early=True)
+    method = replace(_UNTRAINED_FGFA, embedding_channels=32, embeds_early=True)
     return replace(single_nano(), name="fgfa-nano", method=method)
 
 
