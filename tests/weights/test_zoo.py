@@ -14,10 +14,14 @@ def test_thirteen_systems_under_their_names() -> None:
     assert all(weights.system == name for name, weights in PUBLISHED.items())
 
 
-def test_six_systems_ship_and_read_two_files() -> None:
+def test_six_systems_ship_and_read_three_files() -> None:
     assert list(SHIPPED) == ["fgfa-nano", "dff-nano", "single-nano", "fgfa-lite", "dff-lite", "single-lite"]
     assert all(weights.system == name and name in RECIPES for name, weights in SHIPPED.items())
-    assert {weights.file_name for weights in SHIPPED.values()} == {"lite.safetensors", "nanodet-g.safetensors"}
+    assert {weights.file_name for weights in SHIPPED.values()} == {
+        "lite.safetensors",
+        "nano.safetensors",
+        "nanodet-g.safetensors",
+    }
     assert [weights.system for weights in SHIPPED.values() if weights.gflop_key is not None] == ["dff-nano", "dff-lite"]
 
 

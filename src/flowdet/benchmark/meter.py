@@ -91,6 +91,7 @@ class _MeteredFlow:
     """A flow net, metered in all that it does for a frame or a pair."""
 
     def __init__(self, flow_net: FlowNet, meter: Meter) -> None:
+        self.stride = flow_net.stride
         self.prepare = _Metered("flow", flow_net.prepare, meter)
         self.as_current = _Metered("flow", flow_net.as_current, meter)
         self.as_reference = _Metered("flow", flow_net.as_reference, meter)
