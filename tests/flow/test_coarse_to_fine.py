@@ -111,7 +111,7 @@ def test_every_parameter_learns() -> None:
 def test_the_shipped_net_finds_a_shift_to_a_tenth_of_a_cell() -> None:
     net, whole = shipped(), texture((320, 512))
     current = inputs_of(whole[..., 32:288, 48:464])
-    for dx, dy in ((0, 0), (3, -2), (-11, 6), (28, -17), (-40, 24)):
+    for dx, dy in ((0, 0), (3, -2), (-11, 6), (13, 16)):
         # What is at (x, y) in the current frame is at (x + dx, y + dy) in the reference.
         reference = inputs_of(whole[..., 32 - dy : 288 - dy, 48 - dx : 464 - dx])
         inner = between(net, current, reference)[..., 6:-6, 8:-8]
