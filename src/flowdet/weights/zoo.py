@@ -155,8 +155,8 @@ LITE_FILE = _LITE[1]
 """The shipped file of the lite systems, with the flow net that they were trained with."""
 
 _SHIPPED = (
-    ShippedWeights("fgfa-nano", *_NANO, 3_786_068, 2.6),
-    ShippedWeights("dff-nano", *_NANO, 4_204_525, 1.2, gflop_key=2.7),
+    ShippedWeights("fgfa-nano", *_NANO, 3_896_756, 2.7),
+    ShippedWeights("dff-nano", *_NANO, 3_901_523, 0.1, gflop_key=2.6),
     ShippedWeights("single-nano", *_NANO_AS_PUBLISHED, 3_786_068, 2.6),
     ShippedWeights("fgfa-lite", *_LITE, 4_705_735, 8.2),
     ShippedWeights("dff-lite", *_LITE, 4_631_943, 0.9, gflop_key=2.8),
