@@ -125,7 +125,7 @@ def measure(
         crossings: Clips in which an object crosses a background.
         photographs: Photographs over which a window moves.
         flow_net: Further flow nets, NAME=SYSTEM or NAME=FILE each, a system or a weight file that has one.
-        scratch: A folder that keeps what is found in each clip; a run that was stopped goes on from there.
+        scratch: A folder that keeps what is found in each clip, for later runs with the same settings.
         processes: Processes that share the work, of one thread each.
         only_page: Writes the page from the metrics that are there.
     """
