@@ -10,6 +10,7 @@ __all__ = [
     "FlowdetError",
     "VideoError",
     "check_positive",
+    "counted",
     "some",
 ]
 

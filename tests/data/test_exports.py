@@ -191,7 +191,7 @@ def test_what_a_format_cannot_hold_is_told(tmp_path: Path, capsys: pytest.Captur
     assert "regions with many objects (iscrowd), left out: 1" in told
     assert "boxes outside the picture, left out: 1" in told
     assert "stills, left out: 1" in told
-    assert exit_code("data", "export", str(source), "--to", "mot", "--out", str(tmp_path / "mot")) == 0
+    assert exit_code("data", "export", source, "--to", "mot", "--out", tmp_path / "mot") == 1
     assert "is not empty: name a new folder" in capsys.readouterr().err
 
 

@@ -119,7 +119,7 @@ def test_the_authors_file_of_another_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"motion\.mat has 2 frames, the videos of made\.json have 3"):
         read_motion_iou(path, MADE.data)
     path = write_mat(tmp_path / "motion.mat", [0.5, 0.25], [1], [])
-    with pytest.raises(DataError, match=r"entry 2 has 1 values, 1\.png of made\.json has 0 objects"):
+    with pytest.raises(DataError, match=r"entry 2 has 1 value, 1\.png of made\.json has 0 objects"):
         read_motion_iou(path, MADE.data)
     path = write_mat(tmp_path / "motion.mat", [0.5, 1.25], [], [1])
     with pytest.raises(DataError, match=r"entry 1 has a value that is not from 0 to 1: \[0\.5, 1\.25\]"):

@@ -217,7 +217,7 @@ def _gflop(system: VideoDetector, *, is_first: bool) -> float:
                 detector.rpn(features.maps[0])
                 detector.roi_head(torch.zeros(rois, features.maps[0].shape[1], bins, bins))
             else:
-                detector.parts()["head"](*features.maps)
+                detector.detect(features)
     return float(flops.get_total_flops()) / 1e9
 
 

@@ -318,7 +318,8 @@ def test_a_batch_of_clips_equals_one_by_one(make: Maker) -> None:
         make().training_features(clips(seed, references=references, still=(flag,))).maps
         for seed, flag in zip((1, 2, 3), still, strict=True)
     ]
-    assert_close(together, [torch.cat(rows) for rows in zip(*one_by_one, strict=True)])
+    # Some processors add up the products of a convolution in another order for another number of images.
+    assert_close(together, [torch.cat(rows) for rows in zip(*one_by_one, strict=True)], rtol=1e-4, atol=1e-5)
 
 
 def test_dff_trains_on_the_warped_reference_and_on_stills_unwarped() -> None:

@@ -31,6 +31,8 @@ def system_of(form: SELSAConfig) -> VideoDetector:
     assert isinstance(system.detector, FasterRCNN)
     for parameter in system.detector.rpn.parameters():
         nn.init.normal_(parameter, std=0.3)
+    # So that no difference between features is rounded away on the way to the scores.
+    nn.init.normal_(system.detector.get_parameter("roi_head.classes.weight"), std=0.1)
     return system
 
 

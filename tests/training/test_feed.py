@@ -197,7 +197,7 @@ def test_workers_may_be_started_afresh(source: ClipDataset) -> None:
     ("wrong", "message"),
     [
         ({"batch": 0}, "batch must be 1 or more"),
-        ({"batch": 6, "world": 4}, r"6 clips a step cannot be divided over 4 process\(es\) .* a multiple of 4"),
+        ({"batch": 6, "world": 4}, r"6 clips a step cannot be divided over 4 processes .* a multiple of 4"),
         ({"batch": 6, "world": 2, "clips_per_device": 2}, "a multiple of 4"),
         ({"batch": 6, "world": 2, "rank": 2}, "numbered from 0 to 1, there is none 2"),
         ({"batch": 6, "seed": -1}, "0 or more, not -1"),

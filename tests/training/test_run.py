@@ -183,7 +183,7 @@ def test_data_of_another_run_is_not_continued(tmp_path: Path, weights: Path) -> 
 def test_a_warm_up_that_is_too_long_is_shortened_and_told(tmp_path: Path, weights: Path) -> None:
     said: list[str] = []
     fit(options_for(tmp_path, weights), replace(PLAN, warm_up_steps=50), say=said.append)
-    assert "the warm-up is shortened from 50 to 1 steps, a tenth of the training" in said
+    assert "the warm-up is shortened from 50 to 1 step, a tenth of the training" in said
 
 
 @pytest.mark.parametrize(
