@@ -93,4 +93,5 @@ def test_yolox_has_the_weights_of_its_recipes_and_their_size() -> None:
         assert sum(parameter.numel() for parameter in detector.parameters()) == weights.parameters
         assert flops.get_total_flops() / 1e9 == pytest.approx(weights.gflop, abs=0.05)
     assert yolox_weights("single-nano") is None
+    assert yolox_weights("banana-yolox-s") is None
     assert YOLOX["yolox-s"].url.endswith("YOLOX/releases/download/0.1.1rc0/yolox_s.pth")

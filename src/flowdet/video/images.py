@@ -156,7 +156,9 @@ def _first_size(label: str, files: Sequence[Path]) -> tuple[int, int]:
     if not files:
         kinds = ", ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise VideoError(f"{label} holds no image: expected files of the kinds {kinds}")
-    raise VideoError(f"none of the {counted(len(files), 'image')} of {label} can be read{reason}")
+    if len(files) == 1:
+        raise VideoError(f"the only image of {label} cannot be read{reason}")
+    raise VideoError(f"none of the {len(files)} images of {label} can be read{reason}")
 
 
 def _reason(error: VideoError) -> str:

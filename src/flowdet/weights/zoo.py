@@ -232,7 +232,8 @@ YOLOX = MappingProxyType(
 
 def yolox_weights(system: str) -> YOLOXWeights | None:
     """Returns what a system such as "single-yolox-s", or "yolox-s" itself, starts from; None if it is no YOLOX."""
-    return YOLOX.get(system) or YOLOX.get(system.partition("-")[2])
+    method, _, size = system.partition("-")
+    return YOLOX.get(size if method in {"fgfa", "dff", "single"} else system)
 
 
 _DETECTOR_OF = {"single-r50": "fgfa-r50", "single-r101": "fgfa-r101", "single-x101": "fgfa-x101"}
