@@ -364,6 +364,10 @@ def test_unusable_images_are_skipped_and_named(tmp_path: Path) -> None:
         path.write_text("text")
     with pytest.raises(VideoError, match=r"none of the 5 images .* can be read; 0\.png: "):
         open_video(folder)
+    for path in set(folder.iterdir()) - {folder / "0.png"}:
+        path.unlink()
+    with pytest.raises(VideoError, match=r"the only image of .* cannot be read; 0\.png: "):
+        open_video(folder)
 
 
 def test_a_pattern_and_a_single_image(tmp_path: Path) -> None:
