@@ -38,7 +38,7 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import load
 from flowdet.temporal.base import MethodParts
 from flowdet.tracking.seq_nms import seq_nms
-from flowdet.types import Geometry, Maps, NetworkInput, RoIs
+from flowdet.types import FrameFeatures, Geometry, Maps, NetworkInput, RoIs
 
 app = App(help=__doc__)
 
@@ -198,12 +198,24 @@ def detect(
                 ready, state = method.step(source.input_of(pictures[place]), state)
                 features += ready
             for place, each in zip(video.frames, [*features, *method.flush(state)], strict=True):
-                ((boxes, scores, classes),) = system.detector.detect(each)
-                known = labels[classes] >= 0
-                columns = (labels[classes[known]], boxes[known].double(), scores[known].double())
-                parts.append(DetectionTable(np.full(int(known.sum()), place), *(column.numpy() for column in columns)))
+                parts.append(detections_in(each, system, labels, place))
         found[name] = concatenate(parts)
     return found
+
+
+def detections_in(features: FrameFeatures, system: VideoDetector, labels: Tensor, image: int) -> DetectionTable:
+    """Returns what a system finds in the features of an image, without classes that the data set does not have.
+
+    Args:
+        features: Of one image.
+        system: Its detector is asked.
+        labels: The data set's label of each of the system's classes, -1 for those that it does not have.
+        image: The number of the image.
+    """
+    ((boxes, scores, classes),) = system.detector.detect(features)
+    known = labels[classes] >= 0
+    columns = (labels[classes[known]], boxes[known].double(), scores[known].double())
+    return DetectionTable(np.full(int(known.sum()), image), *(column.numpy() for column in columns))
 
 
 def across_classes(found: DetectionTable, iou: float = 0.6) -> DetectionTable:

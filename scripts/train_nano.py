@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 from cyclopts import App
-from measure_nano import degrade
+from measure_nano import degrade, detections_in
 from nano_clips import (
     FINER,
     REFERENCES,
@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from flowdet.data.cocovid import CocoVID, read_cocovid
-from flowdet.detectors.nanodet import NanoDet
+from flowdet.detectors.nanodet import NanoDet, split_predictions
 from flowdet.detectors.one_stage import Cells
 from flowdet.inputs import prepare
 from flowdet.metrics.detections import DetectionTable, concatenate, map_classes
@@ -63,7 +63,6 @@ app = App(help=__doc__)
 
 _KNOWN_SCORE = 0.9  # of labelled objects, beside the scores of the teachers
 _OVERLAP = 0.5
-_SHARED_BINS = 44
 _REPORTS = 20
 
 
@@ -131,8 +130,8 @@ class Teachers:
 def _dense(net: NanoDet, images: Tensor) -> tuple[Tensor, Tensor, Cells]:
     """Returns scores [b, n, 80], distributions [b, n, 4, 11], and the cells."""
     predictions, cells = net.predict(net.extract(images))
-    distances = predictions[..., :_SHARED_BINS].unflatten(-1, (4, 11)).softmax(dim=-1)
-    return predictions[..., _SHARED_BINS:].sigmoid(), distances, cells
+    distances, classes = split_predictions(predictions)
+    return classes.sigmoid(), distances.softmax(dim=-1), cells
 
 
 def _mirrored(values: Tensor, shapes: Iterable[tuple[int, int]]) -> Tensor:
@@ -204,7 +203,7 @@ def _averaged(model: VideoDetector, levels: Maps, batch: int) -> Maps:
 
 def _distilled(net: NanoDet, predictions: Tensor, cells: Cells, wanted: Wanted) -> dict[str, Tensor]:
     """Returns the quality focal loss of all scores, and the losses of boxes and distances where an object is."""
-    logits = predictions[..., _SHARED_BINS:]
+    distances, logits = split_predictions(predictions)
     focal = F.binary_cross_entropy_with_logits(logits, wanted.scores, reduction="none")
     focal = focal * (wanted.scores - logits.sigmoid()).square()
     share = wanted.scores.amax(dim=2)
@@ -214,7 +213,7 @@ def _distilled(net: NanoDet, predictions: Tensor, cells: Cells, wanted: Wanted) 
     giou = generalized_box_iou_loss(found.flatten(0, 1), wanted.boxes.flatten(0, 1), reduction="none").unflatten(
         0, share.shape
     )
-    log = predictions[..., :_SHARED_BINS].unflatten(-1, (4, 11)).log_softmax(dim=-1)
+    log = distances.log_softmax(dim=-1)
     entropy = (wanted.distances * (wanted.distances.clamp(min=1e-6).log() - log)).sum(dim=-1).mean(dim=-1)
     return {
         "classes": focal.sum() / whole,
@@ -287,10 +286,7 @@ def train_command(
     cv2.setNumThreads(0)  # a process that is forked while OpenCV has threads waits for them without end
     stills, _ = read_labelled(coco)
     for folder in photographs:
-        stills += [
-            Still(read_photograph(path), np.zeros((0, 4)), np.zeros(0, np.int64))
-            for path in sorted(folder.glob("*.jp*g"))
-        ]
+        stills += [Still(read_photograph(path)) for path in sorted(folder.glob("*.jp*g"))]
     teachers = Teachers(load("single-nano"), load("single-yolox-nano", weights=yolox))
     plan = replace(
         lite_plan(),
@@ -391,11 +387,8 @@ def _found(
         ready, state = running.step(prepare([picture], system.config.inputs), state)
         features += ready
     features += running.flush(state)
-    ((boxes, scores, classes),) = system.detector.detect(features[len(frames) // 2])
-    labels = torch.from_numpy(map_classes(system.config.class_names, data).labels)[classes]
-    known = labels >= 0
-    columns = (labels[known], boxes[known].double(), scores[known].double())
-    return DetectionTable(np.full(int(known.sum()), place), *(column.numpy() for column in columns))
+    labels = torch.from_numpy(map_classes(system.config.class_names, data).labels)
+    return detections_in(features[len(frames) // 2], system, labels, place)
 
 
 if __name__ == "__main__":

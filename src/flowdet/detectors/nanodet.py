@@ -11,7 +11,7 @@ from torchvision.ops import generalized_box_iou_loss
 from flowdet.detectors.one_stage import PRIOR_LOGIT, Cells, OneStage, OneStageConfig, assign_sim_ota
 from flowdet.types import Targets
 
-__all__ = ["NanoDet", "NanoDetConfig"]
+__all__ = ["NanoDet", "NanoDetConfig", "split_predictions"]
 
 # Width and number of blocks of each stage; a stage puts out twice its width.
 _STAGES = ((32, 1), (64, 2), (128, 2), (256, 3))
@@ -130,11 +130,11 @@ class NanoDet(OneStage):
 
     def scores(self, predictions: Tensor) -> Tensor:
         """Returns the sigmoid of the class logits."""
-        return _split(predictions)[1].sigmoid()
+        return split_predictions(predictions)[1].sigmoid()
 
     def boxes(self, predictions: Tensor, cells: Cells) -> Tensor:
         """Returns boxes from the expected distances, which are predicted in strides."""
-        logits = _split(predictions)[0]
+        logits = split_predictions(predictions)[0]
         bins = torch.arange(_BINS, device=logits.device, dtype=logits.dtype)
         before, after = ((logits.softmax(dim=-1) @ bins) * cells.strides).split(2, dim=-1)
         return torch.cat((cells.centres - before, cells.centres + after), dim=-1)
@@ -148,7 +148,7 @@ class NanoDet(OneStage):
         boxes, scores = self.boxes(predictions, cells), self.scores(predictions)
         assigned = assign_sim_ota(boxes, scores, cells, targets)
         wanted_boxes = targets.boxes[assigned.objects]
-        logits, classes = _split(predictions)
+        logits, classes = split_predictions(predictions)
         wanted = torch.zeros_like(classes)
         wanted[assigned.cells, targets.labels[assigned.objects]] = assigned.ious
         focal = F.binary_cross_entropy_with_logits(classes, wanted, reduction="none") * (wanted - scores).abs() ** 2
@@ -164,7 +164,7 @@ class NanoDet(OneStage):
         }
 
 
-def _split(predictions: Tensor) -> tuple[Tensor, Tensor]:
+def split_predictions(predictions: Tensor) -> tuple[Tensor, Tensor]:
     """Returns distance logits [..., 4, 11] and class logits [..., classes]."""
     return predictions[..., : 4 * _BINS].unflatten(-1, (4, _BINS)), predictions[..., 4 * _BINS :]
 
