@@ -109,8 +109,8 @@ class Case:
     def record(self, system: VideoDetector, frames: int | None = None) -> Iterator[Recording]:
         """Runs the system on the first `frames` frames, or on all."""
         config = self.configured(system).config.inputs
-        device = next(system.parameters()).device
-        inputs: list[NetworkInput] = [prepare([frame], config, device) for frame in self.clip()]
+        weight = next(system.parameters())
+        inputs: list[NetworkInput] = [prepare([frame], config, weight.device, weight.dtype) for frame in self.clip()]
         assert all(item.geometries == (self.geometry,) for item in inputs)
         return record(system, inputs, frames)
 
@@ -215,7 +215,7 @@ def compare(system: VideoDetector, recording: Recording, frame: ReferenceFrame) 
         if not frame.thinned and len(wanted) != len(own["proposals"]):
             note("proposals", np.inf)
         assert isinstance(system.detector, FasterRCNN)
-        proposals = torch.from_numpy(wanted).float().to(recording["feat"].device)
+        proposals = torch.from_numpy(wanted).to(recording["feat"])
         rois = roi_outputs(system.detector, recording["feat"], proposals)
         for name in _OF_ROIS & set(frame.values):
             values = rois[name].double().cpu().numpy()

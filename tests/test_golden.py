@@ -1,4 +1,7 @@
-"""All six published systems against recorded numbers of mmtracking, in the compact form that is in the repository."""
+"""All six published systems against recorded numbers of mmtracking, in the compact form that is in the repository.
+
+The systems as they are defined compute in float64, which is the same on every processor; what users run, in float32.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ def test_tensors_of_mmtracking(case: Case) -> None:
     assert len(frames) == case.length
     if case.size == "a160x224":
         frames = frames[:_FRAMES]
-    worst = compare_case(seeded_system(case.system), case, frames)
+    worst = compare_case(seeded_system(case.system).double(), case, frames)
     assert set(worst) == set(TOLERANCES) - ({"warped", "agg_cos", "agg_weights"} if "dff" in case.system else set())
     assert {name: value for name, value in worst.items() if not value <= TOLERANCES[name]} == {}
 

@@ -1,4 +1,8 @@
-"""SELSA and Temporal RoI Align against what mmtracking computed: proposals, class logits, detections."""
+"""SELSA and Temporal RoI Align against what mmtracking computed: proposals, class logits, detections.
+
+Here they are computed in float64, so that they are the same on every processor: what differs is the rounding of the
+record, which is in float32.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +14,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_iou
 
 import flowdet.temporal.temporal_roi_align as troia
 from flowdet.detectors import faster_rcnn
-from flowdet.detectors.faster_rcnn import FasterRCNN
+from flowdet.detectors.faster_rcnn import FasterRCNN, RoIHeadConfig
 from flowdet.systems.stream import Outcome, spread_evenly
 from flowdet.temporal.temporal_roi_align import TemporalRoIAttention
 from flowdet.types import Detections, Frame, FrameFeatures
@@ -24,9 +29,12 @@ Array = NDArray[np.floating[Any]]
 
 _TOLERANCE = 1e-4
 # Two cells of a map whose cosines differ by less may change places: then an RoI gathers another cell.
-_TIE = 2e-6
+_TIE = 4e-6
+_PIXELS = 1.5e-2
+# Two boxes overlap and have one score but for rounding: either may suppress the other, and what that covers is free.
+_MOST_OTHERS = 2  # detections of a frame
 _MOST_TIES = 8  # of one RoI
-_MOST_IN_DOUBT = 4  # of the RoIs of a frame
+_MOST_IN_DOUBT = 8  # of the RoIs of a frame
 # The logits of this system reach 15, of which a tolerance of 1e-4 is more.
 _SCORES = {"troia_x101_a160x224": 3e-4}
 _TENSORS = ("feat", "rpn_cls", "rpn_reg", "roi_cls", "roi_reg")
@@ -113,11 +121,11 @@ def mended(
 ) -> tuple[Tensor, Tensor]:
     """Logits and deltas, those of RoIs that differ from the wanted logits with their ties broken the other way."""
     logits, deltas = found
-    goal, scale = torch.from_numpy(wanted), float(np.abs(wanted).max())
+    goal, scale = torch.from_numpy(wanted).double(), float(np.abs(wanted).max())
     rows = ((logits - goal).abs().amax(dim=1) >= _TOLERANCE * scale).nonzero().flatten()
     if not len(rows):
         return logits, deltas
-    least = torch.full((len(rows),), torch.inf)
+    least = torch.full((len(rows),), torch.inf, dtype=goal.dtype)
     for other, moves in in_doubt(detector, features, rows, monkeypatch):
         distance = (other - goal[rows]).abs().amax(dim=1)
         better = distance < least
@@ -132,15 +140,25 @@ def in_order(own: Array, wanted: Array) -> NDArray[np.intp]:
     distances = np.abs(wanted[:, None] - own).max(axis=-1)
     order: NDArray[np.intp] = distances.argmin(axis=1)
     assert len(own) == len(set(order.tolist())) == len(wanted)
-    assert distances.min(axis=1).max() < 1e-2
+    assert distances.min(axis=1).max() < _PIXELS
     return order
 
 
 def check_detections(found: tuple[Array, Array, NDArray[Any]], wanted: Array, tolerance: float) -> None:
     boxes, scores, labels = found
     far = np.array([1e6, 1, 1, 1, 1])
-    order = in_order(np.column_stack([labels, boxes]) * far, wanted[:, :5] * far)
-    np.testing.assert_allclose(scores[order], wanted[:, 5], rtol=0, atol=tolerance)
+    own, theirs = np.column_stack([labels, boxes]) * far, wanted[:, :5] * far
+    distances = np.abs(theirs[:, None] - own).max(axis=-1)
+    order, close = distances.argmin(axis=1), distances.min(axis=1) < _PIXELS
+    others = np.setdiff1d(np.arange(len(own)), order[close])
+    assert len(own) == len(wanted)
+    assert len(set(order[close].tolist())) == close.sum()
+    np.testing.assert_allclose(scores[order[close]], wanted[close, 5], rtol=0, atol=tolerance)
+    if len(others):
+        assert len(others) <= _MOST_OTHERS
+        corners = (torch.from_numpy(each[:, 1:] + each[:, :1]) for each in (own[others], theirs[~close]))
+        rivals = box_iou(*corners).numpy() > RoIHeadConfig().nms_iou
+        assert (np.abs(scores[others, None] - wanted[~close, 5])[rivals] < tolerance).any()
 
 
 def check_frame(
@@ -186,7 +204,7 @@ def check_frame(
 
 
 def check(case: str, golden: Mapping[str, Any], length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = seeded_system("-".join(case.split("_")[:2])).requires_grad_(requires_grad=False)
+    system = seeded_system("-".join(case.split("_")[:2])).double().requires_grad_(requires_grad=False)
     system.config = replace(system.config, inputs=replace(system.config.inputs, long_side=224, short_side=160))
     detector = system.detector
     assert isinstance(detector, FasterRCNN)

@@ -1,4 +1,8 @@
-"""Training steps of mmtracking, recorded: losses, sampled boxes, gradients, and the losses after one step of SGD."""
+"""Training steps of mmtracking, recorded: losses, sampled boxes, gradients, and the losses after one step of SGD.
+
+Here they are computed in float64, so that they are the same on every processor: what differs is the rounding of the
+record, which is in float32.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +25,13 @@ _LOSSES = {
     "roi_classes": "loss_cls",
     "roi_boxes": "loss_bbox",
 }
-_LOSS_TOLERANCE = 1e-4
-_NORM_TOLERANCE = 1e-3
-# Of single values, relative to the largest. In float32 a ReLU near zero may open or close, and two processors may
-# disagree: 2e-3 was seen.
-_GRADIENT_TOLERANCE = 5e-3
-# After a step of SGD two proposals of nearly the same score may have changed places.
-_MOVED = 4
+_LOSS_TOLERANCE = 1e-5
+# Of the length of a gradient: 8e-4, and 1.8e-3 of the first bias of FlowNet-S, which adds up all pixels.
+_LENGTH_TOLERANCE = 2e-3
+# Of single values, relative to the largest: 4e-3, and 1e-2 in FlowNet-S. A ReLU near zero may open or close.
+_VALUE_TOLERANCE = 1.2e-2
+# The length of all gradients together; in float32 squares of 50 million values add up to less.
+_WHOLE_TOLERANCE = 2.5e-3
 
 
 def first_ones(indices: Tensor, count: int) -> Tensor:
@@ -46,13 +50,12 @@ class Samples:
         self.seen.append((matches, result))
         return result
 
-    def check(self, recorded: list[dict[str, Any]], moved: int = 0) -> None:
+    def check(self, recorded: list[dict[str, Any]], *, places: bool = True) -> None:
         assert len(self.seen) == len(recorded)
         for (matches, chosen), wanted in zip(self.seen, recorded, strict=True):
-            assert len({*chosen.positives.tolist()} ^ {*wanted["pos_inds"]}) <= moved
-            assert len(chosen.positives) == len(wanted["pos_inds"])
             assert len(chosen.negatives) == wanted["num_neg"]
-            if not moved:
+            assert sorted(matches[chosen.positives].tolist()) == sorted(wanted["pos_gt"])
+            if places:
                 assert chosen.positives.tolist() == wanted["pos_inds"]
                 assert matches[chosen.positives].tolist() == wanted["pos_gt"]
                 assert chosen.negatives.sum().item() == wanted["neg_inds_sum"]
@@ -62,10 +65,10 @@ class Samples:
 def clip_batch(recorded: dict[str, Any], references: list[int], size: tuple[int, int], still: bool) -> ClipBatch:
     clip = synthetic_clip(20, size, 0 if size == (160, 224) else 3)
     config = InputConfig(long_side=size[1], short_side=size[0])
-    targets = Targets(torch.tensor(recorded["gt_bboxes"]), torch.tensor(recorded["gt_labels"]))
+    targets = Targets(torch.tensor(recorded["gt_bboxes"], dtype=torch.float64), torch.tensor(recorded["gt_labels"]))
     return ClipBatch(
-        current=prepare([clip[recorded["key_frame"]]], config),
-        references=tuple(prepare([clip[number]], config) for number in references),
+        current=prepare([clip[recorded["key_frame"]]], config, dtype=torch.float64),
+        references=tuple(prepare([clip[number]], config, dtype=torch.float64) for number in references),
         targets=(targets,),
         still=(still,),
     )
@@ -75,6 +78,11 @@ def check_losses(losses: dict[str, Tensor], recorded: dict[str, float], toleranc
     assert set(losses) == set(_LOSSES)
     for name, loss in losses.items():
         assert loss.item() == pytest.approx(recorded[_LOSSES[name]], rel=tolerance)
+
+
+def check_whole(trained: list[nn.Parameter], recorded: dict[str, Any]) -> None:
+    length = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+    assert length.item() == pytest.approx(recorded["grad_norm_total_before_clip"], rel=_WHOLE_TOLERANCE)
 
 
 RUNS = ("dff_r50_160x224", "dff_r50_160x224_still", "fgfa_r50_160x224", "selsa_r50_150x216")
@@ -103,7 +111,7 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif still:
         references = [recorded["key_frame"]] * 2
     short_side, long_side = map(int, size.split("x"))
-    system = seeded_system(f"{method}-r50").train()
+    system = seeded_system(f"{method}-r50").double().train()
     parameters = dict(system.named_parameters())
     trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -123,22 +131,22 @@ def test_steps_of_mmtracking(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.endswith("ref_fc_embed.bias"):  # it shifts all logits of a softmax alike
             assert gradient.abs().max().item() < 1e-5
             continue
-        assert gradient.double().norm().item() == pytest.approx(wanted["l2"], rel=_NORM_TOLERANCE), name
+        assert gradient.norm().item() == pytest.approx(wanted["l2"], rel=_LENGTH_TOLERANCE), name
         largest = gradient.abs().max().item()
         assert gradient.flatten()[:4].tolist() == pytest.approx(
-            wanted["first4"], rel=0, abs=_GRADIENT_TOLERANCE * largest
+            wanted["first4"], rel=0, abs=_VALUE_TOLERANCE * largest
         ), name
-    norm = nn.utils.clip_grad_norm_(trained, 35)
-    assert norm.item() == pytest.approx(first["grad_norm_total_before_clip"], rel=_NORM_TOLERANCE)
+    check_whole(trained, first)
 
     second = recorded[run].get("iter1")
     if second:
+        nn.utils.clip_grads_with_norm_(trained, 35, torch.tensor(first["grad_norm_total_before_clip"]))
         optimizer.step()
         losses = system.losses(batch, [first_ones])
-        # RoIs that attend to each other pass on what rounding did to one: 1.4e-4 (SELSA) and 1.1e-3 were seen.
-        check_losses(losses, second["losses"], {"selsa": 5e-4, "troia": 2e-3}.get(method, _LOSS_TOLERANCE))
-        samples.check(second["sampling"], _MOVED)
+        # RoIs that attend to each other pass on what rounding did to one: 1.5e-4 (SELSA) and 1.4e-3.
+        check_losses(losses, second["losses"], {"selsa": 2e-4, "troia": 2e-3}.get(method, _LOSS_TOLERANCE))
+        # Two proposals of nearly the same score may have changed places.
+        samples.check(second["sampling"], places=False)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        norm = nn.utils.clip_grad_norm_(trained, 35)
-        assert norm.item() == pytest.approx(second["grad_norm_total_before_clip"], rel=_GRADIENT_TOLERANCE)
+        check_whole(trained, second)

@@ -59,7 +59,10 @@ class InputConfig:
 
 
 def prepare(
-    images: Sequence[NDArray[np.uint8]], config: InputConfig, device: torch.device | str = "cpu"
+    images: Sequence[NDArray[np.uint8]],
+    config: InputConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> NetworkInput:
     """Resizes, normalises and pads one image of each of b streams; all must have one size.
 
@@ -67,6 +70,7 @@ def prepare(
         images: b times [h, w, 3] uint8 RGB.
         config: The input of the system.
         device: Where the result lives.
+        dtype: Of the result.
     """
     original: tuple[int, int] = images[0].shape[:2]
     if any(image.shape[:2] != original for image in images):
@@ -80,8 +84,8 @@ def prepare(
     else:
         resized = torch.stack([resize_bilinear(tensor, valid) for tensor in tensors]).to(device)
     pixels = resized.permute(0, 3, 1, 2)
-    mean, std = (constant(tuple(values), torch.float32, pixels.device) for values in (config.mean, config.std))
-    whole = torch.full((len(images), 3, *padded), config.padding, dtype=torch.float32, device=pixels.device)
+    mean, std = (constant(tuple(values), dtype, pixels.device) for values in (config.mean, config.std))
+    whole = torch.full((len(images), 3, *padded), config.padding, dtype=dtype, device=pixels.device)
     inside = whole[:, :, : valid[0], : valid[1]]
     inside.copy_(pixels).sub_(mean[:, None, None]).div_(std[:, None, None])
     geometry = Geometry(original=original, valid=valid, padded=(padded[0], padded[1]))

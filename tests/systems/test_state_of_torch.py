@@ -66,7 +66,15 @@ def test_a_system_without_weights_is_refused() -> None:
         boxes_of(tiny_system().to("meta"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_system_of_another_type_is_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(ConfigError, match=f"a system detects in float32, and has weights in {str(dtype)[6:]}: call"):
+    with pytest.raises(ConfigError, match=f"in float32 or float64, and has weights in {str(dtype)[6:]}: call"):
         boxes_of(tiny_system().to(dtype))
+
+
+@pytest.mark.parametrize(("name", "variant"), [*SYSTEMS, ("dff-nano", None), ("fgfa-nano", "aligned")], ids=str)
+def test_in_float64_detections_are_those_of_float32_but_for_rounding(name: str, variant: str | None) -> None:
+    system = load(name, variant=variant, backend="torch")
+    wanted = boxes_of(system)
+    found = boxes_of(system.double())
+    assert 0 < np.abs(found - wanted).max() < 1e-2

@@ -25,7 +25,7 @@ from flowdet.detectors.resnet import ResNetConfig
 from flowdet.errors import ConfigError, check_positive
 from flowdet.inputs import FEATURE_STRIDE
 from flowdet.ops.boxes import Chooser, assign, best_apart, clamp, decode, encode, sample
-from flowdet.ops.devices import constant
+from flowdet.ops.devices import constant, full_precision
 from flowdet.ops.sampling import roi_align
 from flowdet.types import FrameFeatures, Geometry, Maps, RoIs, Targets
 
@@ -296,7 +296,7 @@ class FasterRCNN(Detector):
         """Returns the four losses of Faster R-CNN."""
         (maps,) = features.maps
         config, geometries = self.config, features.geometries
-        objectness, deltas = (each.float() for each in self.rpn(maps))
+        objectness, deltas = map(full_precision, self.rpn(maps))
         losses = _rpn_losses(config.rpn, objectness, deltas, geometries, targets=targets, choosers=choosers)
         proposals = propose(config.rpn, objectness, deltas, geometries, config.rpn.training_post_nms_top_n)
         batch = _sample_rois(config.roi_head, proposals, targets, choosers, background=self.classes)
@@ -331,7 +331,7 @@ class FasterRCNN(Detector):
         return other
 
     def _propose(self, maps: Maps, geometries: Sequence[Geometry], count: int) -> list[Tensor]:
-        objectness, deltas = (each.float() for each in self.rpn(*maps))
+        objectness, deltas = map(full_precision, self.rpn(*maps))
         return propose(self.config.rpn, objectness, deltas, geometries, count)
 
     def _pool(self, maps: Maps, boxes: Sequence[Tensor]) -> Tensor:
@@ -364,7 +364,7 @@ class FasterRCNN(Detector):
             logits, deltas = head.attend(rois, features.maps, features.support)
         else:
             logits, deltas = head(self._pool(features.maps, boxes))
-        return logits.float(), deltas.float()
+        return full_precision(logits), full_precision(deltas)
 
 
 @lru_cache(maxsize=16)

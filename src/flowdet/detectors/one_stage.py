@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from flowdet.detectors.base import Computed, Detector, DetectorConfig, Found, RoIAttention, Run, shallow_copy
 from flowdet.errors import ConfigError, check_positive
 from flowdet.ops.boxes import Chooser, best_apart, clamp
-from flowdet.ops.devices import constant
+from flowdet.ops.devices import constant, full_precision
 from flowdet.types import FrameFeatures, Geometry, Maps, Targets
 
 __all__ = ["PRIOR_LOGIT", "Assignment", "Cells", "OneStage", "OneStageConfig", "assign_sim_ota"]
@@ -174,9 +174,9 @@ class OneStage(Detector):
         return other
 
     def predict(self, maps: Maps) -> tuple[Tensor, Cells]:
-        """Returns float32 predictions [b, n, k] and their cells."""
+        """Returns predictions [b, n, k] and their cells."""
         levels: Maps = maps if self.config.maps == "predictions" else self.head(*maps)
-        predictions = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2).float()
+        predictions = full_precision(torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2))
         sizes = tuple((level.shape[-2], level.shape[-1]) for level in levels)
         return predictions, _cells(sizes, self.strides, predictions.device)
 

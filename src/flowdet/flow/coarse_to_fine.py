@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowdet.errors import ConfigError, check_positive
-from flowdet.ops.devices import constant
+from flowdet.ops.devices import constant, full_precision
 from flowdet.types import Geometry, NetworkInput
 
 __all__ = ["CoarseToFineFlow", "CoarseToFineFlowConfig", "normalised"]
@@ -90,8 +90,9 @@ class CoarseToFineFlow(nn.Module):
         """
         at4 = self.stem(images)
         at8 = self.down8(F.leaky_relu(at4, _SLOPE))
-        at16 = self.to_features16(self.down16(at8)).float()
-        features4, features8 = at4[:, : self.config.compared[0]].float(), self.to_features8(at8).float()
+        at16 = full_precision(self.to_features16(self.down16(at8)))
+        features4 = full_precision(at4[:, : self.config.compared[0]])
+        features8 = full_precision(self.to_features8(at8))
         look, context = at16.split((self.config.compared[2], self.config.context), dim=1)
         batch, _, height, width = at16.shape
         place = _centres(height, width, at16).expand(batch, -1, -1, -1)
@@ -164,7 +165,7 @@ class CoarseToFineFlow(nn.Module):
         def converted(stage: nn.Module, *seen: Tensor) -> Tensor:
             with torch.autocast(current.device.type, enabled=autocasts):
                 found: Tensor = stage(torch.cat(seen, dim=1))
-            return found.float()
+            return full_precision(found)
 
         match, doubt = _match(query, key, own[:, -3:-1])
         outputs = converted(self.stage16, context, match / _UNIT, doubt, edge)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
 from flowdet.inputs import FEATURE_STRIDE, InputConfig
+from flowdet.ops.devices import full_precision
 from flowdet.types import NetworkInput
 
 __all__ = ["PIXELS_PER_UNIT", "FlowNetConfig", "FlowNetS"]
@@ -148,7 +149,8 @@ class FlowNetS(nn.Module):
         Returns:
             [b, 2, H / 16, W / 16] (dx, dy) from the current to the reference frame, in feature cells of 16 px.
         """
-        return F.avg_pool2d(self.predict(current, reference)[0].float(), 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
+        finest = full_precision(self.predict(current, reference)[0])
+        return F.avg_pool2d(finest, 2) * (PIXELS_PER_UNIT / FEATURE_STRIDE)
 
     @staticmethod
     def to_image(prediction: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from flowdet.errors import ConfigError, check_positive
 from flowdet.inputs import FEATURE_STRIDE
+from flowdet.ops.devices import full_precision
 from flowdet.types import NetworkInput
 
 __all__ = ["MatchingFlow", "MatchingFlowConfig"]
@@ -118,15 +119,15 @@ class MatchingFlow(nn.Module):
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
         """Returns the similarity [b, h * w, k] of each cell of the current frame and k places of the reference."""
         with torch.autocast(current.device.type, enabled=False):
-            cells = F.normalize(F.avg_pool2d(current.float(), self.places_a_side), dim=1).flatten(2)
-            return self.sharpness * (cells.transpose(1, 2) @ F.normalize(reference.float(), dim=1).flatten(2))
+            cells = F.normalize(F.avg_pool2d(full_precision(current), self.places_a_side), dim=1).flatten(2)
+            return self.sharpness * (cells.transpose(1, 2) @ F.normalize(full_precision(reference), dim=1).flatten(2))
 
     def predict(self, current: Tensor, reference: Tensor) -> list[Tensor]:
         """Returns the flow after each match and after each refinement; `forward` returns the last one."""
         # Coordinates and the odds of a match need float32; the convolutions do not.
         autocasts = torch.is_autocast_enabled(current.device.type)
         with torch.autocast(current.device.type, enabled=False):
-            return self._predict(current.float(), reference.float(), autocasts=autocasts)
+            return self._predict(full_precision(current), full_precision(reference), autocasts=autocasts)
 
     def _predict(self, current: Tensor, reference: Tensor, *, autocasts: bool) -> list[Tensor]:
         finer = self.places_a_side
@@ -149,7 +150,7 @@ class MatchingFlow(nn.Module):
             seen = torch.cat((look * channels**0.5, match / _UNIT, (match - flow) / _UNIT, certainty), dim=1)
             with torch.autocast(current.device.type, enabled=autocasts):
                 refined: Tensor = refinement(seen)
-            trust, correction = refined.float().split((1, 2), dim=1)
+            trust, correction = full_precision(refined).split((1, 2), dim=1)
             flow = torch.lerp(flow, match, trust.sigmoid()) + correction
             found += [match, flow]
         return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["constant", "memory_shortage", "threads", "upload"]
+__all__ = ["constant", "full_precision", "memory_shortage", "threads", "upload"]
 
 
 @lru_cache(maxsize=1024)
@@ -16,6 +16,11 @@ __all__ = ["constant", "memory_shortage", "threads", "upload"]
 def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns a tensor of these values, the same one each time: it is uploaded once, and must not be changed."""
     return torch.tensor(values, dtype=dtype, device=device)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Returns a tensor of half precision in float32, any other as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:

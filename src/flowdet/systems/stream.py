@@ -91,10 +91,9 @@ def stream(
 
     Raises:
         ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
-            other ones than float32.
+            other ones than float32 or float64.
     """
-    _check_weights(detector)
-    device = torch.device(device)
+    device, precision = torch.device(device), _dtype_of(detector)
     in_mode = partial(computing, device, dtype)
     detect = partial(detector.detect, score=score)
     lag = 1 if ahead and device.type == "cuda" else 0
@@ -118,12 +117,12 @@ def stream(
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived, previews):
             with in_mode():
-                shown = [prepare(images, inputs, device) for images in _previews_of(streams, previews)]
+                shown = [prepare(images, inputs, device, precision) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
             with in_mode():
-                network_input = prepare([frame.image for frame in frames], inputs, device)
+                network_input = prepare([frame.image for frame in frames], inputs, device, precision)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
                 each.waiting.append(frame)
@@ -135,13 +134,15 @@ def stream(
         raise failures[0]
 
 
-def _check_weights(detector: Detector) -> None:
+def _dtype_of(detector: Detector) -> torch.dtype:
     weights = [parameter for parameter in detector.parameters() if parameter.is_floating_point()]
     if any(weight.is_meta for weight in weights):
         raise ConfigError('the system has no weights: it was built on the device "meta"; load it again without that')
-    others = {str(weight.dtype).removeprefix("torch.") for weight in weights if weight.dtype != torch.float32}
-    if others:
-        raise ConfigError(f"a system detects in float32, and has weights in {', '.join(sorted(others))}: call .float()")
+    types = {weight.dtype for weight in weights}
+    if len(types) != 1 or not types <= {torch.float32, torch.float64}:
+        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
+        raise ConfigError(f"a system detects in float32 or float64, and has weights in {names}: call .float()")
+    return types.pop()
 
 
 @contextmanager
@@ -251,8 +252,8 @@ def _finish(
             detections = Detections(
                 frame_index=frame.index,
                 time=frame.time,
-                boxes=boxes.numpy(),
-                scores=scores.numpy(),
+                boxes=boxes.float().numpy(),
+                scores=scores.float().numpy(),
                 labels=labels.numpy(),
                 class_names=class_names,
                 image_size=own.geometries[0].original,

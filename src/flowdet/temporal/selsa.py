@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from flowdet.data.sampling import ReferenceSampling
 from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError, check_positive, counted
+from flowdet.ops.devices import full_precision
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import Attention, ClipBatch, FrameFeatures, Maps, NetworkInput, RoIs
 
@@ -233,7 +234,7 @@ class _Aggregator(nn.Module):
         """Returns the weights [n, m] with which RoI features [n, d] of an image read [m, 2 d], mean over the heads."""
         query, key = self._by_head(self.query(features)), self._by_head(seen.chunk(2, dim=1)[0])
         logits = query @ key.transpose(1, 2) / query.shape[2] ** 0.5
-        weights: Tensor = logits.float().masked_fill(~mask, -torch.inf).softmax(dim=2).mean(dim=0)
+        weights: Tensor = full_precision(logits).masked_fill(~mask, -torch.inf).softmax(dim=2).mean(dim=0)
         return weights
 
     def _by_head(self, features: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowdet.flow.base import FlowNet
+from flowdet.ops.devices import full_precision
 from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource
 from flowdet.types import ClipBatch, FrameFeatures, Maps
@@ -80,8 +81,7 @@ def cosine_similarity(query: Tensor, keys: Tensor) -> Tensor:
     Returns:
         [b, n, h, w] in [-1, 1]; 0 where an embedding is zero.
     """
-    if query.dtype in {torch.float16, torch.bfloat16}:  # a sum of squares soon exceeds the largest float16, 65504
-        query, keys = query.float(), keys.float()
+    query, keys = full_precision(query), full_precision(keys)  # squares soon exceed the largest float16, 65504
     with torch.autocast(query.device.type, enabled=False):
         dot: Tensor = torch.linalg.vecdot(query[:, None], keys, dim=2)
         lengths: Tensor = query.norm(dim=1).unsqueeze(1) * keys.norm(dim=2)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from flowdet.detectors.base import RoIAttention
 from flowdet.errors import ConfigError, check_positive
 from flowdet.inputs import FEATURE_STRIDE
+from flowdet.ops.devices import full_precision
 from flowdet.ops.sampling import roi_taps
 from flowdet.temporal.selsa import SELSAAttention, SELSAConfig
 from flowdet.types import Maps
@@ -107,7 +108,7 @@ class TemporalRoIAttention(SELSAAttention):
             cells: [h w, c] all cells of the current map.
             units: [h w, c] cells of the reference, normalised.
         """
-        products = (cells @ units.T).float()
+        products = full_precision(cells @ units.T)
         parts = zip(taps.split(_BINS_AT_ONCE), shares.split(_BINS_AT_ONCE), strict=True)
         best = [_best(_summed(products, *part), self._config.similar) for part in parts]
         cosines, places = (torch.cat(each) for each in zip(*best, strict=True))
@@ -144,12 +145,12 @@ class TemporalRoIAttention(SELSAAttention):
 
 def _cells(features: Tensor) -> Tensor:
     """A map [c, h, w] as its cells [h w, c]."""
-    return features.float().flatten(1).T.contiguous()
+    return full_precision(features).flatten(1).T.contiguous()
 
 
 def _lengths(cells: Tensor) -> Tensor:
     """The lengths [n, 1] of cells [n, c]."""
-    lengths: Tensor = torch.linalg.vector_norm(cells.float(), dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(full_precision(cells), dim=1, keepdim=True)
     return lengths.clamp(min=_SHORTEST)
 
 
