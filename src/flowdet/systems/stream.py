@@ -138,7 +138,7 @@ def _dtype_of(detector: Detector) -> torch.dtype:
     weights = [parameter for parameter in detector.parameters() if parameter.is_floating_point()]
     if any(weight.is_meta for weight in weights):
         raise ConfigError('the system has no weights: it was built on the device "meta"; load it again without that')
-    types = {weight.dtype for weight in weights}
+    types = {weight.dtype for weight in weights} or {torch.float32}  # of a backend, which has none here
     if len(types) != 1 or not types <= {torch.float32, torch.float64}:
         names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
         raise ConfigError(f"a system detects in float32 or float64, and has weights in {names}: call .float()")
