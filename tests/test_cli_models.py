@@ -25,7 +25,11 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "domestic_cat",
         ),
         "fgfa-nano": ("5 frames before and 5 after the current one", "delay      5 frames", "--show     weights\n"),
-        "dff-nano": ("one frame in 3 is a key frame", "delay      none\n", "--show     flow, key\n"),
+        "dff-nano": (
+            "the last key frame and the next; one frame in 4 is a key frame",
+            "delay      3 frames",
+            "--show     flow, key\n",
+        ),
         "selsa-r50": ("14 frames of the whole video", "but the whole video has to be there", "--show     references\n"),
         "single-nano": ("the frame alone", "delay      none\n", "--show     nothing"),
         "fgfa-lite": ("FGFA", "4,705,735", "none published", "shipped", "classes    30: airplane, ", "domestic_cat"),

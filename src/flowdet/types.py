@@ -116,15 +116,19 @@ class Aggregation:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Propagation:
-    """Which key frame the maps come from, and along which flow.
+    """Which key frames the maps come from, and along which flow.
 
     Attributes:
-        key_frame: Its number in the stream of inputs.
+        key_frame: The number of the last one in the stream of inputs.
         flow: [b, 2, h, w] (dx, dy) from the current frame to it, in its cells; None if the current frame is it.
+        next_key_frame: The number of the next one; None if nothing comes from it.
+        next_flow: The flow from the current frame to that one.
     """
 
     key_frame: int
     flow: Tensor | None = None
+    next_key_frame: int | None = None
+    next_flow: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -22,9 +22,13 @@ def flow_net(config: CoarseToFineFlowConfig = CONFIG) -> CoarseToFineFlow:
         return net
 
 
-def shipped() -> CoarseToFineFlow:
-    net = load("dff-nano", backend="torch").flow_net
+def shipped(reduction: int = 2) -> CoarseToFineFlow:
+    system = (
+        load("dff-nano", backend="torch") if reduction == 4 else load("fgfa-nano", variant="aligned", backend="torch")
+    )
+    net = system.flow_net
     assert isinstance(net, CoarseToFineFlow)
+    assert net.config.reduction == reduction
     return net
 
 
@@ -60,6 +64,18 @@ def test_flow_has_cells_of_8_px_and_the_first_stage_of_16(size: tuple[int, int])
     assert torch.equal(net(*roles), found[-1])
     assert net.stride == 8
     assert net.similarity(*roles).shape == (2, coarse[2] * coarse[3], coarse[2] * coarse[3])
+
+
+@torch.inference_mode()
+def test_flow_of_smaller_frames_has_cells_of_16_px() -> None:
+    net, half = flow_net(replace(CONFIG, reduction=4)), flow_net()
+    images = random_images(2, (96, 160)), random_images(2, (96, 160), 1)
+    found = between(net, *map(inputs_of, images))
+    assert net.stride == 16
+    assert found.shape == (2, 2, 6, 10)
+    # What it sees is what the other sees of frames that were halved before.
+    halved = [inputs_of(F.avg_pool2d(each, 2)) for each in images]
+    torch.testing.assert_close(found, between(half, *halved), rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -108,14 +124,16 @@ def test_every_parameter_learns() -> None:
 
 
 @torch.inference_mode()
-def test_the_shipped_net_finds_a_shift_to_a_tenth_of_a_cell() -> None:
-    net, whole = shipped(), texture((320, 512))
+@pytest.mark.parametrize("reduction", [2, 4])
+def test_the_shipped_net_finds_a_shift_to_a_tenth_of_a_cell(reduction: int) -> None:
+    net, whole = shipped(reduction), texture((320, 512))
     current = inputs_of(whole[..., 32:288, 48:464])
     for dx, dy in ((0, 0), (3, -2), (-11, 6), (13, 16)):
         # What is at (x, y) in the current frame is at (x + dx, y + dy) in the reference.
         reference = inputs_of(whole[..., 32 - dy : 288 - dy, 48 - dx : 464 - dx])
-        inner = between(net, current, reference)[..., 6:-6, 8:-8]
-        wanted = torch.tensor([dx, dy])[:, None, None] / 8
+        border = 64 // net.stride
+        inner = between(net, current, reference)[..., border:-border, border:-border]
+        wanted = torch.tensor([dx, dy])[:, None, None] / net.stride
         assert (inner - wanted).norm(dim=1).mean() < 0.1
 
 
@@ -147,8 +165,15 @@ def test_padding_hardly_disturbs_the_shipped_net(valid: tuple[int, int]) -> None
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"encoder": (4, 0, 8)}, {"compared": (0, 3, 8)}, {"compared": (5, 3, 8)}, {"context": 0}, {"stage": 0}],
+    [
+        {"encoder": (4, 0, 8)},
+        {"compared": (0, 3, 8)},
+        {"compared": (5, 3, 8)},
+        {"context": 0},
+        {"stage": 0},
+        {"reduction": 3},
+    ],
 )
-def test_widths_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+def test_what_is_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         replace(CONFIG, **wrong)  # type: ignore[arg-type]

@@ -18,9 +18,9 @@ from flowdet.systems.detector import VideoDetector
 from flowdet.systems.load import flow_net_of, load, starting_weights, weights_of
 from flowdet.systems.recipes import RECIPES, dff_nano, fgfa_lite, fgfa_nano, recipe, single_lite, single_nano
 from flowdet.temporal.base import TemporalMethod
-from flowdet.temporal.dff import DFF
+from flowdet.temporal.dff import DFF, DFFConfig
 from flowdet.temporal.fgfa import FGFA, FGFAConfig
-from flowdet.types import Frame
+from flowdet.types import Frame, NetworkInput
 from flowdet.weights.native import save_native, start_from
 from flowdet.weights.zoo import PUBLISHED, SHIPPED, ShippedWeights
 
@@ -200,11 +200,16 @@ def test_shipped_systems_are_as_listed(row: ShippedWeights) -> None:
 
 
 def _gflop(system: VideoDetector, *, is_first: bool) -> float:
-    """GFLOP of one 16:9 frame: the first, which is a key frame, or the next one for which all references are there."""
+    """GFLOP of one 16:9 frame: the first, which is a key frame, or one for which all references are there.
+
+    Of frames that wait for the next key frame it is their mean, up to that.
+    """
     inputs = prepare([np.zeros((720, 1280, 3), np.uint8)], system.config.inputs)
     config, detector = system.config.method, system.detector
     method: TemporalMethod[Any] = system.method
     frames = config.past + config.future + 1 if isinstance(config, FGFAConfig) else 1
+    if isinstance(config, DFFConfig) and config.bidirectional and not is_first:
+        return _gflop_between(system, inputs, config.key_frame_interval)
     state = method.initial_state()
     with torch.inference_mode():
         for _ in range(0 if is_first else frames):
@@ -219,6 +224,19 @@ def _gflop(system: VideoDetector, *, is_first: bool) -> float:
             else:
                 detector.detect(features)
     return float(flops.get_total_flops()) / 1e9
+
+
+def _gflop_between(system: VideoDetector, inputs: NetworkInput, interval: int) -> float:
+    method: TemporalMethod[Any] = system.method
+    state, total = method.initial_state(), []
+    with torch.inference_mode():
+        for _ in range(1 + interval):
+            with FlopCounterMode(display=False) as flops:
+                ready, state = method.step(inputs, state)
+                for features in ready:
+                    system.detector.detect(features)
+            total.append(flops.get_total_flops())
+    return float(sum(total[1:]) - total[0]) / (interval - 1) / 1e9
 
 
 def test_the_shipped_default_detects_the_same_twice() -> None:

@@ -22,6 +22,7 @@ CLASSES = ("cat", "dog", "fox")
 CONFIGS = {
     "single frame": SingleFrameConfig(),
     "DFF": DFFConfig(4),
+    "DFF bidirectional": DFFConfig(5, bidirectional=True),
     "FGFA": FGFAConfig(3, 2, embedding_channels=4),
     "FGFA causal": FGFAConfig(3, 0, embedding_channels=4),
     "FGFA composed": FGFAConfig(3, 2, embedding_channels=4, embeds_early=True, composes_flows=True),
@@ -82,7 +83,7 @@ def test_frames_are_taken_one_by_one_and_no_earlier_than_needed(make: Maker) -> 
     results = outcomes_of(camera(), method)
     assert taken == []
     for number, _ in enumerate(results):
-        assert len(taken) == min(number + 1 + method.lookahead, 9)
+        assert number + 1 <= len(taken) <= min(number + 1 + method.lookahead, 9)
 
 
 @EVERY_METHOD

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from flowdet.ops.sampling import warp
@@ -29,6 +30,39 @@ def test_dff_names_its_key_frame_and_the_flow_that_was_followed(interval: int) -
             assert output.origin.flow is not None
             (key,) = outputs[key_frame].maps
             assert torch.equal(output.maps[0], warp(key, output.origin.flow, "identity"))
+
+
+@pytest.mark.parametrize("interval", [1, 2, 4, 5, 20])
+def test_bidirectional_dff_averages_what_both_key_frames_give(interval: int) -> None:
+    inputs, extract, flow_net = inputs_of(video(9), video(9, seed=1)), Extract(), Flow()
+    outputs = run(DFF(extract, flow_net, DFFConfig(interval, bidirectional=True)), inputs)
+    assert extract.images == 2 * len(range(0, 9, interval))
+
+    def carried(number: int, key_frame: int) -> Tensor:
+        return warp(extract(inputs[key_frame].images), flow_net.between(inputs[number], inputs[key_frame]), "identity")
+
+    for number, output in enumerate(outputs):
+        last, following = number // interval * interval, (number // interval + 1) * interval
+        origin = output.origin
+        assert isinstance(origin, Propagation)
+        assert origin.key_frame == last
+        if number == last:
+            wanted = extract(inputs[number].images)
+            assert (origin.flow, origin.next_key_frame, origin.next_flow) == (None, None, None)
+        elif following >= 9:  # it does not come
+            wanted = carried(number, last)
+            assert (origin.next_key_frame, origin.next_flow) == (None, None)
+        else:
+            share = (number - last) / interval
+            wanted = (1 - share) * carried(number, last) + share * carried(number, following)
+            assert origin.next_key_frame == following
+            assert origin.next_flow is not None
+            torch.testing.assert_close(origin.next_flow, flow_net.between(inputs[number], inputs[following]))
+        torch.testing.assert_close(output.maps[0], wanted)
+
+
+def test_the_causal_form_of_dff_takes_the_last_key_frame() -> None:
+    assert DFFConfig(5, bidirectional=True).causal() == DFFConfig(5)
 
 
 @pytest.mark.parametrize(

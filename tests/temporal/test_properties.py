@@ -49,6 +49,9 @@ CONFIGS = dict.fromkeys(
         *(form for recipe in RECIPES.values() for form in forms_of(recipe().method)),
         DFFConfig(1),
         DFFConfig(3),
+        DFFConfig(2, bidirectional=True),
+        DFFConfig(4, bidirectional=True),
+        DFFConfig(7, bidirectional=True),
         FGFAConfig(0, 0),
         FGFAConfig(2, 2, embedding_channels=4),
         FGFAConfig(3, 1, embedding_channels=None),
@@ -115,7 +118,8 @@ def test_one_output_for_every_input_in_order_and_in_time(make: Maker, length: in
         ready, state = method.step(item, state)
         assert [output.geometries for output in ready] == [item.geometries] * len(ready)
         indices += [output.index for output in ready]
-        assert indices == list(range(number + 1 - method.lookahead))
+        assert indices == list(range(len(indices)))
+        assert number + 1 - method.lookahead <= len(indices) <= number + 1
     indices += [output.index for output in method.flush(state)]
     assert indices == list(range(length))
 

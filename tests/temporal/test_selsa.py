@@ -46,7 +46,8 @@ def test_a_video_shorter_than_the_references(form: SELSAConfig, length: int) -> 
 
 @EVERY_FORM
 def test_streams_in_a_batch_equal_one_by_one(form: SELSAConfig) -> None:
-    assert_batch_equals_one_by_one(system_of(form))
+    # In float32 which of two RoIs with nearly one score is dropped depends on the processor.
+    assert_batch_equals_one_by_one(system_of(form).double())
 
 
 @EVERY_FORM

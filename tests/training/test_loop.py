@@ -411,7 +411,8 @@ def test_the_number_of_processes_and_of_rounds_changes_nothing(tmp_path: Path, t
         for other in others:
             for key, tensor in wanted.items():
                 way = (tensor - before[key]).double().norm()
-                assert (tensor - other[key]).double().norm() <= 1e-3 * way, key
+                rounding = torch.finfo(torch.float32).eps * tensor.double().norm()
+                assert (tensor - other[key]).double().norm() <= 1e-3 * way + rounding, key
     curves = [steps_of(folder) for folder in (tmp_path / "whole", tmp_path / "rounds", two_processes / name)]
     for curve in curves[1:]:
         for one, other in zip(curves[0], curve, strict=True):

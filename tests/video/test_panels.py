@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,6 +52,18 @@ def test_maps_lie_where_their_cells_are() -> None:
 def test_a_key_frame_has_no_flow() -> None:
     panel, _ = panels_of(propagated(6, 6, None), (1, 0), SIZE)
     assert (panel.label, panel.flow) == ("this is the key frame", None)
+
+
+def test_a_key_frame_that_lies_ahead_stands_behind_the_current_frame() -> None:
+    origin = Propagation(0, flow_of(1.0, 0.0)[None], 5, flow_of(-1.5, 0.0)[None])
+    before, current, after = panels_of(replace(propagated(3, 0, None), origin=origin), (1, 1), SIZE)
+    assert (before.label, current.label, after.label) == ("key frame, 3 back", "", "key frame, 2 ahead")
+    assert before.flow is not None
+    assert after.flow is not None
+    assert before.flow[0] == pytest.approx(16 / 1.5)
+    assert after.flow[0] == pytest.approx(-16)
+    key, *others = panels_of(propagated(5, 5, None), (1, 1), SIZE)
+    assert [key.label, *(each.label for each in others)] == ["this is the key frame", "", ""]
 
 
 def test_the_window_stands_around_the_current_frame() -> None:

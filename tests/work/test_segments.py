@@ -31,6 +31,7 @@ FGFA = FGFAConfig(past=2, future=3, embedding_channels=4)
 METHODS = {
     "single": SingleFrameConfig(),
     "dff": DFFConfig(key_frame_interval=4),
+    "dff bidirectional": DFFConfig(key_frame_interval=5, bidirectional=True),
     "fgfa": FGFA,
     "fgfa strided": replace(FGFA, stride=3),
     "fgfa fast": FGFA.variants["fast"],

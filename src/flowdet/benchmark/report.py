@@ -122,7 +122,7 @@ class SystemCost:
         kinds: The kinds of frames of a turn, in order.
         frames: What a frame of each kind costs.
         mean: What a frame costs on average over a turn.
-        lookahead: How many frames later a frame's detections come.
+        lookahead: How many frames later a frame's detections come, at the latest.
         first: Latency of the first frame, and memory.
         notes: What a reader should know.
     """

@@ -132,7 +132,7 @@ def _show_system(cost: SystemCost, peak: float) -> None:
             f"{_ms(mean.everything.median)} ms everything, {mean.gflop:.1f} GFLOP a frame, "
             f"{_share(mean.gflop, mean.forward, peak)} of peak"
         )
-    waits = f"; its frames wait for {counted(cost.lookahead, 'later one')}" if cost.lookahead else ""
+    waits = f"; its frames wait for at most {counted(cost.lookahead, 'later one')}" if cost.lookahead else ""
     console.out.print(f"first detections after {cost.first.seconds:.2f} s in a new process{waits}")
     if cost.first.memory is not None and cost.first.memory_before is not None:
         console.out.print(

@@ -1,4 +1,4 @@
-"""Optical flow from coarse to fine: cells of 16 px are matched, and their features aligned at strides 8 and 4."""
+"""Optical flow from coarse to fine: coarse cells are matched, and their features aligned at two finer strides."""
 
 from dataclasses import dataclass
 
@@ -21,28 +21,34 @@ _FIRST_PULL = 0.02
 _FIRST_DAMPING = 0.05
 # In cells, at most, in one step.
 _LONGEST_STEP = 2.0
-# In cells of 16 px; keeps the inputs of the convolutions near 1.
+# In coarse cells; keeps the inputs of the convolutions near 1.
 _UNIT = 4.0
 
 
 @dataclass(frozen=True)
 class CoarseToFineFlowConfig:
-    """How wide the parts of the flow net are.
+    """How wide the parts of the flow net are, and how small the frames that it sees.
+
+    Strides are given for the `reduction` of 2, in px of the network input; with 4 all are twice as large.
 
     Attributes:
         encoder: Channels of the encoder at strides 4, 8 and 16.
         compared: Channels that are compared at strides 4, 8 and 16.
         context: Channels that only the current frame has, and that the stages hand on.
         stage: Channels of the convolutions that turn matches and steps into flow.
+        reduction: Pixels of the network input, in x and in y, whose mean is one pixel that the net sees.
     """
 
     encoder: tuple[int, int, int] = (16, 32, 32)
     compared: tuple[int, int, int] = (4, 8, 32)
     context: int = 16
     stage: int = 32
+    reduction: int = 2
 
     def __post_init__(self) -> None:
         check_positive(self, "context", "stage")
+        if self.reduction not in {2, 4}:
+            raise ConfigError(f"a coarse-to-fine flow sees frames reduced 2 or 4 times, not {self.reduction} times")
         if min(*self.encoder, *self.compared) < 1 or self.compared[0] > self.encoder[0]:
             raise ConfigError(
                 "a coarse-to-fine flow has 1 channel or more at each stride and compares at stride 4 no more than the "
@@ -51,20 +57,19 @@ class CoarseToFineFlowConfig:
 
 
 class CoarseToFineFlow(nn.Module):
-    """Flow from a current to a reference frame, in cells of 8 px, in three stages.
+    """Flow from a current to a reference frame, in cells of 4 pixels of the reduced frames, in three stages.
 
-    At stride 16 each cell is matched with all cells of the reference (as in GMFlow, CVPR 2022, section 3.1), and
-    convolutions correct the expected places. At strides 8 and 4 the features of the reference are warped along the
-    flow so far, and one step of Lucas and Kanade's method on them (IJCAI 1981; with the slopes of the current frame, as
-    in Baker and Matthews, IJCV 2004, section 3.2) says where they fit better; convolutions at stride 16 take a share of
-    that step and add to it.
+    Strides are those of frames at half size. At stride 16 each cell is matched with all cells of the reference (as in
+    GMFlow, CVPR 2022, section 3.1), and convolutions correct the expected places. At strides 8 and 4 the features of
+    the reference are warped along the flow so far, and one step of Lucas and Kanade's method on them (IJCAI 1981; with
+    the slopes of the current frame, as in Baker and Matthews, IJCV 2004, section 3.2) says where they fit better;
+    convolutions at stride 16 take a share of that step and add to it.
     """
-
-    stride = 8
 
     def __init__(self, config: CoarseToFineFlowConfig) -> None:
         super().__init__()
         self.config = config
+        self.stride = 4 * config.reduction
         (c4, c8, c16), (_, f8, f16) = config.encoder, config.compared
         context, width = config.context, config.stage
         self.stem = nn.Conv2d(3, c4, 5, 2, 2)
@@ -81,12 +86,13 @@ class CoarseToFineFlow(nn.Module):
 
     def prepare(self, inputs: NetworkInput) -> Tensor:
         """Returns what is compared of a frame, at any brightness, and what is asked of it as the current one."""
-        return self.encode(torch.cat([_seen(*each) for each in zip(inputs.images, inputs.geometries, strict=True)]))
+        frames = zip(inputs.images, inputs.geometries, strict=True)
+        return self.encode(torch.cat([_seen(*each, self.config.reduction) for each in frames]))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Returns prepared frames [b, c, h / 8, w / 8] from frames [b, 3, h, w] at half size, see `normalised`.
+        """Returns prepared frames [b, c, h / 8, w / 8] from reduced frames [b, 3, h, w], see `normalised`.
 
-        The maps at strides 4 and 8 lie in it cell by cell of 16 px, only in the order of their numbers.
+        The maps at strides 4 and 8 lie in it cell by cell of stride 16, only in the order of their numbers.
         """
         at4 = self.stem(images)
         at8 = self.down8(F.leaky_relu(at4, _SLOPE))
@@ -109,7 +115,7 @@ class CoarseToFineFlow(nn.Module):
 
     @property
     def _sizes(self) -> tuple[list[int], list[int]]:
-        """Numbers of each map of a prepared frame in a cell of 16 px: of those that are compared, and of the others."""
+        """Numbers of each map of a prepared frame in a coarse cell: of those that are compared, and of the others."""
         f4, f8, f16 = self.config.compared
         return [16 * f4, 4 * f8, f16 + 3], [f16 + 3, 32 * f4, 8 * f8, 24, self.config.context, 2]
 
@@ -125,16 +131,16 @@ class CoarseToFineFlow(nn.Module):
         """Returns flow for warping features.
 
         Args:
-            current: [b, c, H / 16, W / 16], from `as_current`.
-            reference: [b, d, H / 16, W / 16], from `as_reference`.
+            current: [b, c, h, w], from `as_current`.
+            reference: [b, d, h, w], from `as_reference`.
 
         Returns:
-            [b, 2, H / 8, W / 8] (dx, dy) from the current to the reference frame, in cells of 8 px.
+            [b, 2, 2 h, 2 w] (dx, dy) from the current to the reference frame, in cells of `stride` px.
         """
         return self.predict(current, reference)[-1]
 
     def similarity(self, current: Tensor, reference: Tensor) -> Tensor:
-        """Returns the similarity [b, h * w, h * w] of each cell of 16 px of the current and of the reference frame."""
+        """Returns the similarity [b, h * w, h * w] of each coarse cell of the current and of the reference frame."""
         compared, others = self._sizes
         query, key = current.split(compared + others, dim=1)[3], reference.split(compared, dim=1)[2]
         similarity: Tensor = query[:, :-3].flatten(2).transpose(1, 2) @ key[:, :-3].flatten(2)
@@ -143,7 +149,7 @@ class CoarseToFineFlow(nn.Module):
     def predict(self, current: Tensor, reference: Tensor) -> list[Tensor]:
         """Returns the expected match and the flow after each stage; `forward` returns the last one.
 
-        The first two are [b, 2, H / 16, W / 16] in cells of 16 px, the others as `forward` returns them.
+        The first two are [b, 2, h, w] in coarse cells, the others as `forward` returns them.
         """
         # Coordinates and the odds of a match need float32; the convolutions do not.
         autocasts = torch.is_autocast_enabled(current.device.type)
@@ -199,12 +205,11 @@ def normalised(images: Tensor) -> Tensor:
     return centred / (centred.square().mean(dim=(2, 3), keepdim=True).sqrt() + _LEAST_DEVIATION)
 
 
-def _seen(image: Tensor, geometry: Geometry) -> Tensor:
-    """An image [3, H, W] at half size, normalised, its edges repeated into the padding, [1, 3, H / 2, W / 2]."""
-    height, width = (max(side // 2, 1) for side in geometry.valid)
-    rows = image[:, 0 : 2 * height : 2] + image[:, 1 : 2 * height : 2]
-    pixels = (rows[..., 0 : 2 * width : 2] + rows[..., 1 : 2 * width : 2])[None] / 4
-    padding = (0, geometry.padded[1] // 2 - width, 0, geometry.padded[0] // 2 - height)
+def _seen(image: Tensor, geometry: Geometry, reduction: int) -> Tensor:
+    """An image [3, H, W] reduced n times, normalised, its edges repeated into the padding, [1, 3, H / n, W / n]."""
+    height, width = (max(side // reduction, 1) for side in geometry.valid)
+    pixels = F.avg_pool2d(image[None, :, : reduction * height, : reduction * width], reduction)
+    padding = (0, geometry.padded[1] // reduction - width, 0, geometry.padded[0] // reduction - height)
     return F.pad(normalised(pixels), padding, mode="replicate")
 
 

@@ -12,7 +12,7 @@ from flowdet.systems.build import build
 from flowdet.systems.config import SystemConfig
 from flowdet.systems.detector import VideoDetector
 from flowdet.systems.options import DEFAULT_SYSTEM, Precision, SystemOptions, apply_options
-from flowdet.systems.recipes import LITE_FLOW, RECIPES, SHIPPED_FLOW, recipe
+from flowdet.systems.recipes import LITE_FLOW, RECIPES, REDUCED_FLOW, SHIPPED_FLOW, recipe
 from flowdet.weights.download import cache_folder
 from flowdet.weights.hub import HUB, hub_file
 from flowdet.weights.native import read_system
@@ -166,7 +166,7 @@ def weights_of(system: str) -> Path:
 
 def flow_net_of(config: SystemConfig) -> Path | None:
     """Returns the shipped file with a flow net for this system; None if it needs none or one of another kind."""
-    if config.flow_net == SHIPPED_FLOW:
+    if config.flow_net in (SHIPPED_FLOW, REDUCED_FLOW):
         return SHIPPED_FOLDER / FLOW_NET_FILE
     return SHIPPED_FOLDER / LITE_FILE if config.flow_net == LITE_FLOW else None
 

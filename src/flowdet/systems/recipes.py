@@ -32,6 +32,7 @@ from flowdet.temporal.temporal_roi_align import TemporalRoIAlignConfig
 __all__ = [
     "LITE_FLOW",
     "RECIPES",
+    "REDUCED_FLOW",
     "SHIPPED_FLOW",
     "dff_lite",
     "dff_nano",
@@ -69,6 +70,9 @@ _X101 = ResNetConfig(depth=101, groups=64, group_width=4)
 SHIPPED_FLOW = CoarseToFineFlowConfig()
 """The flow net whose weights ship with the package; it sees pictures only, so it serves every detector."""
 
+REDUCED_FLOW = replace(SHIPPED_FLOW, reduction=4)
+"""The same on frames of half the size, for a quarter of the time."""
+
 LITE_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
 """The flow net that the lite systems were trained with; its weights ship with theirs."""
 
@@ -76,7 +80,7 @@ LITE_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
 _UNTRAINED_FGFA = FGFAConfig(
     past=5, future=5, aligns=False, sharpness=3.0, norm_power=2.0, embedding_channels=None, references_at_once=5
 )
-_UNTRAINED_DFF = DFFConfig(key_frame_interval=3)
+_UNTRAINED_DFF = DFFConfig(key_frame_interval=3, bidirectional=True)
 
 
 def _published_dff(name: str, backbone: BackboneConfig) -> SystemConfig:
@@ -256,7 +260,8 @@ def fgfa_nano() -> SystemConfig:
 def dff_nano() -> SystemConfig:
     """The detector of fgfa-nano on key frames, its predictions carried along the flow of the shipped flow net."""
     detector = NanoDetConfig(maps="predictions")
-    return replace(single_nano(), name="dff-nano", detector=detector, method=_UNTRAINED_DFF, flow_net=SHIPPED_FLOW)
+    method = DFFConfig(key_frame_interval=4, bidirectional=True)
+    return replace(single_nano(), name="dff-nano", detector=detector, method=method, flow_net=REDUCED_FLOW)
 
 
 def single_yolox(size: str) -> SystemConfig:

@@ -68,7 +68,7 @@ class TemporalMethod(Protocol[State]):
 
     @property
     def lookahead(self) -> int:
-        """How many frames later than it came a frame's features are ready."""
+        """How many frames later than it came a frame's features are ready, at the latest."""
 
     def initial_state(self, preview: Sequence[NetworkInput] = ()) -> State:
         """Returns the state before the first frame.

@@ -261,11 +261,14 @@ def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, 
     match features.origin:
         case Aggregation():
             return _of_window(features, features.origin, sides, size)
-        case Propagation(key_frame, flow):
-            back = features.index - key_frame
+        case Propagation() as origin:
+            back = features.index - origin.key_frame
             label = f"key frame, {back} back" if back else "this is the key frame"
-            panel = Panel(label, _flow(flow[0], features.geometries[0], size) if flow is not None else None)
-            return [panel, *[Panel()] * sum(sides)]
+            panels = [Panel(label, _carrying(features, origin.flow, size)), Panel()]
+            if sides[1] and origin.next_key_frame is not None:
+                ahead = f"key frame, {origin.next_key_frame - features.index} ahead"
+                panels.append(Panel(ahead, _carrying(features, origin.next_flow, size)))
+            return [*panels, *[Panel()] * (1 + sum(sides) - len(panels))]
         case Attention() | None:
             return [Panel()] * (1 + sum(sides))
 
@@ -296,6 +299,11 @@ def _of_window(
     future = [panel(offset) for offset in spread([other for other in places if other > 0], after)]
     current = Panel("this frame", None, _stretch(own, geometry, size))
     return [*[Panel()] * (before - len(past)), *past, current, *future, *[Panel()] * (after - len(future))]
+
+
+def _carrying(features: FrameFeatures, flow: Tensor | None, size: tuple[int, int]) -> _Map | None:
+    """The flow [1, 2, h, w] along which maps were carried, if they were."""
+    return None if flow is None else _flow(flow[0], features.geometries[0], size)
 
 
 def _flow(flow: Tensor, geometry: Geometry, size: tuple[int, int]) -> _Map:
