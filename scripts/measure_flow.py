@@ -63,8 +63,8 @@ _ROOT = Path(__file__).parents[1]
 _METRICS = _ROOT / "docs" / "evidence" / "flow.json"
 _PLOT = _METRICS.with_name("flow.svg")
 _PAGE = _ROOT / "docs" / "flow.md"
-_FLOW_NETS = {"DIS": "DIS", "shipped": "dff-nano"}
-"""Flow nets by name: "DIS", or the system or weight file whose flow net it is."""
+_FLOW_NETS = {"DIS": "DIS", "shipped": "fgfa-nano"}
+"""Flow nets by name: "DIS", or the system or weight file whose flow net it is; of fgfa-nano its variant's."""
 _SIZE = (256, 416)  # of a picture that is built, px of the network input
 _STRIDES = (8, 16, 32)
 _SPEEDS = (0, 2, 4, 8, 16, 32)  # px a frame
@@ -245,7 +245,8 @@ def flow_net_of(source: str, inputs: InputConfig) -> FlowNet:
     """Returns the flow net of a system or of a weight file, or OpenCV's."""
     if source == "DIS":
         return DISFlow(DISFlowConfig(), inputs)
-    flow_net = (load(system=source) if source in RECIPES else load(weights=source)).flow_net
+    variant = "aligned" if source == "fgfa-nano" else None
+    flow_net = (load(system=source, variant=variant) if source in RECIPES else load(weights=source)).flow_net
     if flow_net is None:
         raise SystemExit(f"{source} has no flow net")
     return flow_net

@@ -46,7 +46,7 @@ def errors() -> None:
     cv2.setNumThreads(1)
     inputs = fgfa_lite().inputs
     pairs = list(flow_pairs(Benchmark("val", VID_CLASSES), range(0, 180, 3), _GAPS))
-    nets = {"shipped": trained("dff-nano"), "lite": trained("dff-lite")}
+    nets = {name: trained(*of) for name, of in _NETS.items()}
     nets |= {name: DISFlow(config, inputs) for name, config in _DIS.items()} | {"no flow": ZeroFlow()}
     found = {name: end_point_errors(net, inputs, pairs) for name, net in nets.items()}
     shipped, dis = (pair_errors(nets[name], inputs, pairs) for name in ("shipped", "DIS fast"))
@@ -73,7 +73,7 @@ def speed(*, turns: int = 60) -> None:
     for size, config in _SIZES.items():
         nets: dict[str, FlowNet] = {name: DISFlow(each, config) for name, each in _DIS.items()}
         for backend in ("torch", "openvino"):
-            nets |= {f"{name}, {backend}": trained(f"dff-{key}", backend) for name, key in _NETS.items()}
+            nets |= {f"{name}, {backend}": trained(*of, backend=backend) for name, of in _NETS.items()}
         times[size] = {name: {} for name in nets}
         calls: dict[tuple[str, str], Callable[[], object]] = {}
         for name, net in nets.items():
@@ -96,12 +96,12 @@ def speed(*, turns: int = 60) -> None:
     write({"ms": times})
 
 
-_NETS = {"shipped": "nano", "lite": "lite"}
+_NETS = {"shipped": ("fgfa-nano", "aligned"), "shipped, reduction 4": ("dff-nano",), "lite": ("dff-lite",)}
 
 
-def trained(system: str, backend: str = "torch") -> FlowNet:
+def trained(system: str, variant: str | None = None, *, backend: str = "torch") -> FlowNet:
     """Returns the flow net of a shipped system."""
-    flow_net = load(system, backend=backend).parts.flow_net
+    flow_net = load(system, variant=variant, backend=backend).parts.flow_net
     assert flow_net
     return flow_net
 

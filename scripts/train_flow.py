@@ -10,6 +10,7 @@ train writes OUT/flow.safetensors. What was interrupted goes on. One thread each
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def train(pool: Path, *, out: Path, steps: int = 7000, batch: int = 8, rate: flo
             states = {name: each.state_dict() for name, each in trained.items()} | {"step": step + 1}
             torch.save(states, checkpoint.with_suffix(".partial"))
             checkpoint.with_suffix(".partial").rename(checkpoint)
-    system = build(dff_nano())
+    system = build(replace(dff_nano(), flow_net=SHIPPED_FLOW))
     assert isinstance(system.flow_net, CoarseToFineFlow)
     system.flow_net.load_state_dict(averaged.module.state_dict())
     save_native(system, out / "flow.safetensors", torch.float16, part="flow_net")

@@ -26,8 +26,8 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
         ),
         "fgfa-nano": ("5 frames before and 5 after the current one", "delay      5 frames", "--show     weights\n"),
         "dff-nano": (
-            "the last key frame and the next; one frame in 4 is a key frame",
-            "delay      3 frames",
+            "the last key frame and the next; one frame in 3 is a key frame",
+            "delay      2 frames",
             "--show     flow, key\n",
         ),
         "selsa-r50": ("14 frames of the whole video", "but the whole video has to be there", "--show     references\n"),

@@ -260,8 +260,7 @@ def fgfa_nano() -> SystemConfig:
 def dff_nano() -> SystemConfig:
     """The detector of fgfa-nano on key frames, its predictions carried along the flow of the shipped flow net."""
     detector = NanoDetConfig(maps="predictions")
-    method = DFFConfig(key_frame_interval=4, bidirectional=True)
-    return replace(single_nano(), name="dff-nano", detector=detector, method=method, flow_net=REDUCED_FLOW)
+    return replace(single_nano(), name="dff-nano", detector=detector, method=_UNTRAINED_DFF, flow_net=REDUCED_FLOW)
 
 
 def single_yolox(size: str) -> SystemConfig:

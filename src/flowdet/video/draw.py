@@ -172,7 +172,7 @@ def text_height(font: Font) -> int:
 
 def label_size(font: Font, text: str) -> tuple[int, int]:
     """Returns the (width, height) in pixels of the ground that `write_label` writes on."""
-    _, ascent, length, descent = font.getbbox(text)
+    _, ascent, length, descent = _extent(font, text)
     margin = _margin(descent)
     return round(length) + 2 * margin, round(descent - ascent) + 2 * margin
 
@@ -189,10 +189,15 @@ def write_label(pen: ImageDraw.ImageDraw, font: Font, text: str, *, color: Color
     """
     left, top = corner
     width, height = label_size(font, text)
-    _, ascent, _, descent = font.getbbox(text)
+    _, ascent, _, descent = _extent(font, text)
     margin = _margin(descent)
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
     pen.text((left + margin, top + margin - ascent), text, font=font, fill=_ink_on(color))
+
+
+@lru_cache(maxsize=1024)
+def _extent(font: Font, text: str) -> tuple[float, float, float, float]:
+    return font.getbbox(text)
 
 
 def _margin(descent: float) -> int:
