@@ -68,6 +68,21 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path) -> None:
         contender("fgfa-lite", (600, 8))
 
 
+def test_frames_that_are_computed_together_share_their_costs() -> None:
+    report = benchmark(
+        contender("dff-nano", (64, 96)), contender("single-nano"), frames=1, threads=1, tell=lambda _: None
+    )
+    cost, versus = report.system, report.versus
+    assert versus
+    assert cost.kinds == ("frame", "frame", "frame")
+    frame, single = cost.frames["frame"], versus.system.frames["frame"]
+    assert frame == cost.mean
+    assert frame.count == 3
+    assert frame.forward.low > 0
+    assert frame.parts["features"].gflop == pytest.approx(single.parts["features"].gflop / 3)
+    assert versus.ratio.median > 0
+
+
 def test_a_system_and_its_variant_in_turn() -> None:
     told: list[str] = []
     report = benchmark(

@@ -178,7 +178,7 @@ def _report(entries: Sequence[_Entry], folder: Path, frames: int, threads: int, 
     costs = [_system_cost(*each) for each in zip(entries, forward, everything, parts, strict=True)]
     if len(costs) == 1:
         return Report(machine, costs[0])
-    ratio = ratios(*([[each["forward"] for each in turn] for turn in found] for found in forward))
+    ratio = ratios(*([[each.get("forward", 0.0) for each in turn] for turn in found] for found in forward))
     ratio_everything = ratios(*([[sum(each.values()) for each in turn] for turn in found] for found in everything))
     return Report(machine, costs[0], Versus(costs[1], spread(ratio), spread(ratio_everything)))
 
@@ -214,10 +214,13 @@ def _system_cost(entry: _Entry, forward: Turns[Costs], everything: Turns[Costs],
 
     def cost_of(kind: str) -> FrameCost:
         places = [place for place, each in enumerate(kinds) if each == kind]
+        if len(places) == len(kinds):  # they may be computed together
+            return mean_cost
         frames = ([each for number, each in enumerate(costs) if number % len(kinds) in places] for costs in passes)
         return FrameCost.of(*frames, gflop=average([entry.gflop[place] for place in places]))
 
     means = ([average(costs[at : at + len(kinds)]) for at in range(0, len(costs), len(kinds))] for costs in passes)
+    mean_cost = FrameCost.of(*means, gflop=average(entry.gflop))
     return SystemCost(
         system=config.name,
         weights=entry.loaded.weights,
@@ -227,7 +230,7 @@ def _system_cost(entry: _Entry, forward: Turns[Costs], everything: Turns[Costs],
         padded=entry.stream.padded,
         kinds=kinds,
         frames={kind: cost_of(kind) for kind in dict.fromkeys(kinds)},
-        mean=FrameCost.of(*means, gflop=average(entry.gflop)),
+        mean=mean_cost,
         lookahead=system.method.lookahead,
         first=entry.first,
         notes=entry.loaded.notes,

@@ -123,8 +123,10 @@ def _show_system(cost: SystemCost, peak: float) -> None:
         f"\n{_name(cost)}: frames {cost.size[0]}x{cost.size[1]}, network input {height}x{width}, {cost.weights} weights"
     )
     for kind, frame in cost.frames.items():
+        together = len(cost.frames) == 1 and len(cost.kinds) > 1
         title = "" if len(cost.frames) == 1 else f"{kind} frames, "
-        console.out.print(_table(f"{title}{frame.count} measured", frame, peak))
+        title += f"a frame of {frame.count} turns of {len(cost.kinds)}" if together else f"{frame.count} measured"
+        console.out.print(_table(title, frame, peak))
     if len(cost.frames) > 1:
         mean = cost.mean
         console.out.print(

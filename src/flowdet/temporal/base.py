@@ -111,7 +111,10 @@ class MethodConfig(ABC):
     @property
     @abstractmethod
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of frames that take turns in the steady state, such as "key" and "other"; one turn, in order."""
+        """The kinds of frames that take turns in the steady state, such as "key" and "other"; one turn, in order.
+
+        Frames that wait for each other are of one kind, as they are computed together.
+        """
 
     @property
     @abstractmethod

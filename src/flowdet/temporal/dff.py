@@ -42,7 +42,9 @@ class DFFConfig(MethodConfig):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """A key frame, then the others."""
+        """A key frame, then the others; of one kind if these wait for the next key frame."""
+        if self.bidirectional:
+            return ("frame",) * self.key_frame_interval
         return ("key", *["other"] * (self.key_frame_interval - 1))
 
     @property
