@@ -1,6 +1,6 @@
 """Measures the shipped systems on the six labelled real clips, clean and with three of every ten frames degraded.
 
-    python scripts/measure_nano.py accuracy REAL_VID --yolox-nano yolox-nano.safetensors
+    python scripts/measure_nano.py accuracy REAL_VID yolox-nano.safetensors
     python scripts/measure_nano.py speed CLIP --yolox-nano yolox-nano.safetensors
 
 Needs OpenCV. The figures go to docs/evidence/nano.json, the tables into docs/nano.md between their marks. REAL_VID is a

@@ -92,7 +92,7 @@ def test_flow_takes_the_place_of_the_flow_net() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("dff-r50", {"causal": True}, "DFF never looks at later frames"),
+        ("dff-r50", {"causal": True}, "DFF from the last key frame never looks at later frames"),
         ("single-r50", {"causal": True}, "a single-frame system never looks at later frames"),
         ("fgfa-r50", {"causal": True, "variant": "recursive"}, "recursive aggregation never looks at later frames"),
         ("dff-r50", {"variant": "early"}, "dff-r50 has no variant 'early'; it has none"),

@@ -57,8 +57,8 @@ def list_models() -> None:
     console.out.print(
         "\nAP50: ImageNet VID val, percent. fps: forward and post-processing on a V100.\n"
         "Both as published with mmtracking 0.14.\n"
-        "GFLOP: a frame, in brackets a key frame; published systems at 1008x608, the\n"
-        "others for a 16:9 frame.\n"
+        "GFLOP: a frame, in brackets a key frame (of DFF on YOLOX known alone);\n"
+        "published systems at 1008x608, the others for a 16:9 frame.\n"
         "weights: shipped with the package; here, because they were downloaded before;\n"
         "to be had by `flowdet models download NAME`; or your own, as none are published.\n"
         "`flowdet models show NAME` has the file, the classes and more of a system."
@@ -151,7 +151,7 @@ def _delay(config: SystemConfig) -> str:
     """When the detections of a frame are ready."""
     with torch.device("meta"):
         lookahead = build(config).method.lookahead
-    late = counted(lookahead, "frame") if lookahead else "none"
+    late = f"{counted(lookahead, 'frame')} at most" if lookahead else "none"
     return f"{late}, but the whole video has to be there before" if config.method.preview else late
 
 

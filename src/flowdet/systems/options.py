@@ -29,7 +29,8 @@ class SystemOptions:
         weights: A weight file of your own, native (.safetensors) or a checkpoint of mmtracking or YOLOX (.pth); or the
             name of a system whose weights to take.
         device: Where the system runs, "cuda" for instance.
-        causal: For live video, no waiting for later frames: FGFA with half its window. Not the published protocol.
+        causal: For live video, no waiting for later frames: FGFA with half its window, DFF from the last
+            key frame alone. Not the published protocol.
         variant: Another form of the method. FGFA has early, composed, fast and recursive, which are cheaper. Without
             flow, as in fgfa-nano, it has fast, and aligned, which warps along flow, for still cameras.
         key_frame_interval: Frames from one key frame to the next, for methods with key frames.

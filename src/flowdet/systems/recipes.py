@@ -76,7 +76,7 @@ REDUCED_FLOW = replace(SHIPPED_FLOW, reduction=4)
 LITE_FLOW = MatchingFlowConfig(rounds=2, shrink=2)
 """The flow net that the lite systems were trained with; its weights ship with theirs."""
 
-# Chosen on other clips than those that docs/nano.md measures; nothing temporal is trained.
+# How these were chosen is in docs/nano.md; nothing temporal is trained.
 _UNTRAINED_FGFA = FGFAConfig(
     past=5, future=5, aligns=False, sharpness=3.0, norm_power=2.0, embedding_channels=None, references_at_once=5
 )

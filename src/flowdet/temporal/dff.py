@@ -69,7 +69,7 @@ class DFFConfig(MethodConfig):
     def causal(self) -> "DFFConfig":
         """Returns the same with the last key frame alone."""
         if not self.bidirectional:
-            raise self._already_causal("DFF")
+            raise self._already_causal("DFF from the last key frame")
         return replace(self, bidirectional=False)
 
 

@@ -263,8 +263,10 @@ def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, 
             return _of_window(features, features.origin, sides, size)
         case Propagation() as origin:
             back = features.index - origin.key_frame
-            label = f"key frame, {back} back" if back else "this is the key frame"
-            panels = [Panel(label, _carrying(features, origin.flow, size)), Panel()]
+            if back:
+                panels = [Panel(f"key frame, {back} back", _carrying(features, origin.flow, size)), Panel()]
+            else:
+                panels = [Panel(), Panel("this is the key frame")]
             if sides[1] and origin.next_key_frame is not None:
                 ahead = f"key frame, {origin.next_key_frame - features.index} ahead"
                 panels.append(Panel(ahead, _carrying(features, origin.next_flow, size)))
