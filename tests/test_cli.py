@@ -281,7 +281,7 @@ def test_a_table_in_a_pipe_is_whole(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setenv("COLUMNS", "20")
     assert exit_code("models") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("dff-nano "))
-    assert line.rstrip().endswith("0.03 (2.6)  shipped")
+    assert line.rstrip().endswith("0.05 (2.6)  shipped")
 
 
 def test_models_lists_every_system(capsys: pytest.CaptureFixture[str]) -> None:

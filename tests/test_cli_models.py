@@ -24,7 +24,11 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
             "-f42016f3.pth",
             "domestic_cat",
         ),
-        "fgfa-nano": ("5 frames before and 5 after the current one", "delay      5 frames at most", "--show     weights\n"),
+        "fgfa-nano": (
+            "5 frames before and 5 after the current one",
+            "delay      5 frames at most",
+            "--show     weights\n",
+        ),
         "dff-nano": (
             "the last key frame and the next; one frame in 3 is a key frame",
             "delay      2 frames at most",

@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from flowdet.backends.export import export_onnx
+from flowdet.backends.export import ExportedSystem, export_onnx
 from flowdet.backends.parts import FlowPreparation, FlowRoles, system_parts
 from flowdet.errors import ConfigError
 from flowdet.flow.coarse_to_fine import CoarseToFineFlowConfig
 from flowdet.flow.matching import MatchingFlowConfig
 from flowdet.systems.build import build
 from flowdet.systems.config import FlowConfig
+from flowdet.systems.detector import VideoDetector
+from flowdet.systems.load import load
 from flowdet.temporal.fgfa import FGFAConfig
 from flowdet.temporal.selsa import SELSAConfig
 from flowdet.temporal.single import SingleFrameConfig
@@ -44,16 +47,29 @@ def test_without_onnx_there_is_a_message(tmp_path: Path, monkeypatch: pytest.Mon
 def test_every_file_computes_what_its_module_does(flow_net: FlowConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     system = build(replace(lite_config(), method=FGFAConfig(embedding_channels=4), flow_net=flow_net))
-    made = export_onnx(system, tmp_path / "o", (60, 90))
-    assert system.flow_net
+    check_files(system, export_onnx(system, tmp_path / "o", (60, 90)), tmp_path / "o")
+
+
+@pytest.mark.parametrize("name", ["single-nano", "fgfa-nano", "dff-nano"])
+def test_one_stage_systems_are_exported_with_a_map_for_each_stride(name: str, tmp_path: Path) -> None:
+    system = load(name, backend="torch")
+    made = export_onnx(system, tmp_path, (64, 96))
+    outputs = made.parts["features"].outputs
+    assert [each.name for each in outputs] == ["features_0", "features_1", "features_2"]
+    assert [each.shape[2:] for each in outputs] == [(36, 52), (18, 26), (9, 13)]
+    assert {each.meaning for each in outputs} == {"maps of the backbone and neck, the finest first"}
+    check_files(system, made, tmp_path)
+
+
+def check_files(system: VideoDetector, made: ExportedSystem, folder: Path) -> None:
     geometry = Geometry(made.frame_size, made.resized, made.input_size)
-    modules = system_parts(system) | {
-        "flow_preparation": FlowPreparation(system.flow_net, geometry),
-        "flow_roles": FlowRoles(system.flow_net),
-    }
+    modules: dict[str, nn.Module] = dict(system_parts(system))
+    if system.flow_net:
+        modules["flow_preparation"] = FlowPreparation(system.flow_net, geometry)
+        modules["flow_roles"] = FlowRoles(system.flow_net)
     assert set(made.parts) == set(modules)
     for name, part in made.parts.items():
-        session = onnxruntime.InferenceSession(tmp_path / "o" / part.file)
+        session = onnxruntime.InferenceSession(folder / part.file)
         count = 5
         inputs = [torch.randn([count if side == "n" else int(side) for side in tensor.shape]) for tensor in part.inputs]
         feed = {tensor.name: x.numpy() for tensor, x in zip(part.inputs, inputs, strict=True)}

@@ -7,7 +7,9 @@ from torch.nn import functional as F
 
 from flowdet.errors import ConfigError
 from flowdet.flow.coarse_to_fine import CoarseToFineFlow, CoarseToFineFlowConfig, normalised
+from flowdet.systems.build import build
 from flowdet.systems.load import load
+from flowdet.systems.recipes import REDUCED_FLOW, SHIPPED_FLOW, recipe
 from flowdet.types import Geometry, NetworkInput
 
 CONFIG = CoarseToFineFlowConfig(encoder=(4, 6, 8), compared=(2, 3, 8), context=4, stage=6)
@@ -161,6 +163,13 @@ def test_padding_hardly_disturbs_the_shipped_net(valid: tuple[int, int]) -> None
         frames.append(inputs_of(frame, valid))
     inner = between(net, *frames)[..., 4 : valid[0] // 8 - 4, 4 : valid[1] // 8 - 4]
     assert (inner * 8 - torch.tensor([6.0, 4.0])[:, None, None]).norm(dim=1).mean() < 0.5
+
+
+def test_an_input_that_does_not_fit_is_refused() -> None:
+    config = recipe("dff-r50")
+    build(replace(config, flow_net=SHIPPED_FLOW))
+    with pytest.raises(ConfigError, match="multiples of 32 px; the input has multiples of 16"):
+        build(replace(config, flow_net=REDUCED_FLOW))
 
 
 @pytest.mark.parametrize(

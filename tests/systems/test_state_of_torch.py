@@ -72,6 +72,21 @@ def test_a_system_of_another_type_is_refused(dtype: torch.dtype) -> None:
         boxes_of(tiny_system().to(dtype))
 
 
+@pytest.mark.parametrize("part", ["detector", "flow_net", "embedding"])
+def test_a_system_of_mixed_types_is_refused(part: str) -> None:
+    system = load("fgfa-lite", backend="torch")
+    system.get_submodule(part).double()
+    with pytest.raises(ConfigError, match="has weights in float32, float64: call"):
+        boxes_of(system)
+
+
+@pytest.mark.parametrize("options", [{"backend": "optimised"}, {"backend": "openvino"}, {"precision": "bf16"}], ids=str)
+def test_what_computes_in_float32_refuses_float64(options: dict[str, Any]) -> None:
+    system = load("dff-nano", **{"backend": "torch", **options}).double()
+    with pytest.raises(ConfigError, match='load it with backend="torch" and no other precision, or call'):
+        boxes_of(system)
+
+
 @pytest.mark.parametrize(("name", "variant"), [*SYSTEMS, ("dff-nano", None), ("fgfa-nano", "aligned")], ids=str)
 def test_in_float64_detections_are_those_of_float32_but_for_rounding(name: str, variant: str | None) -> None:
     system = load(name, variant=variant, backend="torch")

@@ -30,7 +30,7 @@ MANIFEST = "export.json"
 _MEANING: Mapping[str, str] = MappingProxyType(
     {
         "images": "RGB frames, resized, normalised and zero in the padding, as the configuration's inputs say",
-        "features": "feature maps at stride 16",
+        "features": "maps of the backbone and neck, the finest first",
         "prepared": "what the flow net needs of a frame, computed once for all its pairs",
         "current": "what the flow net needs of the current frame",
         "reference": "what it needs of the reference frame",
@@ -159,7 +159,8 @@ def _examples(
 def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Path) -> ExportedPart:
     found = module(*example)
     made = found if isinstance(found, tuple) else (found,)
-    inputs, outputs = _TENSORS.get(name) or (_numbered("input", example), _numbered("output", made))
+    of_inputs, of_outputs = _TENSORS.get(name, (("input",), ("output",)))
+    inputs, outputs = _named(of_inputs, example), _named(of_outputs, made)
     is_dynamic = name in ANY_NUMBER
     with warnings.catch_warnings():
         # Of the tracer, that what it takes for constant is constant; and that the newer exporter, which needs another
@@ -182,12 +183,19 @@ def _write(module: nn.Module, example: tuple[Tensor, ...], name: str, folder: Pa
     )
 
 
-def _numbered(name: str, tensors: Sequence[Tensor]) -> tuple[str, ...]:
-    return tuple(f"{name}_{number}" for number in range(len(tensors)))
+def _named(names: tuple[str, ...], tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    """The names, or if there is one for several tensors, that one with their numbers."""
+    if len(names) == len(tensors) and names[0] in _MEANING:
+        return names
+    return tuple(f"{names[0]}_{number}" for number in range(len(tensors)))
 
 
 def _described(names: Sequence[str], tensors: Sequence[Tensor], *, is_dynamic: bool) -> tuple[TensorInfo, ...]:
     return tuple(
-        TensorInfo(name, ("n" if is_dynamic else len(x), *x.shape[1:]), _MEANING.get(name, ""))
+        TensorInfo(name, ("n" if is_dynamic else len(x), *x.shape[1:]), _meaning(name))
         for name, x in zip(names, tensors, strict=True)
     )
+
+
+def _meaning(name: str) -> str:
+    return _MEANING.get(name) or _MEANING.get(name.rpartition("_")[0], "")  # one of several has a number

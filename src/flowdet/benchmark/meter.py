@@ -44,6 +44,11 @@ class Meter:
         self._costs: dict[str, float] = {}
         self._part, self._since = "", 0.0
 
+    @property
+    def current(self) -> str:
+        """The part that is charged now."""
+        return self._part
+
     def start(self, part: str) -> None:
         """Begins a frame with this part."""
         self._costs, self._part, self._since = {}, part, self._read()
@@ -145,6 +150,7 @@ class MeteredStream:
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
+            self._meter.enter("decode")
             frame = next(self._source)
             self._meter.enter("preparation")
             yield frame
@@ -158,9 +164,12 @@ class MeteredStream:
         """
         self._meter.by_part = by_part
         self._source = iter(self._clip) if writer else cycle(self._clip.frames)
+        part = "decode"
         while True:
-            self._meter.start("decode")
+            # Detections that waited with those before are still to come: what that takes belongs to the same part.
+            self._meter.start(part)
             outcome = next(self._outcomes)
+            part = self._meter.current
             if writer:
                 self._meter.enter("drawing")
                 image = draw_detections(outcome.frame.image, outcome.detections.select(_DRAWN_FROM))

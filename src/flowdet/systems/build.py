@@ -4,6 +4,7 @@ from typing import assert_never
 
 import torch
 
+from flowdet.errors import ConfigError
 from flowdet.flow.coarse_to_fine import CoarseToFineFlow, CoarseToFineFlowConfig
 from flowdet.flow.dis import DISFlow, DISFlowConfig
 from flowdet.flow.flownet_s import FlowNetConfig, FlowNetS
@@ -19,7 +20,7 @@ def build(config: SystemConfig) -> VideoDetector:
     """Returns the system in evaluation mode, on the CPU, with random weights.
 
     Raises:
-        ConfigError: Detector and method do not go together.
+        ConfigError: Detector and method, or input and flow net, do not go together.
     """
     detector = config.detector.build(len(config.class_names), config.method.attention)
     modules = config.method.modules(detector.channels)
@@ -36,6 +37,11 @@ def _flow_net(config: FlowConfig, inputs: InputConfig) -> FlowModule:
         case MatchingFlowConfig():
             return MatchingFlow(config)
         case CoarseToFineFlowConfig():
+            if inputs.multiple % (8 * config.reduction):
+                raise ConfigError(
+                    f"a flow net on frames reduced {config.reduction} times needs sides that are multiples of "
+                    f"{8 * config.reduction} px; the input has multiples of {inputs.multiple}"
+                )
             return CoarseToFineFlow(config)
         case DISFlowConfig():
             return DISFlow(config, inputs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flowdet.class_names import check_class_names
 from flowdet.detectors.base import Detector, Run
+from flowdet.errors import ConfigError
 from flowdet.flow.base import FlowNet
 from flowdet.flow.coarse_to_fine import CoarseToFineFlow
 from flowdet.flow.dis import DISFlow
@@ -154,7 +155,8 @@ class VideoDetector(nn.Module):
             order, later than they were read if the method looks ahead.
 
         Raises:
-            ConfigError: A class has a name that the system does not know.
+            ConfigError: A class has a name that the system does not know; or its weights are missing, or neither all
+                float32 nor, with the backend "torch", all float64.
         """
         config = self.config
         check_class_names(classes or (), config.class_names)
@@ -166,11 +168,30 @@ class VideoDetector(nn.Module):
             config.class_names,
             device=next(self.parameters()).device,
             dtype=PRECISIONS[self.precision],
+            weight_dtype=self._weight_dtype(),
             score=score,
             preview=config.method.preview,
             ahead=ahead,
         )
         return (replace(each, detections=each.detections.select(score, classes)) for each in outcomes)
+
+    def _weight_dtype(self) -> torch.dtype:
+        weights = [parameter for parameter in self.parameters() if parameter.is_floating_point()]
+        if any(weight.is_meta for weight in weights):
+            raise ConfigError(
+                'the system has no weights: it was built on the device "meta"; load it again without that'
+            )
+        types = {weight.dtype for weight in weights}
+        if len(types) != 1 or not types <= {torch.float32, torch.float64}:
+            names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
+            raise ConfigError(f"a system detects in float32 or float64, and has weights in {names}: call .float()")
+        (found,) = types
+        if found == torch.float64 and (self.backend, self.precision) != ("torch", "float32"):
+            raise ConfigError(
+                f"the backend {self.backend} with precision {self.precision} computes in float32 or less, and the "
+                'system has weights in float64: load it with backend="torch" and no other precision, or call .float()'
+            )
+        return found
 
     def attended(self, features: FrameFeatures, boxes: NDArray[np.float32]) -> Tensor:
         """Returns how much boxes attend to RoIs of other frames and of their own, for drawing.

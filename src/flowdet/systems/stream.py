@@ -65,6 +65,7 @@ def stream(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    weight_dtype: torch.dtype = torch.float32,
     score: float = 0.0,
     preview: int = 0,
     ahead: bool = False,
@@ -84,16 +85,16 @@ def stream(
         class_names: In the order of the labels.
         device: Where the network inputs go.
         dtype: What autocast computes in.
+        weight_dtype: The type of the weights, and so of the network inputs.
         score: Detections below it are not wanted.
         preview: The number of frames of the whole video that the method sees first.
         ahead: On a GPU, start the next frame before the detections of this one are fetched, so that it computes while
             the host decodes and resizes. They come one frame later; not for live sources.
 
     Raises:
-        ConfigError: The method wants a preview, and a source can be read only once; or the system has no weights or
-            other ones than float32 or float64.
+        ConfigError: The method wants a preview, and a source can be read only once.
     """
-    device, precision = torch.device(device), _dtype_of(detector)
+    device = torch.device(device)
     in_mode = partial(computing, device, dtype)
     detect = partial(detector.detect, score=score)
     lag = 1 if ahead and device.type == "cuda" else 0
@@ -117,12 +118,12 @@ def stream(
         groups = [group for group in groups if group.streams]
         for streams in _new_streams(groups, arrived, previews):
             with in_mode():
-                shown = [prepare(images, inputs, device, precision) for images in _previews_of(streams, previews)]
+                shown = [prepare(images, inputs, device, weight_dtype) for images in _previews_of(streams, previews)]
                 groups.append(_Group(streams, method.initial_state(shown)))
         for group in groups:
             frames = [arrived[each.source] for each in group.streams]
             with in_mode():
-                network_input = prepare([frame.image for frame in frames], inputs, device, precision)
+                network_input = prepare([frame.image for frame in frames], inputs, device, weight_dtype)
                 features, group.state = method.step(network_input, group.state)
             for each, frame in zip(group.streams, frames, strict=True):
                 each.waiting.append(frame)
@@ -132,17 +133,6 @@ def stream(
                 yield from _finish(streams, features, detect, class_names, in_mode)
     if failures:
         raise failures[0]
-
-
-def _dtype_of(detector: Detector) -> torch.dtype:
-    weights = [parameter for parameter in detector.parameters() if parameter.is_floating_point()]
-    if any(weight.is_meta for weight in weights):
-        raise ConfigError('the system has no weights: it was built on the device "meta"; load it again without that')
-    types = {weight.dtype for weight in weights} or {torch.float32}  # of a backend, which has none here
-    if len(types) != 1 or not types <= {torch.float32, torch.float64}:
-        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
-        raise ConfigError(f"a system detects in float32 or float64, and has weights in {names}: call .float()")
-    return types.pop()
 
 
 @contextmanager

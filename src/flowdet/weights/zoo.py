@@ -156,7 +156,7 @@ LITE_FILE = _LITE[1]
 
 _SHIPPED = (
     ShippedWeights("fgfa-nano", *_NANO, 3_896_756, 2.7),
-    ShippedWeights("dff-nano", *_NANO, 3_901_523, 0.03, gflop_key=2.6),
+    ShippedWeights("dff-nano", *_NANO, 3_901_523, 0.05, gflop_key=2.6),
     ShippedWeights("single-nano", *_NANO_AS_PUBLISHED, 3_786_068, 2.6),
     ShippedWeights("fgfa-lite", *_LITE, 4_705_735, 8.2),
     ShippedWeights("dff-lite", *_LITE, 4_631_943, 0.9, gflop_key=2.8),
