@@ -37,6 +37,7 @@ def test_models_show_lists_classes_and_files(tmp_path: Path, capsys: pytest.Capt
         "selsa-r50": ("14 frames of the whole video", "but the whole video has to be there", "--show     references\n"),
         "single-nano": ("the frame alone", "delay      none\n", "--show     nothing"),
         "fgfa-lite": ("FGFA", "4,705,735", "none published", "shipped", "classes    30: airplane, ", "domestic_cat"),
+        "dff-yolox-s": ("16 GFLOP a key frame",),
         "single-yolox-s": (
             "SingleFrame",
             "8,968,255",

@@ -57,7 +57,7 @@ def list_models() -> None:
     console.out.print(
         "\nAP50: ImageNet VID val, percent. fps: forward and post-processing on a V100.\n"
         "Both as published with mmtracking 0.14.\n"
-        "GFLOP: a frame, in brackets a key frame (of DFF on YOLOX known alone);\n"
+        "GFLOP: a frame, in brackets a key frame (of dff-yolox-* this one only);\n"
         "published systems at 1008x608, the others for a 16:9 frame.\n"
         "weights: shipped with the package; here, because they were downloaded before;\n"
         "to be had by `flowdet models download NAME`; or your own, as none are published.\n"
@@ -136,8 +136,11 @@ def show(system: str) -> None:
     elif not is_file:
         rows.append(("AP50", "none published"))
     if known:
-        key = ", in brackets a key frame" if "(" in _cost(known, config) else ""
-        rows.append(("cost", f"{_cost(known, config)} GFLOP a frame{key}"))
+        cost = _cost(known, config)
+        if cost.startswith("("):
+            rows.append(("cost", f"{cost.strip('()')} GFLOP a key frame"))
+        else:
+            rows.append(("cost", f"{cost} GFLOP a frame{', in brackets a key frame' if '(' in cost else ''}"))
     rows.append(("weights", system if is_file else _weights_file(system)))
     for file in () if is_file else STARTING.get(system, ()):
         rows.append(("training", f"starts from the {file.part.replace('_', ' ')} {file.url}"))
