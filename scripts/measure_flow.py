@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 import torch
 from cyclopts import App
-from evidence_pages import fill, interval, table
-from matplotlib.figure import Figure
+from evidence_pages import fill
+from flow_page import CAMERA_SPEEDS, MIDDLE_SPEEDS, RADII, RADIUS, STRIDES, plot, tables_of
 from measure_nano import degrade, pictures_of
 from numpy.typing import NDArray
 from restrict import restrict
@@ -66,26 +66,18 @@ _PAGE = _ROOT / "docs" / "flow.md"
 _FLOW_NETS = {"DIS": "DIS", "shipped": "fgfa-nano"}
 """Flow nets by name: "DIS", or the system or weight file whose flow net it is; of fgfa-nano its variant's."""
 _SIZE = (256, 416)  # of a picture that is built, px of the network input
-_STRIDES = (8, 16, 32)
-_SPEEDS = (0, 2, 4, 8, 16, 32)  # px a frame
-_MOVING = _SPEEDS[1:]
-_MIDDLE_SPEEDS = (4, 8, 16)
-_CAMERA_SPEEDS = (0, *_MIDDLE_SPEEDS)
 _DIRECTIONS = (-30, 0, 30, 150, 180, 210)  # degrees
-_RADIUS = 5  # of the window unless a table says otherwise
-_RADII = {0: (_RADIUS, 9), 3: (1, 2, _RADIUS, 9)}
-"""Radii of the windows that are compared, by the number of degraded frames."""
 _CROSSING_PLAN: Mapping[tuple[int, tuple[int, ...]], Sequence[int]] = {
-    (0, (_RADIUS,)): (0, 2, 32),
-    (0, _RADII[0]): _MIDDLE_SPEEDS,
-    (1, (_RADIUS,)): _MIDDLE_SPEEDS,
-    (2, (_RADIUS,)): _MIDDLE_SPEEDS,
-    (3, (_RADIUS,)): (0,),
-    (3, (1, 2, _RADIUS)): (2, 32),
-    (3, _RADII[3]): _MIDDLE_SPEEDS,
+    (0, (RADIUS,)): (0, 2, 32),
+    (0, RADII[0]): MIDDLE_SPEEDS,
+    (1, (RADIUS,)): MIDDLE_SPEEDS,
+    (2, (RADIUS,)): MIDDLE_SPEEDS,
+    (3, (RADIUS,)): (0,),
+    (3, (1, 2, RADIUS)): (2, 32),
+    (3, RADII[3]): MIDDLE_SPEEDS,
 }
 """Speeds of crossing clips by the number of degraded frames and the radii of windows."""
-_CAMERA_PLAN = {(spoilt, (_RADIUS,)): _CAMERA_SPEEDS for spoilt in (0, 3)}
+_CAMERA_PLAN = {(spoilt, (RADIUS,)): CAMERA_SPEEDS for spoilt in (0, 3)}
 _SPOILT = {0: (), 1: (0,), 2: (0, 1), 3: (-1, 0, 1)}
 """Which frames are degraded, counted from the middle frame, by their number."""
 _SIDES = (80, 144, 240)  # of an object, px
@@ -99,8 +91,6 @@ _FOUND_SCORE = 0.3
 _LEAST_SCORE = 0.05
 _APART = 1e4  # px between boxes of different classes
 _SAMPLES = 500
-_SHOWN = 0.0005  # what is less is 0.0 points
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
 @app.default
@@ -255,7 +245,7 @@ def flow_net_of(source: str, inputs: InputConfig) -> FlowNet:
 def methods(radius: int, *, has_exact: bool) -> list[str]:
     """Returns the methods that are measured with windows of a radius."""
     flows = [*(["exact"] if has_exact else []), *_FLOW_NETS]
-    if radius != _RADIUS:
+    if radius != RADIUS:
         return ["none", *flows]
     masked = ["exact, masked"] if has_exact else []
     return ["none", *flows[:1], *masked, *flows[1:], *(f"{flow} or none" for flow in flows)]
@@ -355,14 +345,14 @@ class Frames:
         current: Hashable,
         pairs: Iterable[Sequence[Hashable]],
         exact_of: Callable[[Hashable], Exact] | None = None,
-        radii: Sequence[int] = (_RADIUS,),
+        radii: Sequence[int] = (RADIUS,),
     ) -> Iterator[tuple[str, int, Maps]]:
         """Yields method, window radius and averaged maps; the references at distance 1 come first."""
         own = self.frame(current)[1]
         totals: dict[str, list[Tensor]] = defaultdict(lambda: [each.clone() for each in own])
         sums: dict[str, list[Tensor]] = defaultdict(lambda: [torch.ones_like(each[:, 0]) for each in own])
         for radius, references in enumerate(pairs, 1):
-            for name in methods(_RADIUS if radius <= _RADIUS else radius, has_exact=exact_of is not None):
+            for name in methods(RADIUS if radius <= RADIUS else radius, has_exact=exact_of is not None):
                 for reference in references:
                     for level, (values, weight) in enumerate(self.offer(name, current, reference, exact_of)):
                         totals[name][level].addcmul_(values, weight[:, None])
@@ -456,7 +446,7 @@ class Scene:
     def _exact(self, key: Hashable) -> Exact:
         offset, _ = key
         flows, visible = [], []
-        for stride in _STRIDES:
+        for stride in STRIDES:
             rows, columns = (side // stride for side in _SIZE)
             there = self._window(offset) if self.cutout is None else self._moved(offset)
             moved = [after - before for before, after in zip(self.corner, there, strict=True)]
@@ -715,7 +705,7 @@ class Stream:
             return inside, inside % 10 in bad
 
         middle = key(place)
-        pairs = [[key(place + sign * far) for sign in (-1, 1)] for far in range(1, _RADIUS + 1)]
+        pairs = [[key(place + sign * far) for sign in (-1, 1)] for far in range(1, RADIUS + 1)]
         averages = list(frames.averages(middle, pairs))
         names = ["single", *(name for name, *_ in averages)]
         found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
@@ -761,9 +751,9 @@ class CroppedClip:
             for spoilt in (0, 3):
                 for name in ("still", "following"):
                     # One that follows the camera stays where it is in the picture.
-                    corners = crop.corners if name == "still" else crop.corners[[_RADIUS] * len(crop.corners)]
-                    at = [(crop.place + step, *corners[step + _RADIUS]) for step in range(-_RADIUS, _RADIUS + 1)]
-                    middle, pairs = keys_around(spoilt, _RADIUS, lambda step, at=at: at[step + _RADIUS])
+                    corners = crop.corners if name == "still" else crop.corners[[RADIUS] * len(crop.corners)]
+                    at = [(crop.place + step, *corners[step + RADIUS]) for step in range(-RADIUS, RADIUS + 1)]
+                    middle, pairs = keys_around(spoilt, RADIUS, lambda step, at=at: at[step + RADIUS])
                     averages = list(frames.averages(middle, pairs))
                     found = frames.find(middle, [frames.frame(middle)[1], *(maps for *_, maps in averages)])
                     for method, result in zip(["single", *(name for name, *_ in averages)], found, strict=True):
@@ -787,8 +777,8 @@ def cropped_clips(data: CocoVID, pictures: Sequence[Picture]) -> list[CroppedCli
         steps = background_steps(mine, boxes)
         size = mine[0].shape[:2]
         found = (
-            still_crop(steps, boxes, place, picture=size, sizes=_CROPS, radius=_RADIUS)
-            for place in range(_RADIUS, len(mine) - _RADIUS, _EVERY)
+            still_crop(steps, boxes, place, picture=size, sizes=_CROPS, radius=RADIUS)
+            for place in range(RADIUS, len(mine) - RADIUS, _EVERY)
         )
         crops = tuple(crop for crop in found if crop is not None)
         clips.append(CroppedClip(video.name.rpartition("_")[2], mine, boxes, video.frames, first, crops))
@@ -803,7 +793,7 @@ def cropped_data(data: CocoVID, clips: Sequence[CroppedClip]) -> CocoVID:
     places = [clip.places[crop.place] for _, clip, crop in middles]
     rows = [int(np.flatnonzero(data.objects.images == place)[0]) for place in places]
     columns = {field.name: getattr(data.objects, field.name)[rows] for field in fields(data.objects)}
-    shifts = [(*crop.corners[_RADIUS], *crop.corners[_RADIUS]) for _, _, crop in middles]
+    shifts = [(*crop.corners[RADIUS], *crop.corners[RADIUS]) for _, _, crop in middles]
     columns |= {"images": np.arange(len(middles)), "boxes": columns["boxes"] - np.array(shifts)}
     return replace(
         data,
@@ -865,7 +855,7 @@ def judged_scenes(
     }
     groups = {"all": np.ones(len(scenes), bool)}
     if strides is not None:
-        groups |= {str(stride): strides == stride for stride in _STRIDES}
+        groups |= {str(stride): strides == stride for stride in STRIDES}
     metrics: dict[str, Any] = {
         "clips": {name: int(mask.sum()) for name, mask in groups.items()},
         "photographs": {name: len(set(np.array(units)[mask])) for name, mask in groups.items()},
@@ -925,159 +915,6 @@ def compared(data: CocoVID, tables: Mapping[str, DetectionTable]) -> dict[str, A
         "over none": {name: gain("none", name) for name in flows},
         "both over flow": {name: gain(name.removesuffix(" or none"), name) for name in flows if "or" in name.split()},
     }
-
-
-# The page.
-
-
-def tables_of(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the tables in Markdown, by the name of their marks."""
-    crossing, camera = metrics["crossing"], metrics["camera"]
-    flows = list(crossing["all"][f"0 {_RADIUS} 0"]["over none"])
-    shown = [name for name in flows if name not in {"exact, masked", "exact or none"}]
-    windowed = list(crossing["all"][f"0 {_RADII[0][-1]} {_MIDDLE_SPEEDS[0]}"]["over none"])
-    real_flows = list(metrics["real"]["0"]["over none"])
-
-    def row(cells: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-        ap = cells["AP50"]
-        return [
-            *(f"{100 * ap[name]:.1f}" for name in ("single", "none")),
-            *(interval(cells["over none"][name]) for name in names),
-        ]
-
-    tables = {}
-    for mark, spoilt in (("clean", 0), ("three", 3)):
-        tables[f"crossing {mark}"] = table(
-            ["px a frame", "single", "no flow", *flows],
-            [[str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], flows)] for speed in _SPEEDS],
-        )
-    tables["crossing one and two"] = table(
-        ["degraded", "px a frame", "single", "no flow", *shown],
-        [
-            [str(spoilt), str(speed), *row(crossing["all"][f"{spoilt} {_RADIUS} {speed}"], shown)]
-            for spoilt in (1, 2)
-            for speed in _MIDDLE_SPEEDS
-        ],
-    )
-    groups = {"all": 1} | {str(stride): stride for stride in _STRIDES}
-    units = ["px", *(f"cells of {stride} px" for stride in _STRIDES)]
-    counts = [f"{crossing['clips'][group]} clips, {crossing['photographs'][group]} photographs" for group in groups]
-    tables["boundary"] = table(
-        ["degraded", "window", *(f"{unit} a frame ({count})" for unit, count in zip(units, counts, strict=True))],
-        [
-            [str(spoilt), f"{radius} + {radius}"]
-            + [pays(crossing[group], f"{spoilt} {radius}", stride) for group, stride in groups.items()]
-            for spoilt, radii in _RADII.items()
-            for radius in radii
-        ],
-    )
-    tables["strides"] = table(
-        ["stride", "px a frame", "cells a frame", "single", "no flow", *shown],
-        [
-            [str(stride), str(speed), f"{speed / stride:g}", *row(crossing[str(stride)][f"3 {_RADIUS} {speed}"], shown)]
-            for stride in _STRIDES
-            for speed in _SPEEDS
-        ],
-    )
-    tables["windows"] = table(
-        ["degraded", "window", "px a frame", "single", "no flow", *windowed],
-        [
-            [
-                str(spoilt),
-                f"{radius} + {radius}",
-                str(speed),
-                *row(crossing["all"][f"{spoilt} {radius} {speed}"], windowed),
-            ]
-            for spoilt, radii in _RADII.items()
-            for radius in radii
-            for speed in (_MIDDLE_SPEEDS if radius > _RADIUS else _MOVING)
-        ],
-    )
-    tables["camera"] = table(
-        ["degraded", "px a frame", "single", "no flow", *flows],
-        [
-            [str(spoilt), str(speed), *row(camera["all"][f"{spoilt} {_RADIUS} {speed}"], flows)]
-            for spoilt in (0, 3)
-            for speed in _CAMERA_SPEEDS
-        ],
-    )
-    tables["real"] = table(
-        ["degraded in a row", "single", "no flow", *real_flows],
-        [[spoilt, *row(metrics["real"][spoilt], real_flows)] for spoilt in "0123"],
-    )
-    tables["crops"] = table(
-        ["crop", "degraded", "single", "no flow", *real_flows],
-        [
-            [label, str(spoilt), *row(metrics["crops"][f"{name} {spoilt}"], real_flows)]
-            for name, label in (("still", "stands still"), ("following", "follows the camera"))
-            for spoilt in (0, 3)
-        ],
-    )
-    tables["cropped clips"] = table(
-        ["clip", "frames judged", "widths", "px a frame", "degraded", "single", "no flow", *real_flows],
-        [
-            [*facts_of(name, clip), str(spoilt)]
-            + [f"{100 * clip[f'still {spoilt}'][method]:.1f}" for method in ("single", "none", *real_flows)]
-            for name, clip in metrics["cropped clips"].items()
-            if clip["speeds"]
-            for spoilt in (0, 3)
-        ],
-    )
-    return tables
-
-
-def facts_of(name: str, clip: Mapping[str, Any]) -> list[str]:
-    """Returns the name of a cropped clip, and of its crops: number, widths and the median speed of the object."""
-    widths = ", ".join(map(str, sorted(set(clip["widths"]))))
-    return [name, f"{len(clip['speeds'])} of {clip['frames']}", widths, f"{np.median(clip['speeds']):.0f}"]
-
-
-def pays(cells: Mapping[str, Any], setting: str, stride: int) -> str:
-    """Returns at which speeds the shipped flow gains, in cells of the stride: its interval lies above 0."""
-    gains = {
-        speed: cells[f"{setting} {speed}"]["over none"]["shipped"] for speed in _MOVING if f"{setting} {speed}" in cells
-    }
-    above = [speed for speed, gain in gains.items() if gain["low"] > _SHOWN]
-    below = [speed for speed, gain in gains.items() if gain["high"] < -_SHOWN]
-    parts = [speeds_text(above, list(gains), stride)] if above else []
-    parts += [f"loses at {speeds_text(below, list(gains), stride)}"] if below else []
-    return "; ".join(parts) or "nowhere"
-
-
-def speeds_text(speeds: Sequence[int], measured: Sequence[int], stride: int) -> str:
-    """Returns speeds in cells of the stride: "2 to 8" for all that were measured between, else one by one."""
-    first, last = measured.index(speeds[0]), measured.index(speeds[-1])
-    if len(speeds) > 2 and len(speeds) == last - first + 1:
-        return f"{speeds[0] / stride:g} to {speeds[-1] / stride:g}"
-    return ", ".join(f"{speed / stride:g}" for speed in speeds)
-
-
-def plot(metrics: Mapping[str, Any], path: Path) -> None:
-    """Draws the gain of each flow over none against the speed in cells, by stride, clean and degraded."""
-    crossing = metrics["crossing"]
-    names = [name for name in crossing["all"][f"0 {_RADIUS} 0"]["over none"] if " " not in name]
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    panels = figure.subplots(2, len(_STRIDES), sharex=True, sharey=True)
-    for row, (spoilt, label) in zip(panels, ((0, "clean"), (3, "three degraded")), strict=True):
-        for axes, stride in zip(row, _STRIDES, strict=True):
-            for name, colour in zip(names, _COLOURS, strict=False):
-                cells = crossing[str(stride)]
-                gains = [cells[f"{spoilt} {_RADIUS} {speed}"]["over none"][name] for speed in _MOVING]
-                value, low, high = ([100 * gain[part] for gain in gains] for part in ("value", "low", "high"))
-                at = [speed / stride for speed in _MOVING]
-                axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-                axes.plot(at, value, "o-", color=colour, label=name, markersize=4)
-            axes.axhline(0, color="#777777", linewidth=1)
-            axes.set_xscale("log", base=2)
-            axes.set_title(f"stride {stride}, {label}", fontsize=10)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
-        row[0].set_ylabel("AP50 over no flow")
-    for axes in panels[-1]:
-        axes.set_xticks([2.0**n for n in range(-4, 3)], ["1/16", "1/8", "1/4", "1/2", "1", "2", "4"])
-        axes.set_xlabel("speed, cells a frame")
-    panels[0][0].legend(frameon=False)
-    figure.savefig(path)
 
 
 if __name__ == "__main__":
