@@ -106,7 +106,7 @@ class DFF:
 
     @property
     def lookahead(self) -> int:
-        """No frame waits, or the one after a key frame until the next."""
+        """0, or as many frames as lie between two key frames: the first of them waits longest."""
         return self.config.key_frame_interval - 1 if self.config.bidirectional else 0
 
     def initial_state(self, preview: Sequence[NetworkInput] = ()) -> DFFState:
@@ -124,9 +124,8 @@ class DFF:
         if past == 0 or state.flow_reference is None:
             maps, reference = self.detector.extract(inputs.images), self.flow_net.as_reference(flow_input)
             key = FrameFeatures(now, maps, inputs.geometries, Propagation(now))
-            return [*(self._between(each, key, reference) for each in state.waiting), key], DFFState(
-                now + 1, maps, reference
-            )
+            waited = [self._between(each, key, reference) for each in state.waiting]
+            return [*waited, key], DFFState(now + 1, maps, reference)
         current = self.flow_net.as_current(flow_input)
         flow = self.flow_net(current, state.flow_reference)
         maps = warp_maps(state.maps, flow, self.config.warp)
