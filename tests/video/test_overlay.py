@@ -120,6 +120,17 @@ def test_key_frames_are_framed_and_the_others_are_counted() -> None:
     assert not np.array_equal(corners[1], corners[2])
 
 
+def test_the_edge_of_a_key_frame_covers_no_box_and_no_label() -> None:
+    image, key = np.full((*SIZE, 3), 100, np.uint8), overlay("key", past=1, future=0)
+    at_the_rim = replace(found(), boxes=np.array([[SIZE[1] - 60, 40, SIZE[1], 90]], np.float32)[[0] * len(found())])
+    with_boxes = draw_detections(image, at_the_rim)
+    drawn = draw_overlay(image, at_the_rim, carried(0), key)
+    boxes = (with_boxes != 100).any(axis=2)
+    boxes[-30:, :200] = False  # where the text stands
+    assert boxes[:, -2:].any()
+    assert np.array_equal(drawn[boxes], with_boxes[boxes])
+
+
 def test_an_aggregation_that_has_key_frames_is_on_one() -> None:
     memory, key = window(past=1, future=0), overlay("key", past=1, future=0)
     drawn, expected = (draw_overlay(noise(), found(), features, key) for features in (memory, carried(0)))

@@ -146,7 +146,8 @@ def draw_overlay(
     """
     layout = _Layout(overlay, (image.shape[0], image.shape[1]))
     canvas = Image.new("RGB", (layout.width, layout.height), _GROUND)
-    canvas.paste(_with_detections(image, detections, trails or {}, layout), (0, 0))
+    since = _since_key_frame(features) if "key" in overlay.parts else None
+    canvas.paste(_with_detections(image, detections, trails or {}, layout, has_edge=since == 0), (0, 0))
     if layout.rows:
         panels = panels_of(features, overlay.sides, layout.cell)
         gray = Image.fromarray(image).convert("L").resize((layout.cell[1], layout.cell[0]), Image.Resampling.BOX)
@@ -158,21 +159,36 @@ def draw_overlay(
             _draw_weights(canvas, layout, panels, shade)
     if layout.strips:
         _draw_strips(canvas, layout, strips)
-    if "key" in overlay.parts and features.origin is not None:
-        # A method that has key frames and aggregates does so on them.
-        key_frame = features.origin.key_frame if isinstance(features.origin, Propagation) else features.index
-        _mark_key_frame(canvas, layout, features.index - key_frame)
+    if since is not None:
+        _write_since(canvas, layout, since)
     return np.array(canvas)
 
 
-def _with_detections(image: _Picture, detections: Detections, trails: Trails, layout: _Layout) -> Image.Image:
+def _since_key_frame(features: FrameFeatures) -> int | None:
+    """The number of frames since the last key frame; None of a method without."""
+    match features.origin:
+        case Propagation() as origin:
+            return features.index - origin.key_frame
+        case None:
+            return None
+    return 0  # a method that has key frames and aggregates does so on them
+
+
+def _with_detections(
+    image: _Picture, detections: Detections, trails: Trails, layout: _Layout, *, has_edge: bool
+) -> Image.Image:
     zoom = layout.zoom
-    if zoom == 1:
-        return Image.fromarray(draw_detections(image, detections, trails))
-    large = Image.fromarray(image).resize((layout.frame[1], layout.frame[0]), Image.Resampling.BICUBIC)
-    trails = {number: [(zoom * x, zoom * y) for x, y in points] for number, points in trails.items()}
-    scaled = replace(detections, boxes=detections.boxes * np.float32(zoom))
-    return Image.fromarray(draw_detections(np.asarray(large), scaled, trails))
+    if zoom != 1:
+        large = Image.fromarray(image).resize((layout.frame[1], layout.frame[0]), Image.Resampling.BICUBIC)
+        trails = {number: [(zoom * x, zoom * y) for x, y in points] for number, points in trails.items()}
+        detections = replace(detections, boxes=detections.boxes * np.float32(zoom))
+        image = np.asarray(large)
+    if has_edge:  # below the boxes and their labels
+        edged = Image.fromarray(image)
+        corners = (0, 0, edged.width - 1, edged.height - 1)
+        ImageDraw.Draw(edged).rectangle(corners, outline=_KEY, width=max(2, layout.gap))
+        image = np.asarray(edged)
+    return Image.fromarray(draw_detections(image, detections, trails))
 
 
 def _write_labels(canvas: Image.Image, layout: _Layout, panels: Sequence[Panel]) -> None:
@@ -238,16 +254,11 @@ def _draw_strips(canvas: Image.Image, layout: _Layout, strips: Sequence[Strip]) 
             pen.text(middle, crop.label, font=layout.font, fill=_INK, anchor="mm")
 
 
-def _mark_key_frame(canvas: Image.Image, layout: _Layout, distance: int) -> None:
-    """A frame around key frames, and a text on all: "key frame", "key frame + 4"."""
-    pen = ImageDraw.Draw(canvas)
-    height, width = layout.frame
-    if not distance:
-        pen.rectangle((0, 0, width - 1, height - 1), outline=_KEY, width=max(2, layout.gap))
-    text = f"key frame + {distance}" if distance else "key frame"
-    color = _EMPTY if distance else _KEY
-    top = max(0, height - label_size(layout.font, text)[1])
-    write_label(pen, layout.font, text, color=color, corner=(0, top))
+def _write_since(canvas: Image.Image, layout: _Layout, since: int) -> None:
+    """A text on every frame: "key frame", "key frame + 4"."""
+    text = f"key frame + {since}" if since else "key frame"
+    top = max(0, layout.frame[0] - label_size(layout.font, text)[1])
+    write_label(ImageDraw.Draw(canvas), layout.font, text, color=_EMPTY if since else _KEY, corner=(0, top))
 
 
 def panels_of(features: FrameFeatures, sides: tuple[int, int], size: tuple[int, int]) -> list[Panel]:
