@@ -15,7 +15,7 @@ from flowdet.ops.sampling import WarpConvention, warp_maps
 from flowdet.temporal.base import MapSource, MethodConfig, MethodParts, Overlay
 from flowdet.types import ClipBatch, FrameFeatures, Maps, NetworkInput, Propagation
 
-__all__ = ["DFF", "DFFConfig", "DFFState"]
+__all__ = ["DFF", "DFFConfig", "DFFState", "Waiting"]
 
 
 @dataclass(frozen=True)
