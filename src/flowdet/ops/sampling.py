@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import ops
 
-from flowdet.ops.devices import constant
+from flowdet.ops.devices import constant, full_precision
 
 __all__ = ["WarpConvention", "resize_flow", "roi_align", "roi_taps", "taps", "warp", "warp_maps", "weighted_cells"]
 
@@ -34,7 +34,7 @@ def warp(reference: Tensor, flow: Tensor, convention: WarpConvention) -> Tensor:
     batch, _, height, width = reference.shape
     if flow.shape != (batch, 2, height, width):
         raise ValueError(f"flow for features {list(reference.shape)} is [b, 2, h, w], not {list(flow.shape)}")
-    flow = flow.to(torch.promote_types(flow.dtype, torch.float32))
+    flow = full_precision(flow)
     x = flow[:, 0] + torch.arange(width, dtype=flow.dtype, device=flow.device)
     y = flow[:, 1] + torch.arange(height, dtype=flow.dtype, device=flow.device)[:, None]
     if flow.device.type == "cpu" and not torch.is_grad_enabled():

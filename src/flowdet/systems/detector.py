@@ -181,7 +181,7 @@ class VideoDetector(nn.Module):
             raise ConfigError(
                 'the system has no weights: it was built on the device "meta"; load it again without that'
             )
-        types = {weight.dtype for weight in weights}
+        types = {weight.dtype for weight in weights} or {torch.float32}  # a detector may keep its weights elsewhere
         if len(types) != 1 or not types <= {torch.float32, torch.float64}:
             names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
             raise ConfigError(f"a system detects in float32 or float64, and has weights in {names}: call .float()")
