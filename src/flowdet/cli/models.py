@@ -82,10 +82,23 @@ def _published(known: _Known) -> tuple[str, str]:
     return (f"{known.ap50}", f"{known.fps_v100 or '-'}") if isinstance(known, PublishedWeights) else ("-", "-")
 
 
-def _cost(known: _Known, config: SystemConfig) -> str:
+def _costs(known: _Known, config: SystemConfig) -> tuple[str, str]:
+    """GFLOP of a frame, and of a key frame; "" for what there is not, or is not known."""
     if isinstance(known, YOLOXWeights) and config.flow_net:
-        return f"({known.gflop:g})"
-    return f"{known.gflop:g}" if known.gflop_key is None else f"{known.gflop:g} ({known.gflop_key:g})"
+        return "", f"{known.gflop:g}"
+    return f"{known.gflop:g}", "" if known.gflop_key is None else f"{known.gflop_key:g}"
+
+
+def _cost(known: _Known, config: SystemConfig) -> str:
+    frame, key = _costs(known, config)
+    return f"{frame} ({key})".strip() if key else frame
+
+
+def _cost_in_words(known: _Known, config: SystemConfig) -> str:
+    frame, key = _costs(known, config)
+    if frame and key:
+        return f"{frame} ({key}) GFLOP a frame, in brackets a key frame"
+    return f"{key} GFLOP a key frame" if key else f"{frame} GFLOP a frame"
 
 
 def _state(system: str) -> str:
@@ -136,11 +149,7 @@ def show(system: str) -> None:
     elif not is_file:
         rows.append(("AP50", "none published"))
     if known:
-        cost = _cost(known, config)
-        if cost.startswith("("):
-            rows.append(("cost", f"{cost.strip('()')} GFLOP a key frame"))
-        else:
-            rows.append(("cost", f"{cost} GFLOP a frame{', in brackets a key frame' if '(' in cost else ''}"))
+        rows.append(("cost", _cost_in_words(known, config)))
     rows.append(("weights", system if is_file else _weights_file(system)))
     for file in () if is_file else STARTING.get(system, ()):
         rows.append(("training", f"starts from the {file.part.replace('_', ' ')} {file.url}"))
